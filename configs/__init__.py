@@ -1,0 +1,1 @@
+"""The configuration files; they ship inside the package as ``normbench.configs``."""

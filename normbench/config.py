@@ -1,0 +1,122 @@
+"""The whole configuration of a cell: one norm, one batch size, any number of seeds."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from enum import Enum
+from typing import Any
+
+from normbench.data import DataConfig, ImageSet
+from normbench.errors import UsageError
+from normbench.models import ModelConfig, NormBuilder
+from normbench.norms import Norm, NormConfig
+from normbench.optim import SGDConfig
+
+RECIPE = 1
+"""Raised when the same configuration begins to compute something else, so that results of the old
+code are not taken for results of the new."""
+
+
+class Precision(Enum):
+    """The arithmetic of convolutions and matrix products."""
+
+    float32 = "float32"
+    bf16 = "bf16"
+
+
+@dataclass(kw_only=True, slots=True)
+class Config:
+    """What to train, on what, how, and where the records go."""
+
+    norm: NormConfig
+    model: ModelConfig
+    data: DataConfig
+    optim: SGDConfig
+
+    batch: int = 32
+    """How many images one optimizer step sees."""
+
+    norm_batch: int | None = None
+    """How many of them share batch norm's statistics; null: all. Other norms ignore it."""
+
+    epochs: int = 4
+    """How many times each training image is seen."""
+
+    seed: int = 0
+    """The first seed."""
+
+    seeds: int = 1
+    """How many seeds: ``seed``, ``seed``+1, …"""
+
+    name: str = "default"
+    """The name of the experiment: records go to ``RUNS/NAME``."""
+
+    runs: str = "runs"
+    """The folder of all records."""
+
+    device: str = "auto"
+    """``cpu``, ``cuda``, ``cuda:1``, or auto: CUDA where there is one."""
+
+    threads: int | None = None
+    """How many CPU threads compute; null: as many as PyTorch chooses."""
+
+    precision: Precision = Precision.float32
+    """float32, or bf16 (autocast) for convolutions and matrix products."""
+
+    def __post_init__(self) -> None:
+        for key in ("batch", "norm_batch", "epochs", "seeds", "threads"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise UsageError(f"{key}={value}: must be at least 1")
+        if not 0 <= self.seed < 2**31:
+            raise UsageError(f"seed={self.seed}: must be from 0 to 2147483647")
+        if self.norm_batch is not None and self.batch % self.norm_batch:
+            raise UsageError(
+                f"norm_batch={self.norm_batch} does not divide batch={self.batch}; allowed:"
+                f" {', '.join(str(d) for d in range(1, self.batch + 1) if self.batch % d == 0)}"
+            )
+        for key in ("name", "runs"):
+            value = getattr(self, key)
+            if not value or "\0" in value:
+                raise UsageError(f"{key}={value!r}: must not be empty")
+        if self.name in (".", "..") or "/" in self.name or "\\" in self.name:
+            raise UsageError(f"name={self.name}: must be one folder's name, without slashes")
+
+    @property
+    def all_seeds(self) -> list[int]:
+        """The seeds wanted, in order."""
+        return list(range(self.seed, self.seed + self.seeds))
+
+    def norm_builder(self) -> NormBuilder:
+        """What fills the slots of the network."""
+
+        def build(channels: int, *, act: bool = True) -> Norm:
+            return self.norm.build(channels, act=act, norm_batch=self.norm_batch)
+
+        return build
+
+    def identity(self, images: ImageSet) -> dict[str, Any]:
+        """Everything that can change a result, as plain values.
+
+        Left out are where and with what it runs (name, runs, device, threads) and which seeds: each
+        seed has a folder of its own. The data set enters by name and content, not by how it was
+        asked for, so that ``data=auto`` and ``data=cifar10`` share results where they are the same.
+        """
+        values = asdict(self)
+        for key in ("name", "runs", "device", "threads", "seed", "seeds"):
+            del values[key]
+        del values["data"]["source"]
+        values["data"] |= {"name": images.name, "sha256": images.sha256}
+        if self.norm_batch == self.batch or not self.norm.batch_dependent:
+            values["norm_batch"] = None
+        return {"recipe": RECIPE, **values}
+
+    def digest(self, images: ImageSet) -> str:
+        """SHA-256 (hex) of :meth:`identity`."""
+        canonical = json.dumps(self.identity(images), sort_keys=True, default=_plain)
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _plain(value: object) -> object:
+    assert isinstance(value, Enum), f"{value!r} has no canonical form"
+    return value.value

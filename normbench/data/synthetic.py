@@ -1,0 +1,191 @@
+"""The built-in images: shapes drawn from arithmetic alone, for a machine with nothing else.
+
+Ten classes of shapes in varying places, sizes and orientations, in front of and behind clutter.
+Every image has its own brightness, contrast and colour cast, as photographs do.
+
+The images are the same on every machine, to the bit: the random numbers come from a generator whose
+stream numpy has frozen, and a pixel is computed by additions, multiplications, divisions, square
+roots and comparisons of float64, one element at a time, which IEEE 754 fixes.
+"""
+
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from normbench.data.library import ImageSet, content_digest
+
+SIZE = 32
+TRAIN, TEST = 10_000, 2_000
+
+Array = NDArray[np.float64]
+
+
+def _disc(x: Array, y: Array) -> Array:
+    return x * x + y * y - 0.72
+
+
+def _ring(x: Array, y: Array) -> Array:
+    r = np.sqrt(x * x + y * y)
+    return np.abs(r - 0.72) - 0.22
+
+
+def _square(x: Array, y: Array) -> Array:
+    return np.maximum(np.abs(x), np.abs(y)) - 0.75
+
+
+def _frame(x: Array, y: Array) -> Array:
+    return np.abs(np.maximum(np.abs(x), np.abs(y)) - 0.66) - 0.2
+
+
+def _triangle(x: Array, y: Array) -> Array:
+    return np.maximum(0.866 * np.abs(x) + 0.5 * y, -y) - 0.5
+
+
+def _cross(x: Array, y: Array) -> Array:
+    a, b = np.abs(x), np.abs(y)
+    return np.maximum(np.minimum(a, b) - 0.27, np.maximum(a, b) - 0.95)
+
+
+def _ellipse(x: Array, y: Array) -> Array:
+    return x * x + 5.0 * y * y - 0.95
+
+
+def _half_disc(x: Array, y: Array) -> Array:
+    return np.maximum(x * x + y * y - 0.95, -y - 0.1)
+
+
+def _crescent(x: Array, y: Array) -> Array:
+    shifted = x - 0.45
+    return np.maximum(x * x + y * y - 0.9, 0.5 - (shifted * shifted + y * y))
+
+
+def _two_discs(x: Array, y: Array) -> Array:
+    a = np.abs(x) - 0.55
+    return a * a + y * y - 0.19
+
+
+SHAPES: dict[str, Callable[[Array, Array], Array]] = {
+    "disc": _disc,
+    "ring": _ring,
+    "square": _square,
+    "frame": _frame,
+    "triangle": _triangle,
+    "cross": _cross,
+    "ellipse": _ellipse,
+    "half-disc": _half_disc,
+    "crescent": _crescent,
+    "two-discs": _two_discs,
+}
+"""Each class: a function of a point that is below zero inside the shape, which fits ±1."""
+
+
+@cache
+def draw() -> ImageSet:
+    """Draws the whole set: 10,000 training and 2,000 test images, balanced over ten classes."""
+    train_images, train_labels = _draw(TRAIN, seed=1)
+    test_images, test_labels = _draw(TEST, seed=2)
+    classes = tuple(SHAPES)
+    digest = content_digest(classes, train_images, train_labels, test_images, test_labels)
+    return ImageSet(
+        name="synthetic",
+        sha256=digest,
+        classes=classes,
+        train_images=train_images,
+        train_labels=train_labels,
+        test_images=test_images,
+        test_labels=test_labels,
+    )
+
+
+def _draw(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """``count`` images as uint8 [count, 3, 32, 32] and their labels as int64 [count]."""
+    random = np.random.RandomState(seed)
+    labels = np.arange(count) % len(SHAPES)
+    random.shuffle(labels)
+    images = np.empty((count, 3, SIZE, SIZE), np.uint8)
+    for start in range(0, count, 1000):
+        part = slice(start, start + 1000)
+        images[part] = _draw_part(labels[part], random)
+    return torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64))
+
+
+def _draw_part(labels: NDArray[np.int64], random: np.random.RandomState) -> NDArray[np.uint8]:
+    n = len(labels)
+
+    def uniform(low: float, high: float, *shape: int) -> Array:
+        return low + (high - low) * random.random_sample((n, *shape))
+
+    picture = _clutter(n, random)
+    inside = _place(labels, uniform, random)
+    # The shape's colour keeps its distance from mid-grey's in a random direction, so that it is
+    # told by its outline and never by its colour.
+    colour = uniform(0.0, 1.0, 3, 1, 1)
+    texture = uniform(-0.25, 0.25, 1, SIZE, SIZE)
+    picture = np.where(inside[:, None], colour + texture, picture)
+    picture = _occlude(picture, n, random)
+    # A photograph's accidents: brightness, contrast, colour cast, noise.
+    contrast = uniform(0.25, 1.0, 1, 1, 1)
+    brightness = uniform(-0.35, 0.35, 1, 1, 1)
+    cast = uniform(-0.1, 0.1, 3, 1, 1)
+    noise = uniform(-0.16, 0.16, 3, SIZE, SIZE)
+    picture = (picture - 0.5) * contrast + 0.5 + brightness * (1.2 - contrast) + cast + noise
+    clipped: NDArray[np.uint8] = (np.clip(picture, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
+    return clipped
+
+
+def _grid() -> tuple[Array, Array]:
+    """Pixel centres from -1 to 1: x [1, 1, 32] and y [1, 32, 1]."""
+    axis = (np.arange(SIZE) + 0.5) * (2.0 / SIZE) - 1.0
+    return axis[None, None, :], axis[None, :, None]
+
+
+def _direction(uniform: Callable[..., Array]) -> tuple[Array, Array]:
+    """A random direction without trigonometry, whose last bit differs between machines."""
+    a, b = uniform(-1.0, 1.0, 1, 1), uniform(-1.0, 1.0, 1, 1)
+    length = np.sqrt(a * a + b * b) + 1e-9
+    return a / length, b / length
+
+
+def _place(
+    labels: NDArray[np.int64], uniform: Callable[..., Array], random: np.random.RandomState
+) -> NDArray[np.bool_]:
+    """Where each image's shape covers it: [n, 32, 32]."""
+    x, y = _grid()
+    scale = uniform(0.28, 0.62, 1, 1)
+    x = (x - uniform(-0.38, 0.38, 1, 1)) / scale
+    y = (y - uniform(-0.38, 0.38, 1, 1)) / scale
+    cos, sin = _direction(uniform)
+    u, v = cos * x + sin * y, cos * y - sin * x
+    inside = np.zeros((len(labels), SIZE, SIZE), np.bool_)
+    for label, shape in enumerate(SHAPES.values()):
+        mine = labels == label
+        inside[mine] = shape(u[mine], v[mine]) < 0.0
+    return inside
+
+
+def _clutter(n: int, random: np.random.RandomState) -> Array:
+    """A background: a gradient between two colours, and a few half-planes."""
+    x, y = _grid()
+    picture = np.zeros((n, 3, SIZE, SIZE)) + random.random_sample((n, 3, 1, 1))
+    for _ in range(3):
+        a, b = (random.random_sample((2, n, 1, 1)) - 0.5) * 2.0
+        offset = random.random_sample((n, 1, 1)) - 0.5
+        beyond = a * x + b * y > offset
+        colour = random.random_sample((n, 3, 1, 1))
+        picture = np.where(beyond[:, None], 0.5 * (picture + colour), picture)
+    return picture
+
+
+def _occlude(picture: Array, n: int, random: np.random.RandomState) -> Array:
+    """Two thin bars across each image."""
+    x, y = _grid()
+    for _ in range(2):
+        a, b = (random.random_sample((2, n, 1, 1)) - 0.5) * 2.0
+        length = np.sqrt(a * a + b * b) + 1e-9
+        offset = (random.random_sample((n, 1, 1)) - 0.5) * 1.4
+        bar = np.abs((a * x + b * y) / length - offset) < 0.07
+        picture = np.where(bar[:, None], random.random_sample((n, 3, 1, 1)), picture)
+    return picture

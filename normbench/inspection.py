@@ -1,0 +1,92 @@
+"""What a network consists of: shapes, averaged axes, parameters, FLOPs, layer by layer."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from normbench.norms import Norm
+from normbench.norms.base import check_values
+
+
+@dataclass(frozen=True, slots=True)
+class LayerInfo:
+    """One layer, as a forward pass of a single image meets it.
+
+    Attributes:
+        name: its path inside the network.
+        kind: its class.
+        shape: of its output, without the batch.
+        parameters: how many numbers it learns.
+        flops: of the forward pass of one image, a multiplication and an addition counted as two;
+            those of convolutions and matrix products, which are nearly all there are.
+        norm: the layer itself where it is a norm, else None.
+        input_shape: of its input, with a batch of one.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    parameters: int
+    flops: int
+    norm: Norm | None
+    input_shape: torch.Size
+
+
+def layers(model: nn.Module, size: tuple[int, int], channels: int = 3) -> list[LayerInfo]:
+    """The layers of ``model`` that hold parameters or normalize, in the order they are reached.
+
+    Args:
+        model: a network for images of ``channels`` channels, on the CPU.
+        size: height and width of the images.
+        channels: of the images.
+    """
+    reached: list[tuple[str, nn.Module, torch.Size, torch.Size]] = []
+
+    def note(name: str, module: nn.Module) -> Any:
+        def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            reached.append((name, module, inputs[0].shape, output.shape))
+
+        return module.register_forward_hook(hook)
+
+    wanted = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, Norm) or any(True for _ in module.parameters(recurse=False))
+    ]
+    hooks = [note(name, module) for name, module in wanted]
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            model(torch.zeros(1, channels, *size))
+    finally:
+        for hook in hooks:
+            hook.remove()
+        model.train(was_training)
+    flops = {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
+    root = type(model).__name__
+    return [
+        LayerInfo(
+            name=name,
+            kind=type(module).__name__,
+            shape=tuple(output[1:]),
+            parameters=sum(p.numel() for p in module.parameters(recurse=False)),
+            flops=flops.get(f"{root}.{name}", 0),
+            norm=module if isinstance(module, Norm) else None,
+            input_shape=inputs,
+        )
+        for name, module, inputs, output in reached
+    ]
+
+
+def check_statistics(infos: list[LayerInfo], batch: int) -> None:
+    """Raises UsageError if a norm would average over a single value in training at ``batch``."""
+    for info in infos:
+        if info.norm is not None:
+            shape = torch.Size((batch, *info.input_shape[1:]))
+            values = info.norm.values_per_statistic(shape)
+            remedy = f"(layer {info.name}) choose a larger batch, larger images or another norm"
+            check_values(values, shape, remedy)

@@ -1,0 +1,12 @@
+"""The normalization layers. A new one is a class in this package and a file in ``configs/norm``.
+
+Each module holds a family: its configuration dataclass (with the formula and the reference
+definition), its layer, and its place in ``NORMS``.
+"""
+
+from normbench.norms.base import NORMS, Norm, NormConfig
+from normbench.norms.swap import swap_norm
+
+NORMS.discover(__name__, __path__)
+
+__all__ = ["NORMS", "Norm", "NormConfig", "swap_norm"]

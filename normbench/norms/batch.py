@@ -1,0 +1,149 @@
+"""Batch normalization: one mean and variance a channel, over N·H·W."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from normbench.errors import UsageError
+from normbench.norms.base import (
+    NORMS,
+    Norm,
+    NormConfig,
+    check_values,
+    scale_and_shift,
+    spatial_size,
+)
+
+
+class BatchNorm(Norm):
+    """Batch normalization (Ioffe & Szegedy 2015, arXiv 1502.03167, algorithm 1 and 2).
+
+    In training, each channel is normalized with the mean and the biased variance over N·H·W, and
+    ``running ← (1 - momentum)·running + momentum·batch`` follows (the running variance takes the
+    unbiased one). In evaluation the running statistics are used.
+
+    With ``norm_batch`` = s the statistics are those of consecutive sub-batches of s examples
+    ("ghost" batch norm, Hoffer et al. 2017, arXiv 1705.08741), and the running statistics move by
+    the mean over the sub-batches.
+
+    Attributes:
+        running_mean, running_var: shape [C].
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+        affine: bool = True,
+        act: bool = True,
+        norm_batch: int | None = None,
+    ) -> None:
+        super().__init__(channels, eps=eps, affine=affine, act=act)
+        self.momentum = momentum
+        self.norm_batch = norm_batch
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    @property
+    def axes(self) -> str:
+        return "N·H·W" if self.norm_batch is None else f"{self.norm_batch} of N·H·W"
+
+    @property
+    def batch_dependent(self) -> bool:
+        return True
+
+    def values_per_statistic(self, shape: torch.Size) -> int:
+        return (self.norm_batch or shape[0]) * spatial_size(shape)
+
+    def normalize(self, x: Tensor) -> Tensor:
+        size = self.norm_batch
+        if self.training:
+            check_values(
+                self.values_per_statistic(x.shape),
+                x.shape,
+                "use a larger batch (batch, norm_batch), larger images or a norm such as group",
+            )
+            if size is not None and size < x.shape[0]:
+                return self._normalize_sub_batches(x, size)
+        return F.batch_norm(
+            x,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            self.training,
+            self.momentum,
+            self.eps,
+        )
+
+    def _normalize_sub_batches(self, x: Tensor, size: int) -> Tensor:
+        """Each sub-batch becomes channels of its own, so that one call serves them all."""
+        n, c, *space = x.shape
+        if n % size:
+            raise UsageError(f"norm_batch={size} does not divide a batch of {n}")
+        parts = n // size
+        folded = x.reshape(parts, size, c, *space).transpose(0, 1).reshape(size, parts * c, *space)
+        mean = self.running_mean.repeat(parts)
+        var = self.running_var.repeat(parts)
+        y = F.batch_norm(folded, mean, var, None, None, True, self.momentum, self.eps)
+        with torch.no_grad():
+            self.running_mean.copy_(mean.view(parts, c).mean(0))
+            self.running_var.copy_(var.view(parts, c).mean(0))
+        unfolded = y.reshape(size, parts, c, *space).transpose(0, 1).reshape(x.shape)
+        return scale_and_shift(unfolded, self.weight, self.bias)
+
+
+@NORMS.register("batch")
+@dataclass(kw_only=True, slots=True)
+class BatchNormConfig(NormConfig):
+    """Batch normalization."""
+
+    name: str = "batch"
+
+    momentum: float = 0.1
+    """How far the running statistics move toward each batch's; above 0, at most 1."""
+
+    title: ClassVar[str] = "Batch normalization"
+    axes: ClassVar[str] = "N·H·W"
+    formula: ClassVar[str] = (
+        "μ_c = mean of x[n, c, h, w] over n, h, w\n"
+        "σ²_c = mean of (x - μ_c)² over n, h, w\n"
+        "y = γ_c · (x - μ_c) / √(σ²_c + ε) + β_c\n"
+        "evaluation uses running averages of μ and σ²"
+    )
+    paper: ClassVar[str] = (
+        "Ioffe & Szegedy, Batch Normalization: Accelerating Deep Network Training by Reducing"
+        " Internal Covariate Shift, 2015, arXiv 1502.03167, algorithm 1"
+    )
+    batch_dependent: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        NormConfig.__post_init__(self)
+        if not 0 < self.momentum <= 1:
+            raise UsageError(f"norm.momentum={self.momentum}: must be above 0 and at most 1")
+
+    def build(
+        self, channels: int, *, act: bool = True, norm_batch: int | None = None
+    ) -> BatchNorm:
+        return BatchNorm(
+            channels,
+            eps=self.eps,
+            momentum=self.momentum,
+            affine=self.affine,
+            act=act,
+            norm_batch=norm_batch,
+        )
+
+    def reference(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+        axes = (0, *range(2, x.dim()))
+        mean = x.mean(axes, keepdim=True)
+        variance = ((x - mean) ** 2).mean(axes, keepdim=True)
+        return scale_and_shift((x - mean) / (variance + self.eps).sqrt(), weight, bias)

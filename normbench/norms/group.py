@@ -1,0 +1,226 @@
+"""Group normalization and its two extremes: one group is layer norm, C groups are instance norm."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from normbench.errors import UsageError
+from normbench.norms.base import (
+    NORMS,
+    Norm,
+    NormConfig,
+    check_values,
+    scale_and_shift,
+    spatial_size,
+)
+
+
+class GroupNorm(Norm):
+    """Group normalization (Wu & He 2018, arXiv 1803.08494, equations 1, 2 and 7).
+
+    The C channels of each example form G groups of neighbours; each group is normalized with the
+    mean and the biased variance over its (C/G)·H·W values. Training and evaluation are the same.
+
+    Args:
+        channels: C.
+        num_groups: G, which must divide C.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        num_groups: int,
+        *,
+        eps: float = 1e-5,
+        affine: bool = True,
+        act: bool = True,
+    ) -> None:
+        super().__init__(channels, eps=eps, affine=affine, act=act)
+        if channels % num_groups:
+            raise UsageError(_indivisible("num_groups", num_groups, channels))
+        self._num_groups = num_groups
+
+    @property
+    def num_groups(self) -> int:
+        return self._num_groups
+
+    @property
+    def axes(self) -> str:
+        return {1: "C·H·W", self.channels: "H·W"}.get(self.num_groups, "(C/G)·H·W")
+
+    @property
+    def batch_dependent(self) -> bool:
+        return False
+
+    def values_per_statistic(self, shape: torch.Size) -> int:
+        return self.channels // self.num_groups * spatial_size(shape)
+
+    def normalize(self, x: Tensor) -> Tensor:
+        check_values(
+            self.values_per_statistic(x.shape),
+            x.shape,
+            "use fewer groups (norm=group norm.groups=…, or norm=layer) or larger images",
+        )
+        return F.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+
+
+@NORMS.register("group")
+@dataclass(kw_only=True, slots=True)
+class GroupNormConfig(NormConfig):
+    """Group normalization; the groups are chosen by hand or automatically."""
+
+    name: str = "group"
+
+    groups: int | str = "auto"
+    """The number of groups G, the same in every layer, or ``auto``: in each layer the largest
+    divisor of C up to ``max_groups`` that leaves at least two channels per group."""
+
+    channels_per_group: int | None = None
+    """The number of channels C/G in each group instead of ``groups``; null: not used."""
+
+    max_groups: int = 32
+    """The largest G that ``groups=auto`` chooses; 32 is the paper's G."""
+
+    title: ClassVar[str] = "Group normalization"
+    axes: ClassVar[str] = "(C/G)·H·W"
+    formula: ClassVar[str] = (
+        "g = the group of channel c: ⌊c / (C/G)⌋\n"
+        "μ_ng = mean of x[n, c, h, w] over the C/G channels of g and over h, w\n"
+        "σ²_ng = mean of (x - μ_ng)² over the same\n"
+        "y = γ_c · (x - μ_ng) / √(σ²_ng + ε) + β_c"
+    )
+    paper: ClassVar[str] = "Wu & He, Group Normalization, 2018, arXiv 1803.08494, equations 1 and 7"
+
+    def __post_init__(self) -> None:
+        NormConfig.__post_init__(self)
+        if isinstance(self.groups, str) and self.groups != "auto":
+            raise UsageError(f"norm.groups={self.groups}: must be auto or a whole number from 1")
+        for key in ("groups", "channels_per_group", "max_groups"):
+            value = getattr(self, key)
+            if isinstance(value, int) and value < 1:
+                raise UsageError(f"norm.{key}={value}: must be at least 1")
+        if self.channels_per_group is not None and self.groups != "auto":
+            raise UsageError(
+                f"norm.groups={self.groups} and norm.channels_per_group={self.channels_per_group}:"
+                " give one of the two"
+            )
+
+    def num_groups(self, channels: int) -> int:
+        """The number of groups G for a layer of ``channels`` channels.
+
+        Raises:
+            UsageError: the setting does not divide ``channels``, or ``auto`` finds no G that is
+                neither layer norm nor instance norm.
+        """
+        if self.channels_per_group is not None:
+            if channels % self.channels_per_group:
+                key = "norm.channels_per_group"
+                raise UsageError(_indivisible(key, self.channels_per_group, channels))
+            return channels // self.channels_per_group
+        if isinstance(self.groups, int):
+            if channels % self.groups:
+                raise UsageError(_indivisible("norm.groups", self.groups, channels))
+            return self.groups
+        return self._auto(channels)
+
+    def _auto(self, channels: int) -> int:
+        limit = min(self.max_groups, channels // 2)
+        best = max((g for g in _divisors(channels) if g <= limit), default=1)
+        if best == 1:
+            raise UsageError(
+                f"norm.groups=auto (max_groups={self.max_groups}) finds no way to split"
+                f" {channels} channels into two or more groups of two or more; say which you want:"
+                f" norm.groups=1 (layer norm) or norm.groups={channels} (instance norm)"
+            )
+        return best
+
+    def build(
+        self, channels: int, *, act: bool = True, norm_batch: int | None = None
+    ) -> GroupNorm:
+        return GroupNorm(
+            channels, self.num_groups(channels), eps=self.eps, affine=self.affine, act=act
+        )
+
+    def reference(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+        n, c, *space = x.shape
+        g = self.num_groups(c)
+        groups = x.reshape(n, g, c // g, *space)
+        axes = tuple(range(2, groups.dim()))
+        mean = groups.mean(axes, keepdim=True)
+        variance = ((groups - mean) ** 2).mean(axes, keepdim=True)
+        normalized = (groups - mean) / (variance + self.eps).sqrt()
+        return scale_and_shift(normalized.reshape(x.shape), weight, bias)
+
+
+@NORMS.register("layer")
+@dataclass(kw_only=True, slots=True)
+class LayerNormConfig(NormConfig):
+    """Layer normalization, with γ and β per channel as Wu & He apply it to images."""
+
+    name: str = "layer"
+
+    title: ClassVar[str] = "Layer normalization"
+    axes: ClassVar[str] = "C·H·W"
+    formula: ClassVar[str] = (
+        "μ_n = mean of x[n, c, h, w] over c, h, w\n"
+        "σ²_n = mean of (x - μ_n)² over c, h, w\n"
+        "y = γ_c · (x - μ_n) / √(σ²_n + ε) + β_c"
+    )
+    paper: ClassVar[str] = (
+        "Ba, Kiros & Hinton, Layer Normalization, 2016, arXiv 1607.06450, equation 3;"
+        " for images: Wu & He 2018, arXiv 1803.08494, equation 5"
+    )
+
+    def build(
+        self, channels: int, *, act: bool = True, norm_batch: int | None = None
+    ) -> GroupNorm:
+        return GroupNorm(channels, 1, eps=self.eps, affine=self.affine, act=act)
+
+    def reference(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+        axes = tuple(range(1, x.dim()))
+        mean = x.mean(axes, keepdim=True)
+        variance = ((x - mean) ** 2).mean(axes, keepdim=True)
+        return scale_and_shift((x - mean) / (variance + self.eps).sqrt(), weight, bias)
+
+
+@NORMS.register("instance")
+@dataclass(kw_only=True, slots=True)
+class InstanceNormConfig(NormConfig):
+    """Instance normalization."""
+
+    name: str = "instance"
+
+    title: ClassVar[str] = "Instance normalization"
+    axes: ClassVar[str] = "H·W"
+    formula: ClassVar[str] = (
+        "μ_nc = mean of x[n, c, h, w] over h, w\n"
+        "σ²_nc = mean of (x - μ_nc)² over h, w\n"
+        "y = γ_c · (x - μ_nc) / √(σ²_nc + ε) + β_c"
+    )
+    paper: ClassVar[str] = (
+        "Ulyanov, Vedaldi & Lempitsky, Instance Normalization: The Missing Ingredient for Fast"
+        " Stylization, 2016, arXiv 1607.08022, equation 4"
+    )
+
+    def build(
+        self, channels: int, *, act: bool = True, norm_batch: int | None = None
+    ) -> GroupNorm:
+        return GroupNorm(channels, channels, eps=self.eps, affine=self.affine, act=act)
+
+    def reference(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+        axes = tuple(range(2, x.dim()))
+        mean = x.mean(axes, keepdim=True) if axes else x
+        variance = ((x - mean) ** 2).mean(axes, keepdim=True) if axes else torch.zeros_like(x)
+        return scale_and_shift((x - mean) / (variance + self.eps).sqrt(), weight, bias)
+
+
+def _divisors(number: int) -> list[int]:
+    return [d for d in range(1, number + 1) if number % d == 0]
+
+
+def _indivisible(key: str, value: int, channels: int) -> str:
+    allowed = ", ".join(map(str, _divisors(channels)))
+    return f"{key}={value} does not divide {channels} channels; allowed: {allowed}"

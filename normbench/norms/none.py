@@ -1,0 +1,51 @@
+"""No normalization: the baseline that shows what normalizing is good for."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from normbench.norms.base import NORMS, Norm, NormConfig, scale_and_shift
+
+
+class NoNorm(Norm):
+    """Scale and shift without normalizing; the identity at the start.
+
+    It keeps γ and β, so that networks with and without a norm have the same parameters and only
+    the normalization differs.
+    """
+
+    @property
+    def axes(self) -> str:
+        return "-"
+
+    @property
+    def batch_dependent(self) -> bool:
+        return False
+
+    def values_per_statistic(self, shape: torch.Size) -> int:
+        return shape.numel()
+
+    def normalize(self, x: Tensor) -> Tensor:
+        # A new tensor even without γ and β: the activation that follows works in place.
+        return x.clone() if self.weight is None else scale_and_shift(x, self.weight, self.bias)
+
+
+@NORMS.register("none")
+@dataclass(kw_only=True, slots=True)
+class NoNormConfig(NormConfig):
+    """No normalization."""
+
+    name: str = "none"
+
+    title: ClassVar[str] = "No normalization"
+    axes: ClassVar[str] = "-"
+    formula: ClassVar[str] = "y = γ_c · x + β_c"
+    paper: ClassVar[str] = "-"
+
+    def build(self, channels: int, *, act: bool = True, norm_batch: int | None = None) -> NoNorm:
+        return NoNorm(channels, eps=self.eps, affine=self.affine, act=act)
+
+    def reference(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+        return scale_and_shift(x, weight, bias)

@@ -1,0 +1,138 @@
+"""The optimizer and the learning rate's course."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from math import cos, isfinite, pi, sqrt
+
+import torch
+from torch import nn
+
+from normbench.errors import UsageError
+
+
+class Scaling(Enum):
+    """How the learning rate follows the batch."""
+
+    linear = "linear"
+    sqrt = "sqrt"
+    none = "none"
+
+
+class Schedule(Enum):
+    """How the learning rate falls after the warm-up."""
+
+    linear = "linear"
+    cosine = "cosine"
+    step = "step"
+    constant = "constant"
+
+
+@dataclass(kw_only=True, slots=True)
+class SGDConfig:
+    """Stochastic gradient descent with momentum, and its learning rate."""
+
+    lr: float = 0.1
+    """The learning rate at a batch of ``scaling_batch``; above 0."""
+
+    scaling: Scaling = Scaling.linear
+    """How it follows the batch: linear (lr·batch/scaling_batch, Goyal et al. 2017, arXiv
+    1706.02677), sqrt (lr·√(batch/scaling_batch)) or none."""
+
+    scaling_batch: int = 32
+    """The batch at which the learning rate is ``lr``; 32 gives Wu & He's 0.1·N/32."""
+
+    momentum: float = 0.9
+    """From 0 to below 1."""
+
+    nesterov: bool = False
+    """Whether the momentum looks ahead."""
+
+    weight_decay: float = 5e-4
+    """The L2 penalty's factor; at least 0."""
+
+    decay_norm: bool = True
+    """Whether the norms' γ and β are decayed too, as in Wu & He."""
+
+    label_smoothing: float = 0.0
+    """How much of each label is spread over all classes; from 0 to below 1."""
+
+    warmup: float = 0.1
+    """The share of all steps over which the learning rate rises linearly from 0."""
+
+    schedule: Schedule = Schedule.linear
+    """How the learning rate falls afterwards: linear or cosine to 0, step, or constant."""
+
+    steps_at: list[float] = field(default_factory=lambda: [0.3, 0.6, 0.9])
+    """For ``schedule=step``: the shares of all steps at which the rate is multiplied."""
+
+    step_factor: float = 0.1
+    """For ``schedule=step``: what the rate is multiplied by."""
+
+    def __post_init__(self) -> None:
+        _check("lr", self.lr, self.lr > 0, "must be above 0")
+        _check("scaling_batch", self.scaling_batch, self.scaling_batch >= 1, "must be at least 1")
+        _check("momentum", self.momentum, 0 <= self.momentum < 1, "must be from 0 to below 1")
+        _check("weight_decay", self.weight_decay, self.weight_decay >= 0, "must be at least 0")
+        smoothing = self.label_smoothing
+        _check("label_smoothing", smoothing, 0 <= smoothing < 1, "must be from 0 to below 1")
+        _check("warmup", self.warmup, 0 <= self.warmup < 1, "must be from 0 to below 1")
+        rising = sorted(self.steps_at) == list(self.steps_at)
+        inside = all(0 < share < 1 for share in self.steps_at)
+        _check("steps_at", self.steps_at, rising and inside, "must rise between 0 and 1")
+        _check("step_factor", self.step_factor, 0 < self.step_factor <= 1, "must be in (0, 1]")
+        if self.nesterov and self.momentum == 0:
+            raise UsageError("optim.nesterov=true needs optim.momentum above 0; received 0")
+
+    def build(self, model: nn.Module, norm_parameters: Sequence[nn.Parameter]) -> torch.optim.SGD:
+        """Makes the optimizer of ``model``; its rate is set before each step.
+
+        Args:
+            model: the network.
+            norm_parameters: those of its parameters that are a norm's γ or β.
+        """
+        scales = {id(parameter) for parameter in norm_parameters}
+        parameters = list(model.parameters())
+        decay = self.weight_decay if self.decay_norm else 0.0
+        groups = [
+            {"params": [p for p in parameters if id(p) not in scales]},
+            {"params": [p for p in parameters if id(p) in scales], "weight_decay": decay},
+        ]
+        return torch.optim.SGD(
+            [group for group in groups if group["params"]],
+            lr=self.lr,
+            momentum=self.momentum,
+            nesterov=self.nesterov,
+            weight_decay=self.weight_decay,
+            fused=True,
+        )
+
+    def peak(self, batch: int) -> float:
+        """The learning rate after the warm-up at a batch of ``batch``."""
+        ratio = batch / self.scaling_batch
+        return self.lr * {"linear": ratio, "sqrt": sqrt(ratio), "none": 1.0}[self.scaling.value]
+
+    def rate(self, step: int, steps: int, batch: int) -> float:
+        """The learning rate of step ``step`` (from 0) of ``steps`` at a batch of ``batch``."""
+        warmup = round(self.warmup * steps)
+        if step < warmup:
+            return self.peak(batch) * (step + 1) / (warmup + 1)
+        return self.peak(batch) * self._fall(step, warmup, steps)
+
+    def _fall(self, step: int, warmup: int, steps: int) -> float:
+        done = (step - warmup) / max(1, steps - warmup)
+        match self.schedule:
+            case Schedule.linear:
+                return 1 - done
+            case Schedule.cosine:
+                return (1 + cos(pi * done)) / 2
+            case Schedule.step:
+                return self.step_factor ** sum(step >= share * steps for share in self.steps_at)
+            case Schedule.constant:
+                return 1.0
+
+
+def _check(key: str, value: object, holds: bool, allowed: str) -> None:
+    finite = not isinstance(value, float) or isfinite(value)
+    if not (holds and finite):
+        raise UsageError(f"optim.{key}={value}: {allowed}")
