@@ -6,6 +6,7 @@ On a terminal: colour and a live bar. Elsewhere: plain lines, one an epoch, noth
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -23,6 +24,10 @@ from rich.text import Text
 from normbench.training import Metrics
 
 
+PLAIN_WIDTH = 120
+_NUMERIC = frozenset("0123456789-+.±")
+
+
 class Screen:
     """Writes to the terminal or to a file.
 
@@ -32,6 +37,8 @@ class Screen:
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(highlight=False)
+        if not self.console.is_terminal:  # a file has no width; lines should not break in it
+            self.console.width = max(PLAIN_WIDTH, self.console.width)
 
     def facts(self, title: str, rows: Iterable[tuple[str, str]]) -> None:
         """Prints a title and, below it, a name and a value a line."""
@@ -47,12 +54,26 @@ class Screen:
         """Prints one line."""
         self.console.print(Text(text, style=style), soft_wrap=True)
 
+    def ansi(self, text: str) -> None:
+        """Prints one line that brings its own colours."""
+        self.console.print(Text.from_ansi(text), soft_wrap=True)
+
     def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-        """Prints a table; columns after the first are aligned to the right."""
-        table = Table(title=title, title_justify="left", title_style="bold", header_style="dim")
+        """Prints a table; columns of numbers are aligned to the right."""
+        filled = [list(row) for row in rows]
+        table = Table(
+            title=title,
+            title_justify="left",
+            title_style="bold",
+            header_style="dim",
+            box=SIMPLE_HEAD,
+            pad_edge=False,
+        )
         for index, column in enumerate(columns):
-            table.add_column(column, justify="right" if index else "left")
-        for row in rows:
+            cells = [row[index] for row in filled if row[index]]
+            numeric = bool(cells) and all(cell[0] in _NUMERIC for cell in cells)
+            table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        for row in filled:
             table.add_row(*(Text(cell) for cell in row))
         self.console.print(table)
 

@@ -173,11 +173,12 @@ def parse(layout: Layout, files: Mapping[str, bytes], where: str) -> Cifar:
     for name, (_, labels) in parts.items():
         if labels.size == 0 or labels.min() < 0 or labels.max() >= len(classes):
             _damaged(f"{where}: {layout.folder}/{name}", f"labels outside 0..{len(classes) - 1}")
+    train = [parts[name] for name in layout.train]
     return Cifar(
         classes=classes,
-        train_images=np.concatenate([parts[name][0] for name in layout.train]),
-        train_labels=np.concatenate([parts[name][1] for name in layout.train]),
-        test_images=parts[layout.test][0],
+        train_images=np.concatenate([images for images, _ in train]),
+        train_labels=np.concatenate([labels for _, labels in train]),
+        test_images=parts[layout.test][0].copy(),  # else a view of the file's bytes
         test_labels=parts[layout.test][1],
     )
 
@@ -243,7 +244,7 @@ def _damaged(where: str, what: str) -> NoReturn:
     raise UsageError(f"{where} is damaged: {what}; get it afresh")
 
 
-class _Refused(Exception):
+class _RefusedError(Exception):
     """A pickle asked for something that data does not need."""
 
 
@@ -251,7 +252,7 @@ def _unpickle(content: bytes, where: str) -> dict[Any, Any]:
     try:
         # latin1 maps bytes to characters one to one; Python 2 wrote the published files
         loaded = _Unpickler(io.BytesIO(content), encoding="latin1").load()
-    except _Refused as refused:
+    except _RefusedError as refused:
         raise UsageError(f"{where} {refused}; refused, as no data file needs that") from None
     except Exception as error:  # a damaged pickle can raise nearly anything
         _damaged(where, f"{type(error).__name__}: {' '.join(str(error).split())}")
@@ -265,14 +266,14 @@ class _Dtype:
 
     def __init__(self, kind: object, *_: object) -> None:
         if kind not in ("u1", "uint8"):
-            raise _Refused(f"holds an array of {kind!r} instead of bytes")
+            raise _RefusedError(f"holds an array of {kind!r} instead of bytes")
 
     def __setstate__(self, state: object) -> None:
         """Byte order and alignment mean nothing for bytes."""
 
 
 class _Array:
-    """Stands for ``numpy.ndarray`` in a pickle: filled here, with checks, not by numpy's own code."""
+    """Stands for ``numpy.ndarray`` in a pickle: filled here, with checks, not by numpy itself."""
 
     values: npt.NDArray[np.uint8]
 
@@ -322,7 +323,7 @@ class _Unpickler(pickle.Unpickler):
         try:
             return _ALLOWED[module, name]
         except KeyError:
-            raise _Refused(f"tried to load {module}.{name}") from None
+            raise _RefusedError(f"tried to load {module}.{name}") from None
 
     def persistent_load(self, pid: object, /) -> Any:
-        raise _Refused(f"tried to load {pid!r} from outside")
+        raise _RefusedError(f"tried to load {pid!r} from outside")

@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -54,8 +54,9 @@ MAX_RESULT_BYTES = 16 << 30
 MAX_GROWTH = 200
 HARMLESS_BYTES = 1 << 30
 
-_SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .bmp .gif .webp .tif .tiff .ppm .pgm .pbm .pnm".split()
+_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp"),
+    *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"),
 )
 # Only plain raster formats: some of Pillow's others start programs (EPS) or open further files.
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
@@ -115,8 +116,8 @@ def import_images(
     """Reads images and saves them in the library as one data set.
 
     Accepted are ``train/<class>/*`` with ``test/<class>/*`` (or val, valid), or ``<class>/*``, in a
-    folder, .tar (.gz, .xz, .bz2) or .zip, with or without one folder around it all; and CIFAR-10 and
-    CIFAR-100 as published, packed or unpacked. Equal files give equal data sets, however packed.
+    folder, .tar (.gz, .xz, .bz2) or .zip, with or without one folder around it all; and CIFAR-10
+    and CIFAR-100 as published, packed or not. Equal files give equal data sets, however packed.
 
     Args:
         path: the folder or archive.
@@ -162,7 +163,7 @@ def _store(images: ImageSet, source: str, replace: bool) -> bool:
     with library.lock(images.name):
         there = library.find(images.name)
         if there is not None and there.damage is None and there.sha256 == images.sha256:
-            if _is_sound(images.name):
+            if is_sound(images.name):
                 return True
         elif there is not None and there.damage is None and not replace:
             raise UsageError(
@@ -173,7 +174,8 @@ def _store(images: ImageSet, source: str, replace: bool) -> bool:
     return False
 
 
-def _is_sound(name: str) -> bool:
+def is_sound(name: str) -> bool:
+    """Returns whether a data set in the library passes all checks."""
     try:
         library.verify(name)
     except UsageError:
@@ -318,7 +320,7 @@ def _check_classes(path: Path, splits: Mapping[str, _Groups]) -> list[str]:
 def _hold_out(
     groups: _Groups, paths: Sequence[Parts], path: Path
 ) -> tuple[list[list[int]], list[list[int]]]:
-    """Makes a sixth of each class the test set, by the hash of each image's path: always the same."""
+    """Makes a sixth of each class the test set: always the same one, by a hash of the paths."""
     train, test = [], []
     for name, indices in sorted(groups.items()):
         if len(indices) < 2:
@@ -439,7 +441,7 @@ def _take(member: _Member, path: Path, found: _Found, decoder: "_Decoder") -> No
     if layout is not None and parts[-1] in layout.files:
         _check_size(member, MAX_CIFAR_BYTES, path)
         found.cifar_files.setdefault(folder, {})[parts[-1]] = member.read()
-    elif os.path.splitext(parts[-1])[1].lower() in _SUFFIXES:
+    elif parts[-1].lower().endswith(_SUFFIXES):
         _check_size(member, MAX_IMAGE_BYTES, path)
         found.paths.append(parts)
         decoder.add(f"{path}: {'/'.join(parts)}", member.read())
@@ -552,7 +554,7 @@ def _zip_members(path: Path) -> Iterator[_Member]:
 
 def _tar_members(path: Path) -> Iterator[_Member]:
     with path.open("rb") as raw, _decompressed(path, raw) as stream:
-        metered = _Metered(stream, _Budget(path))
+        metered = cast(IO[bytes], _Metered(stream, _Budget(path)))  # a stream needs only read()
         with tarfile.open(
             fileobj=metered,
             mode="r|",
@@ -561,7 +563,7 @@ def _tar_members(path: Path) -> Iterator[_Member]:
             errors="surrogateescape",
         ) as archive:
             while (info := archive.next()) is not None:
-                archive.members.clear()  # tarfile would keep every one of them
+                archive.members.clear()  # type: ignore[attr-defined]  # it would keep them all
                 if not (info.isreg() or info.isdir()):
                     raise UsageError(f"{path}: {info.name} is a link or device, not a file")
                 read = None if info.isdir() else partial(_read_tar_member, archive, info)

@@ -1,7 +1,7 @@
 """The data sets on this machine: one checked file each, in one folder.
 
-A data set is one `<name>.safetensors` holding pixels and labels, with classes, origin and a digest in its header.
-One file, written beside its place and renamed into it, is either wholly there or not there at all.
+A data set is one ``<name>.safetensors`` of pixels and labels, with classes, origin and a digest in
+its header. One file, written beside its place and renamed into it, is there wholly or not at all.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class ImageSet:
     """Labelled images of one size, split into a training and a test set.
 
     Args:
-        name: what `data.name` calls it.
-        sha256: `content_digest` of the rest, so independent of name, container, path and machine.
+        name: what ``data.name`` calls it.
+        sha256: ``content_digest`` of the rest, so independent of name, container, path and machine.
         classes: class names; label i is `classes[i]`.
         train_images: uint8 [N, 3, H, W].
         train_labels: int64 [N].
@@ -70,7 +70,7 @@ class Entry:
         num_bytes: size of the file, in bytes.
         damage: why the file cannot be used, or None; where it is set, the fields below are empty.
         source: where the images came from, in words.
-        sha256: the content digest the file claims (`verify` computes it).
+        sha256: the content digest the file claims (``verify`` checks it).
         classes: class names in label order.
         num_train, num_test: images in each split.
         image_size: height and width, in pixels.
@@ -88,26 +88,29 @@ class Entry:
     image_size: tuple[int, int] = (0, 0)
 
 
-class _Damaged(Exception):
-    """The file is not a whole, sound data set; the text says how."""
+class _DamageError(Exception):
+    """The file is not a sound data set; the text says why."""
 
 
 def root() -> Path:
-    """The folder of the data sets: $NORMBENCH_DATA, else the user's data folder. It need not exist yet."""
+    """Returns the folder of the data sets: $NORMBENCH_DATA, else one in the user's data folder.
+
+    It need not exist yet.
+    """
     chosen = os.environ.get("NORMBENCH_DATA")
     return Path(chosen).expanduser() if chosen else user_data_path("normbench")
 
 
 def check_name(name: str) -> str:
-    """The name itself, if a data set may bear it.
+    """Returns the name itself, if a data set may bear it.
 
     Raises:
-        UsageError: it has other characters than a file name needs, or means something else in `data=`.
+        UsageError: it has characters no file name needs, or means something else in ``data=``.
     """
     if not NAME.fullmatch(name):
         raise UsageError(
-            f"data set name {name!r} is not allowed: use 1 to 64 letters, digits, dots, dashes or underscores, "
-            "beginning with a letter or digit"
+            f"data set name {name!r} is not allowed: use 1 to 64 letters, digits, dots, dashes or "
+            "underscores, beginning with a letter or digit"
         )
     if name.lower() in RESERVED:
         raise UsageError(
@@ -123,7 +126,7 @@ def content_digest(
     test_images: Tensor,
     test_labels: Tensor,
 ) -> str:
-    """SHA-256 (hex) over classes, shapes, pixels and labels: equal content, equal digest, on any machine.
+    """Computes the SHA-256 (hex) of classes, shapes, pixels and labels, the same on any machine.
 
     Args:
         classes: class names in label order.
@@ -142,7 +145,7 @@ def content_digest(
 
 @contextmanager
 def lock(name: str) -> Iterator[None]:
-    """Hold the library's lock on one name, so that looking for a data set and saving it are one step."""
+    """Holds a name against other processes, so that looking for it and saving it are one step."""
     folder = root() / ".locks"
     with _writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -155,14 +158,14 @@ def lock(name: str) -> Iterator[None]:
 
 
 def save(images: ImageSet, source: str) -> Path:
-    """Write a data set into the library, replacing one of its name, and return its file.
+    """Writes a data set into the library, replacing one of its name, and returns its file.
 
     Args:
         images: the data set; its digest has to be that of its content.
         source: where the images came from, in words.
 
     Raises:
-        UsageError: the name is not allowed or the folder cannot be written; nothing is left behind.
+        UsageError: the name is not allowed or the folder cannot be written to.
     """
     from safetensors.torch import save_file
 
@@ -186,7 +189,7 @@ def save(images: ImageSet, source: str) -> Path:
         try:
             save_file(tensors, temporary, metadata)
             _sync(temporary)
-            os.replace(temporary, path)
+            temporary.replace(path)
             _sync(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
@@ -194,10 +197,10 @@ def save(images: ImageSet, source: str) -> Path:
 
 
 def load(name: str) -> ImageSet:
-    """Read a data set and check it against its digest.
+    """Reads a data set and checks it against its digest.
 
     Raises:
-        UsageError: it is not on this machine (names the commands that bring it), or its file is damaged.
+        UsageError: it is not on this machine, or damaged; names the commands that bring it.
     """
     path = _path(name)
     if not path.is_file():
@@ -208,8 +211,8 @@ def load(name: str) -> ImageSet:
             tensors = {part: file.get_tensor(part) for part in _PARTS}
         _check_labels(tensors["train_labels"], tensors["test_labels"], header)
         if content_digest(header.classes, **tensors) != header.sha256:
-            raise _Damaged("its content does not match its digest")
-    except _Damaged as damage:
+            raise _DamageError("its content does not match its digest")
+    except _DamageError as damage:
         raise UsageError(
             f"data set {name!r} is damaged ({path}: {damage}): delete the file and {_bring(name)}"
         ) from None
@@ -217,17 +220,17 @@ def load(name: str) -> ImageSet:
 
 
 def verify(name: str) -> Entry:
-    """Check a whole data set, pixels included, and return its entry.
+    """Checks a whole data set, pixels included, and returns its entry.
 
     Raises:
-        UsageError: as `load`.
+        UsageError: as ``load`` does.
     """
     load(name)
     return _read_header(_path(name))
 
 
 def available() -> list[Entry]:
-    """All data sets on this machine by name, from the files' headers alone; damaged ones are entries too."""
+    """Lists the data sets on this machine by name, from their headers alone, damaged ones too."""
     folder = root()
     try:
         paths = sorted(path for path in folder.glob(f"*{_SUFFIX}") if not path.name.startswith("."))
@@ -237,7 +240,7 @@ def available() -> list[Entry]:
 
 
 def find(name: str) -> Entry | None:
-    """The entry of one data set, from its header, or None where there is none. It may be damaged."""
+    """Returns the entry of one data set, damaged or not, or None where there is no such file."""
     path = _path(name)
     return _entry(path) if path.is_file() else None
 
@@ -249,7 +252,7 @@ def _path(name: str) -> Path:
 def _entry(path: Path) -> Entry:
     try:
         return _read_header(path)
-    except _Damaged as damage:
+    except _DamageError as damage:
         num_bytes = path.lstat().st_size if os.path.lexists(path) else 0
         return Entry(path.name.removesuffix(_SUFFIX), path, num_bytes, damage=str(damage))
 
@@ -259,9 +262,9 @@ def _read_header(path: Path) -> Entry:
     with _opened(path, "np") as file:
         metadata = file.metadata() or {}
         if metadata.get("format") != _FORMAT:
-            raise _Damaged("it is not a normbench data set")
+            raise _DamageError("it is not a normbench data set")
         if set(file.keys()) != set(_PARTS):
-            raise _Damaged(
+            raise _DamageError(
                 f"it holds {', '.join(sorted(file.keys()))} instead of {', '.join(sorted(_PARTS))}"
             )
         slices = {part: file.get_slice(part) for part in _PARTS}
@@ -285,11 +288,11 @@ def _parse_classes(text: str) -> tuple[str, ...]:
     try:
         classes = json.loads(text)
     except ValueError:
-        raise _Damaged("its class names cannot be read") from None
+        raise _DamageError("its class names cannot be read") from None
     if not (
         isinstance(classes, list) and classes and all(isinstance(name, str) for name in classes)
     ):
-        raise _Damaged("its class names cannot be read")
+        raise _DamageError("its class names cannot be read")
     return tuple(classes)
 
 
@@ -303,32 +306,32 @@ def _check_shapes(shapes: dict[str, tuple[int, ...]], types: dict[str, str]) -> 
             or (rank == 4 and shape[1] != 3)
             or 0 in shape
         ):
-            raise _Damaged(f"{part} is {types[part]} {list(shape)}")
+            raise _DamageError(f"{part} is {types[part]} {list(shape)}")
     for split in ("train", "test"):
         images, labels = shapes[f"{split}_images"][0], shapes[f"{split}_labels"][0]
         if images != labels:
-            raise _Damaged(f"{images} {split} images have {labels} labels")
+            raise _DamageError(f"{images} {split} images have {labels} labels")
     if shapes["train_images"][2:] != shapes["test_images"][2:]:
-        raise _Damaged("training and test images differ in size")
+        raise _DamageError("training and test images differ in size")
 
 
 def _check_labels(train: Tensor, test: Tensor, header: Entry) -> None:
     low = min(int(train.min()), int(test.min()))
     high = max(int(train.max()), int(test.max()))
     if low < 0 or high >= len(header.classes):
-        raise _Damaged(
+        raise _DamageError(
             f"its labels run from {low} to {high}, but it has {len(header.classes)} classes"
         )
 
 
 @contextmanager
 def _opened(path: Path, framework: str) -> Iterator[Any]:
-    """The safetensors file, with everything its reader can raise turned into `_Damaged`."""
+    """The safetensors file, with everything its reader can raise turned into `_DamageError`."""
     try:
         with safe_open(path, framework=framework) as file:
             yield file
     except (SafetensorError, OSError, UnicodeDecodeError) as error:
-        raise _Damaged(" ".join(str(error).split()) or type(error).__name__) from None
+        raise _DamageError(" ".join(str(error).split()) or type(error).__name__) from None
 
 
 @contextmanager
@@ -338,7 +341,7 @@ def _writing(path: Path) -> Iterator[None]:
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UsageError(
-            f"cannot write {path}: {reason}; make room, or set NORMBENCH_DATA to a folder you can write to"
+            f"cannot write {path}: {reason}; make room, or set NORMBENCH_DATA to another folder"
         ) from None
 
 

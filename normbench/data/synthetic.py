@@ -118,22 +118,26 @@ def _draw_part(labels: NDArray[np.int64], random: np.random.RandomState) -> NDAr
     def uniform(low: float, high: float, *shape: int) -> Array:
         return low + (high - low) * random.random_sample((n, *shape))
 
-    picture = _clutter(n, random)
-    inside = _place(labels, uniform, random)
-    # The shape's colour keeps its distance from mid-grey's in a random direction, so that it is
-    # told by its outline and never by its colour.
-    colour = uniform(0.0, 1.0, 3, 1, 1)
-    texture = uniform(-0.25, 0.25, 1, SIZE, SIZE)
-    picture = np.where(inside[:, None], colour + texture, picture)
-    picture = _occlude(picture, n, random)
-    # A photograph's accidents: brightness, contrast, colour cast, noise.
-    contrast = uniform(0.25, 1.0, 1, 1, 1)
-    brightness = uniform(-0.35, 0.35, 1, 1, 1)
+    picture = _background(uniform)
+    for row, column in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        inside = _place(labels, row, column, uniform)
+        # Lighter or darker than the background, in any colour: only the outline tells the class.
+        sign = np.where(uniform(0.0, 1.0, 1, 1, 1) < 0.5, -1.0, 1.0)
+        colour = 0.5 + sign * uniform(0.15, 0.5, 3, 1, 1)
+        picture = np.where(inside[:, None], colour, picture)
+    # A photograph's accidents: contrast, brightness, colour cast, noise.
+    contrast = uniform(CONTRAST, 1.0, 1, 1, 1)
+    brightness = uniform(-0.3, 0.3, 1, 1, 1) * (1.2 - contrast)
     cast = uniform(-0.1, 0.1, 3, 1, 1)
-    noise = uniform(-0.16, 0.16, 3, SIZE, SIZE)
-    picture = (picture - 0.5) * contrast + 0.5 + brightness * (1.2 - contrast) + cast + noise
+    noise = uniform(-NOISE, NOISE, 3, SIZE, SIZE)
+    picture = (picture - 0.5) * contrast + 0.5 + brightness + cast + noise
     clipped: NDArray[np.uint8] = (np.clip(picture, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
     return clipped
+
+
+CONTRAST = 0.3
+NOISE = 0.12
+SMALL, LARGE = 0.28, 0.5
 
 
 def _grid() -> tuple[Array, Array]:
@@ -150,13 +154,13 @@ def _direction(uniform: Callable[..., Array]) -> tuple[Array, Array]:
 
 
 def _place(
-    labels: NDArray[np.int64], uniform: Callable[..., Array], random: np.random.RandomState
+    labels: NDArray[np.int64], row: int, column: int, uniform: Callable[..., Array]
 ) -> NDArray[np.bool_]:
-    """Where each image's shape covers it: [n, 32, 32]."""
+    """Where a copy of each image's shape, in one quarter of it, covers the image: [n, 32, 32]."""
     x, y = _grid()
-    scale = uniform(0.28, 0.62, 1, 1)
-    x = (x - uniform(-0.38, 0.38, 1, 1)) / scale
-    y = (y - uniform(-0.38, 0.38, 1, 1)) / scale
+    size = uniform(SMALL, LARGE, 1, 1)
+    x = (x - (column - 0.5) - uniform(-0.2, 0.2, 1, 1)) / size
+    y = (y - (row - 0.5) - uniform(-0.2, 0.2, 1, 1)) / size
     cos, sin = _direction(uniform)
     u, v = cos * x + sin * y, cos * y - sin * x
     inside = np.zeros((len(labels), SIZE, SIZE), np.bool_)
@@ -166,26 +170,9 @@ def _place(
     return inside
 
 
-def _clutter(n: int, random: np.random.RandomState) -> Array:
-    """A background: a gradient between two colours, and a few half-planes."""
+def _background(uniform: Callable[..., Array]) -> Array:
+    """A mid-grey gradient in a random direction, tinted: [n, 3, 32, 32]."""
     x, y = _grid()
-    picture = np.zeros((n, 3, SIZE, SIZE)) + random.random_sample((n, 3, 1, 1))
-    for _ in range(3):
-        a, b = (random.random_sample((2, n, 1, 1)) - 0.5) * 2.0
-        offset = random.random_sample((n, 1, 1)) - 0.5
-        beyond = a * x + b * y > offset
-        colour = random.random_sample((n, 3, 1, 1))
-        picture = np.where(beyond[:, None], 0.5 * (picture + colour), picture)
-    return picture
-
-
-def _occlude(picture: Array, n: int, random: np.random.RandomState) -> Array:
-    """Two thin bars across each image."""
-    x, y = _grid()
-    for _ in range(2):
-        a, b = (random.random_sample((2, n, 1, 1)) - 0.5) * 2.0
-        length = np.sqrt(a * a + b * b) + 1e-9
-        offset = (random.random_sample((n, 1, 1)) - 0.5) * 1.4
-        bar = np.abs((a * x + b * y) / length - offset) < 0.07
-        picture = np.where(bar[:, None], random.random_sample((n, 3, 1, 1)), picture)
-    return picture
+    a, b = _direction(uniform)
+    slope = (a * x + b * y)[:, None]
+    return 0.5 + slope * uniform(-0.15, 0.15, 3, 1, 1)

@@ -14,7 +14,7 @@ from matplotlib.image import imread
 from numpy.typing import NDArray
 
 from normbench.errors import UsageError
-from normbench.figures import CubeSpec, Face, cube_figure, cube_text, visible_facets
+from normbench.cubes import CubeSpec, Face, cube_figure, cube_text, visible_facets
 
 SVG = "{http://www.w3.org/2000/svg}"
 ESCAPE = re.compile("\x1b\\[[0-9;]*m")
@@ -219,6 +219,6 @@ def test_no_cubes_is_a_mistake_of_the_caller(tmp_path: Path) -> None:
 
 
 def test_importing_the_module_does_not_load_matplotlib_or_numpy() -> None:
-    code = "import sys, normbench.figures; print({'matplotlib', 'numpy'} & set(sys.modules))"
+    code = "import sys, normbench.cubes; print({'matplotlib', 'numpy'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

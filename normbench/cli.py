@@ -1,0 +1,214 @@
+"""The command line; the only file that knows Typer.
+
+Nothing heavy is imported before a command needs it, so that ``--help`` is there in a blink.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from normbench.errors import UsageError
+
+app = typer.Typer(
+    help="Which normalization layer for a small batch, at what cost, and how sure?",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data_app = typer.Typer(help="The images on this machine.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY=VALUE]...",
+        help="Settings that differ from the defaults, such as norm=group batch=2 epochs=10;"
+        " `normbench show` lists them all.",
+        show_default=False,
+    ),
+]
+
+
+class _Terminated(BaseException):
+    """SIGTERM; like KeyboardInterrupt, it passes every handler of errors."""
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """Turns what a person can mend into one line and exit code 2, and interruptions into 130/143."""
+
+    def terminate(_signal: int, _frame: FrameType | None) -> None:
+        raise _Terminated
+
+    previous = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    except UsageError as error:
+        typer.echo(f"normbench: {error}", err=True)
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        typer.echo("normbench: interrupted; the same command trains what is missing", err=True)
+        raise typer.Exit(130) from None
+    except _Terminated:
+        typer.echo("normbench: terminated; the same command trains what is missing", err=True)
+        raise typer.Exit(143) from None
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+@app.command()
+def run(
+    overrides: Overrides = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Throw away the earlier records of this cell.")
+    ] = False,
+) -> None:
+    """Train one norm at one batch size.
+
+    For example: normbench run norm=group batch=2
+    """
+    with _one_line_errors():
+        from normbench import experiment
+        from normbench.display import Screen
+        from normbench.launch import load_config
+
+        summary = experiment.run(load_config(overrides or []), Screen(), fresh=fresh)
+    if summary["status"] != "finished":
+        raise typer.Exit(1)
+
+
+@app.command()
+def show(overrides: Overrides = None) -> None:
+    """Print the configuration and the network, layer by layer. Trains nothing."""
+    with _one_line_errors():
+        from normbench import views
+        from normbench.display import Screen
+        from normbench.launch import load_config, to_yaml
+
+        typer.echo(to_yaml(overrides or []))
+        views.show_layers(Screen(), load_config(overrides or []))
+
+
+@app.command()
+def norms(
+    name: Annotated[
+        str | None, typer.Argument(help="One norm: its formula, picture and paper.")
+    ] = None,
+    figure: Annotated[
+        Path | None,
+        typer.Option(help="Draw what is averaged, as a .png or .svg file."),
+    ] = None,
+) -> None:
+    """Print the normalization layers, or one of them in detail."""
+    with _one_line_errors():
+        from normbench import views
+        from normbench.display import Screen
+
+        views.show_norms(Screen(), name, figure)
+
+
+@data_app.command("list")
+def data_list() -> None:
+    """List the data sets on this machine and those that can be fetched."""
+    with _one_line_errors():
+        from normbench import views
+        from normbench.display import Screen
+
+        views.list_data(Screen())
+
+
+@data_app.command("fetch")
+def data_fetch(
+    name: Annotated[str, typer.Argument(help="cifar10 or cifar100.")],
+    mirror: Annotated[
+        str | None, typer.Option(help="Where to get the archive instead of the known addresses.")
+    ] = None,
+    timeout: Annotated[
+        float, typer.Option(help="Seconds without an answer after which an address is given up.")
+    ] = 30.0,
+) -> None:
+    """Download a data set. This is the only command that uses the network."""
+    with _one_line_errors():
+        from normbench import views
+        from normbench.data.fetching import fetch
+        from normbench.display import Screen
+
+        screen = Screen()
+        with screen.working(name) as bar:
+            imported = fetch(name, mirror=mirror, timeout=timeout, progress=bar.update)
+        views.show_imported(screen, imported)
+
+
+@data_app.command("import")
+def data_import(
+    path: Annotated[
+        Path,
+        typer.Argument(
+            help="A folder, .tar or .zip with one folder of images a class, a CIFAR archive, or a"
+            " folder that torchvision has filled."
+        ),
+    ],
+    name: Annotated[
+        str | None, typer.Option(help="What to call it; the CIFAR sets know their names.")
+    ] = None,
+    size: Annotated[int, typer.Option(help="Height and width of the images, in pixels.")] = 32,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace a set of that name.")
+    ] = False,
+) -> None:
+    """Bring your own images: then train on them with data=images data.name=NAME."""
+    with _one_line_errors():
+        from normbench import views
+        from normbench.data.importing import import_images
+        from normbench.display import Screen
+
+        screen = Screen()
+        with screen.working(path.name) as bar:
+            imported = import_images(
+                path, name, size=size, replace=replace, progress=bar.update
+            )
+        views.show_imported(screen, imported)
+
+
+@data_app.command("verify")
+def data_verify(
+    name: Annotated[
+        str | None, typer.Argument(help="One data set; all of them without a name.")
+    ] = None,
+) -> None:
+    """Check the data sets on this machine against their digests."""
+    with _one_line_errors():
+        from normbench import views
+        from normbench.display import Screen
+
+        sound = views.verify_data(Screen(), name)
+    if not sound:
+        raise typer.Exit(1)
+
+
+@app.command()
+def tensorboard(
+    directory: Annotated[Path, typer.Argument(help="The folder of the runs.")] = Path("runs"),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port.")] = 6006,
+) -> None:
+    """Open TensorBoard on this machine over the runs."""
+    with _one_line_errors():
+        if next(directory.glob("**/events.out.tfevents.*"), None) is None:
+            raise UsageError(
+                f"{directory}: no runs there; train one with `normbench run`, or name its folder"
+            )
+        command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(directory)]
+        # The process becomes TensorBoard, so that Ctrl-C and signals reach it directly.
+        os.execv(sys.executable, [*command, "--port", str(port)])
+
+
+def main() -> None:
+    """The ``normbench`` command."""
+    app()
