@@ -1,0 +1,44 @@
+"""normbench: which normalization layer for a small batch, at what cost, and how sure?
+
+The house, from the top down; imports only ever go downward::
+
+    cli.py              the commands (the only file that knows Typer)
+    launch.py           overrides -> configuration (the only file that knows Hydra)
+    views.py            what commands print that train nothing
+    experiment.py       one cell, from its configuration to its records: start reading here
+    display.py          the screen       cubes.py    pictures of what a norm averages over
+    tracking.py         curves: metrics.jsonl and TensorBoard (the only file that knows it)
+    records.py          results and summaries, written so that a file that is there is whole
+    training.py         the loop, a generator of metrics        inspection.py  layer by layer
+    config.py           the configuration of a cell, and its digest
+    stacking.py         K networks of one architecture <-> one stacked network
+    optim.py  data/  models/      optimizer / images and their epoch plan / networks
+    norms/              one file a family: configuration, reference, layer
+
+Everything from ``training.py`` down can be used without the command line::
+
+    from normbench import NORMS, stack, swap_norm, unstack
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from normbench.norms import NORMS, swap_norm
+    from normbench.stacking import stack, unstack
+
+__all__ = ["NORMS", "stack", "swap_norm", "unstack"]
+
+_HOME = {
+    "NORMS": "normbench.norms",
+    "swap_norm": "normbench.norms",
+    "stack": "normbench.stacking",
+    "unstack": "normbench.stacking",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports the public names when they are asked for: the command line must not wait for torch."""
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

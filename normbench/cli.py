@@ -42,7 +42,7 @@ class _Terminated(BaseException):
 
 @contextmanager
 def _one_line_errors() -> Iterator[None]:
-    """Turns what a person can mend into one line and exit code 2, and interruptions into 130/143."""
+    """Turns a person's mistakes into one line and exit code 2, interruptions into 130 or 143."""
 
     def terminate(_signal: int, _frame: FrameType | None) -> None:
         raise _Terminated
@@ -159,9 +159,7 @@ def data_import(
         str | None, typer.Option(help="What to call it; the CIFAR sets know their names.")
     ] = None,
     size: Annotated[int, typer.Option(help="Height and width of the images, in pixels.")] = 32,
-    replace: Annotated[
-        bool, typer.Option("--replace", help="Replace a set of that name.")
-    ] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace a set of that name.")] = False,
 ) -> None:
     """Bring your own images: then train on them with data=images data.name=NAME."""
     with _one_line_errors():
@@ -171,9 +169,7 @@ def data_import(
 
         screen = Screen()
         with screen.working(path.name) as bar:
-            imported = import_images(
-                path, name, size=size, replace=replace, progress=bar.update
-            )
+            imported = import_images(path, name, size=size, replace=replace, progress=bar.update)
         views.show_imported(screen, imported)
 
 

@@ -23,7 +23,6 @@ from rich.text import Text
 
 from normbench.training import Metrics
 
-
 PLAIN_WIDTH = 120
 _NUMERIC = frozenset("0123456789-+.±")
 

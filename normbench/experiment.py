@@ -180,9 +180,7 @@ def _train_replicas(
     for tracker in trackers:
         tracker.close()
 
-    test_loss, test_accuracy = evaluate(
-        model, splits.test, replicas=len(seeds), autocast=autocast
-    )
+    test_loss, test_accuracy = evaluate(model, splits.test, replicas=len(seeds), autocast=autocast)
     for replica, seed in enumerate(seeds):
         folder = cell.seed_folder(seed)
         diverged_at = metrics.diverged[replica]

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from math import cos, isfinite, pi, sqrt
+from typing import Any
 
 import torch
 from torch import nn
@@ -92,14 +93,13 @@ class SGDConfig:
             norm_parameters: those of its parameters that are a norm's γ or β.
         """
         scales = {id(parameter) for parameter in norm_parameters}
-        parameters = list(model.parameters())
-        decay = self.weight_decay if self.decay_norm else 0.0
-        groups = [
-            {"params": [p for p in parameters if id(p) not in scales]},
-            {"params": [p for p in parameters if id(p) in scales], "weight_decay": decay},
-        ]
+        others = [p for p in model.parameters() if id(p) not in scales]
+        groups: list[dict[str, Any]] = [{"params": others}]
+        if norm_parameters:
+            decay = self.weight_decay if self.decay_norm else 0.0
+            groups.append({"params": list(norm_parameters), "weight_decay": decay})
         return torch.optim.SGD(
-            [group for group in groups if group["params"]],
+            groups,
             lr=self.lr,
             momentum=self.momentum,
             nesterov=self.nesterov,

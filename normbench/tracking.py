@@ -31,7 +31,7 @@ class Tracker:
     def _write_hparams(self, values: Mapping[str, str | int | float | bool]) -> None:
         # SummaryWriter.add_hparams would open a run of its own below this one.
         for summary in hparams(dict(values), {HPARAM_METRIC: None}):
-            self._writer.file_writer.add_summary(summary)  # type: ignore[union-attr,no-untyped-call]
+            self._writer._get_file_writer().add_summary(summary)
 
     def log(self, step: int, epoch: float, values: Mapping[str, float]) -> None:
         """Records ``values`` after ``step`` steps; those that are not finite are left out."""
@@ -40,17 +40,17 @@ class Tracker:
         line: dict[str, Any] = {"step": step, "epoch": round(epoch, 6), "time": round(now, 3)}
         self._lines.write(json.dumps(line | finite) + "\n")
         for tag, value in finite.items():
-            self._writer.add_scalar(tag, value, step, walltime=now)  # type: ignore[no-untyped-call]
+            self._writer.add_scalar(tag, value, step, walltime=now)
 
     def flush(self) -> None:
         """Hands everything to the operating system, for those who watch."""
         self._lines.flush()
-        self._writer.flush()  # type: ignore[no-untyped-call]
+        self._writer.flush()
 
     def close(self) -> None:
         """Ends the record."""
         self._lines.close()
-        self._writer.close()  # type: ignore[no-untyped-call]
+        self._writer.close()
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """The training loop, a generator of metrics, and evaluation.
 
-Both work on one network or on a stack of K of them: images are [N, K·3, H, W], logits [N, K·classes],
-and a solo network is the case K = 1. Metrics are lists of K numbers, one a replica.
+Both work on one network or on a stack of K of them: images are [N, K·3, H, W], logits are
+[N, K·classes], and a solo network is the case K = 1. Metrics are lists of K numbers, one a replica.
 """
 
 from collections.abc import Iterator, Sequence
@@ -113,7 +113,7 @@ def train(
                 logits = model(images).float().unflatten(1, (replicas, -1))
             losses = replica_losses(logits, labels, optim.label_smoothing)
             # Summed, not averaged: each replica gets exactly the gradient it would get alone.
-            losses.sum().backward()  # type: ignore[no-untyped-call]
+            losses.sum().backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             step += 1
@@ -167,7 +167,7 @@ def replica_losses(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0)
 
 
 def _note_divergence(diverged: list[int | None], losses: Tensor, step: int) -> None:
-    """Enters the first step with a loss that is not finite; ``losses`` [steps, K] end at ``step``."""
+    """Enters the first step whose loss is not finite; ``losses`` [steps, K] end at ``step``."""
     bad = ~losses.isfinite()
     for replica in bad.any(0).nonzero().flatten().tolist():
         if diverged[replica] is None:

@@ -70,7 +70,9 @@ def _degenerate(info: LayerInfo, config: Config) -> str | None:
     if norm.num_groups == 1:
         return f"with one group for {norm.channels} channels, group norm is layer norm"
     if norm.num_groups == norm.channels:
-        return f"with one channel per group at {norm.channels} channels, group norm is instance norm"
+        return (
+            f"with one channel a group at {norm.channels} channels, group norm is instance norm"
+        )
     return None
 
 
@@ -145,7 +147,7 @@ def shared_with_first(name: str) -> NDArray[np.bool_]:
     norm = NORMS[name]() if name != "group" else GroupNormConfig(groups=2)  # type: ignore[call-arg]
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(6, 6, 2, 2, dtype=torch.float64, generator=generator, requires_grad=True)
-    norm.reference(x, None, None)[0, 0, 0, 0].backward()  # type: ignore[no-untyped-call]
+    norm.reference(x, None, None)[0, 0, 0, 0].backward()
     assert x.grad is not None
     shared: NDArray[np.bool_] = (x.grad != 0).flatten(2).numpy()
     return shared if shared.sum() > 1 else np.zeros_like(shared)
@@ -184,8 +186,11 @@ def show_imported(screen: Screen, imported: Imported) -> None:
     entry = imported.entry
     facts = [
         ("images", f"{entry.num_train:,} training, {entry.num_test:,} test"),
-        ("classes", f"{len(entry.classes)}: {', '.join(entry.classes[:10])}"
-            + (", …" if len(entry.classes) > 10 else "")),
+        (
+            "classes",
+            f"{len(entry.classes)}: {', '.join(entry.classes[:10])}"
+            + (", …" if len(entry.classes) > 10 else ""),
+        ),
         ("size", "×".join(map(str, entry.image_size))),
         ("sha256", entry.sha256),
         ("file", str(entry.path)),

@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import requests
 from data_helpers import cifar_files, everything_below, write_tar
 
-from normbench.data import cifar, library
+from normbench.data import cifar, fetching, library
 from normbench.data.fetching import SOURCES, Source, fetch
 from normbench.errors import UsageError
 
@@ -360,7 +361,33 @@ def test_a_download_that_is_killed_can_be_repeated(
     assert kept(root) == ["toy.safetensors"]
 
 
+def test_a_full_disk_is_named_as_such_and_no_mirror_is_blamed(server: Server, root: Path) -> None:
+    code = (
+        "import resource\n"
+        "from normbench.data.fetching import Source, fetch\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        f"fetch('toy', sources={sources(server, 'good', 'missing')!r})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    last = done.stderr.strip().splitlines()[-1]
+    assert "cannot write" in last
+    assert "toy.tar.gz.part" in last
+    assert "File too large" in last
+    assert [path for path, _ in server.requests] == ["/good/toy.tar.gz"]
+    assert library.available() == []
+
+
 # ---- the built-in sources ----
+
+
+def test_an_encrypted_source_may_not_redirect_to_one_that_is_not() -> None:
+    asked, answered = requests.Response(), requests.Response()
+    asked.url, answered.url = "https://mirror/a.tar.gz", "http://mirror/a.tar.gz"
+    answered.history, answered.status_code = [asked], 200
+    with pytest.raises(fetching._MirrorError, match="not encrypted"):
+        fetching._check_answer(answered, 0, 9)
+    answered.url = "https://other/a.tar.gz"
+    assert fetching._check_answer(answered, 0, 9) == 0
 
 
 @pytest.mark.parametrize("name", SOURCES)

@@ -161,6 +161,12 @@ def test_progress_runs_from_the_start_to_the_whole_in_bytes(tmp_path: Path) -> N
         assert seen[-1][1] == size
 
 
+def test_a_class_may_be_called_train(tmp_path: Path) -> None:
+    files = flat_files(6) | {f"train/{i}.png": picture(500 + i) for i in range(6)}
+    done = import_images(write_folder(tmp_path / "vehicles", files), None)
+    assert done.entry.classes == ("cat", "dog", "train")
+
+
 # ---- what happens to a picture ----
 
 
@@ -415,6 +421,15 @@ LAYOUT_ERRORS: dict[str, tuple[Mapping[str, bytes], str]] = {
         split_files() | {"train/stray.png": picture(0)},
         "stray.png is in no class folder",
     ),
+    "a test set without classes": (
+        {name: data for name, data in split_files().items() if name.startswith("train")}
+        | {"test/0.png": picture(0)},
+        "0.png is in no class folder",
+    ),
+    "splits without classes": (
+        {"train/0.png": picture(0), "test/1.png": picture(1)},
+        "0.png is in no class folder",
+    ),
     "one image of a class, and no test set": (
         flat_files() | {"cow/0.png": picture(0)},
         "class 'cow' has one image",
@@ -518,7 +533,7 @@ def test_images_that_do_not_fit_into_memory_are_refused_in_time(
 ) -> None:
     monkeypatch.setattr(importing, "MAX_RESULT_BYTES", 20 * 3 * 32 * 32)
     message = refused(write_folder(tmp_path / "mine", flat_files()), root)
-    assert "more than 20 images of 32 x 32" in message
+    assert "more than 20 images of 32 x 32 pixels do not fit" in message
 
 
 # ---- importing again ----

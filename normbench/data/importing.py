@@ -18,9 +18,8 @@ import unicodedata
 import warnings
 import zipfile
 import zlib
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -62,8 +61,7 @@ _SUFFIXES = (
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 _ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".zip")
 _TEST_NAMES = ("test", "val", "valid", "validation")  # the first one there is the test set
-_BATCH_IMAGES = 256
-_BATCH_BYTES = 1 << 20
+_BLOCK_BYTES = 64 << 20
 _MAX_EXTENSION_BYTES = 1 << 20
 _ORIENTATION = 0x0112
 _DAMAGE = (
@@ -136,8 +134,8 @@ def import_images(
         raise UsageError(f"size={size}: images must be from 8 to 512 pixels wide")
     if name is not None:
         library.check_name(name)
-    path = _cifar_inside(path, name)
     with _reading(path):
+        path = _cifar_inside(path, name)
         found = _gather(path, size, progress)
     if found.cifar_files:
         plan, images = _Plan(), _cifar_set(found, name, size, path)
@@ -262,7 +260,7 @@ def _arrange(found: "_Found", path: Path) -> _Plan:
     twice = next((it for it, count in Counter(paths).items() if count > 1), None)
     if twice is not None:
         raise UsageError(f"{path} holds {'/'.join(twice)} twice")
-    tops = {parts[0].casefold(): parts[0] for parts in paths if len(parts) > 2}
+    tops = {parts[0].casefold(): parts[0] for parts in paths if len(parts) > 1}
     test_top = next((tops[name] for name in _TEST_NAMES if name in tops), None)
     if "train" not in tops or test_top is None:
         groups = _by_class(dict(enumerate(paths)), folders, path)
@@ -382,14 +380,41 @@ def _make(
 
 @dataclass(slots=True)
 class _Found:
-    """What a pass has found: decoded images with their paths, CIFAR files, and how much else."""
+    """What a pass has found: images, CIFAR files, and how much else.
 
+    Args:
+        size: height and width of the images.
+        blocks: the images, uint8 [_, 3, size, size]; the last block is filled as far as there are
+            paths.
+        paths: the path of each image.
+        folders: folders met, with or without images.
+        cifar_files: files of the published CIFAR sets, by folder and name.
+    """
+
+    size: int
     blocks: list[Pixels] = field(default_factory=list)
     paths: list[Parts] = field(default_factory=list)
     folders: set[Parts] = field(default_factory=set)
     cifar_files: dict[str, dict[str, bytes]] = field(default_factory=dict)
     num_resized: int = 0
     num_ignored: int = 0
+
+    def add(self, parts: Parts, content: bytes, path: Path) -> None:
+        """Decodes one more image. Threads were tried, and gained nothing for images this small."""
+        count = len(self.paths)
+        image_bytes = 3 * self.size**2
+        if (count + 1) * image_bytes > MAX_RESULT_BYTES:
+            raise UsageError(
+                f"{path}: more than {count:,} images of {self.size} x {self.size} pixels do not fit "
+                f"into {MAX_RESULT_BYTES >> 30} GiB: choose a smaller size"
+            )
+        block = max(1, _BLOCK_BYTES // image_bytes)
+        if count % block == 0:
+            self.blocks.append(np.empty((block, 3, self.size, self.size), np.uint8))
+        image, resized = _decode(f"{path}: {'/'.join(parts)}", content, self.size)
+        self.blocks[-1][count % block] = image.transpose(2, 0, 1)
+        self.paths.append(parts)
+        self.num_resized += resized
 
 
 @dataclass(frozen=True, slots=True)
@@ -410,25 +435,23 @@ class _Member:
 
 
 def _gather(path: Path, size: int, progress: Progress) -> _Found:
-    found = _Found()
+    found = _Found(size)
     total, members = _members(path)
     what = f"reading {path.resolve().name}"
-    decoder = _Decoder(size, found)
-    with warnings.catch_warnings(), decoder:
+    with warnings.catch_warnings():
         # our own limit on pixels is below the one Pillow warns of
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         for count, member in enumerate(members):
             if count >= MAX_MEMBERS:
                 raise UsageError(f"{path} holds more than {MAX_MEMBERS:,} files")
-            _take(member, path, found, decoder)
+            _take(member, path, found)
             if count % 64 == 0:
                 progress(what, member.done, total)
-        decoder.finish()
     progress(what, total, total)
     return found
 
 
-def _take(member: _Member, path: Path, found: _Found, decoder: "_Decoder") -> None:
+def _take(member: _Member, path: Path, found: _Found) -> None:
     parts = _safe_parts(member.path, path)
     if _is_hidden(parts) or not parts:
         found.num_ignored += member.read is not None
@@ -443,8 +466,7 @@ def _take(member: _Member, path: Path, found: _Found, decoder: "_Decoder") -> No
         found.cifar_files.setdefault(folder, {})[parts[-1]] = member.read()
     elif parts[-1].lower().endswith(_SUFFIXES):
         _check_size(member, MAX_IMAGE_BYTES, path)
-        found.paths.append(parts)
-        decoder.add(f"{path}: {'/'.join(parts)}", member.read())
+        found.add(parts, member.read(), path)
     else:
         found.num_ignored += 1
         found.folders.update({parts[:-1]} - {()})
@@ -654,71 +676,6 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 # ---- decoding ----
-
-
-class _Decoder:
-    """Decodes images in the background, in the order they come, a block of them at a time.
-
-    Use as a context: leaving it early drops what has not been decoded yet.
-    """
-
-    def __init__(self, size: int, found: _Found) -> None:
-        self.size = size
-        self.found = found
-        self.num_images = 0
-        self.batch: list[tuple[str, bytes]] = []
-        self.batch_bytes = 0
-        self.workers = max(1, min(8, os.cpu_count() or 1))
-        self.pool = ThreadPoolExecutor(self.workers)
-        self.pending: deque[Future[tuple[Pixels, int]]] = deque()
-
-    def __enter__(self) -> "_Decoder":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.pool.shutdown(wait=True, cancel_futures=True)
-
-    def add(self, what: str, content: bytes) -> None:
-        """Takes one more image; ``what`` names it in messages."""
-        self.num_images += 1
-        if self.num_images * 3 * self.size**2 > MAX_RESULT_BYTES:
-            raise UsageError(
-                f"{what}: more than {self.num_images - 1:,} images of {self.size} x {self.size} "
-                f"pixels do not fit into {MAX_RESULT_BYTES >> 30} GiB: choose a smaller size"
-            )
-        self.batch.append((what, content))
-        self.batch_bytes += len(content)
-        if len(self.batch) >= _BATCH_IMAGES or self.batch_bytes >= _BATCH_BYTES:
-            self._submit()
-
-    def finish(self) -> None:
-        """Waits for the images taken so far."""
-        if self.batch:
-            self._submit()
-        while self.pending:
-            self._collect()
-
-    def _submit(self) -> None:
-        self.pending.append(self.pool.submit(_decode_all, self.batch, self.size))
-        self.batch, self.batch_bytes = [], 0
-        if len(self.pending) > 2 * self.workers:
-            self._collect()
-
-    def _collect(self) -> None:
-        block, num_resized = self.pending.popleft().result()
-        self.found.blocks.append(block)
-        self.found.num_resized += num_resized
-
-
-def _decode_all(batch: Sequence[tuple[str, bytes]], size: int) -> tuple[Pixels, int]:
-    """Decodes images to uint8 [N, 3, size, size]; also returns how many had another size."""
-    block = np.empty((len(batch), 3, size, size), np.uint8)
-    num_resized = 0
-    for place, (what, content) in zip(block, batch, strict=True):
-        image, resized = _decode(what, content, size)
-        place[...] = image.transpose(2, 0, 1)
-        num_resized += resized
-    return block, num_resized
 
 
 def _decode(what: str, content: bytes, size: int) -> tuple[Pixels, bool]:

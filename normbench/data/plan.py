@@ -36,9 +36,7 @@ class EpochPlan:
     mirrored: Tensor
 
 
-def epoch_plan(
-    *, seed: int, epoch: int, count: int, batch: int, pad: int, flip: bool
-) -> EpochPlan:
+def epoch_plan(*, seed: int, epoch: int, count: int, batch: int, pad: int, flip: bool) -> EpochPlan:
     """The plan of epoch ``epoch`` (from 0) of seed ``seed`` over ``count`` images."""
     # Seeds and epochs are small; the product with a large odd constant keeps the pairs apart.
     generator = torch.Generator().manual_seed(seed * 0x9E3779B1 + epoch + 1)
@@ -135,7 +133,7 @@ class Training:
             start: the first step wanted, from 0.
         """
         plan = self._plan(epoch)
-        # Chunks begin at fixed steps, so that a resumed epoch computes what an undisturbed one does.
+        # Chunks begin at fixed steps: a resumed epoch computes what an undisturbed one does.
         length = max(1, CHUNK // (self.batch * len(self.seeds)))
         for first in range(start - start % length, self.steps, length):
             images, labels = self._chunk(plan, slice(first, first + length))

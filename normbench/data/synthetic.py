@@ -20,6 +20,12 @@ from normbench.data.library import ImageSet, content_digest
 SIZE = 32
 TRAIN, TEST = 10_000, 2_000
 
+# How hard the images are to tell apart: with these, four epochs of the default network end between
+# 70 and 90 % depending on the norm and the batch, neither at chance nor at the ceiling.
+CONTRAST = 0.25  # the lowest contrast of an image
+NOISE = 0.18  # the highest deviation of a pixel
+SMALL, LARGE = 0.26, 0.46  # a shape's radius; 1 is half an image
+
 Array = NDArray[np.float64]
 
 
@@ -135,14 +141,9 @@ def _draw_part(labels: NDArray[np.int64], random: np.random.RandomState) -> NDAr
     return clipped
 
 
-CONTRAST = 0.3
-NOISE = 0.12
-SMALL, LARGE = 0.28, 0.5
-
-
 def _grid() -> tuple[Array, Array]:
     """Pixel centres from -1 to 1: x [1, 1, 32] and y [1, 32, 1]."""
-    axis = (np.arange(SIZE) + 0.5) * (2.0 / SIZE) - 1.0
+    axis: Array = (np.arange(SIZE, dtype=np.float64) + 0.5) * (2.0 / SIZE) - 1.0
     return axis[None, None, :], axis[None, :, None]
 
 
@@ -150,7 +151,9 @@ def _direction(uniform: Callable[..., Array]) -> tuple[Array, Array]:
     """A random direction without trigonometry, whose last bit differs between machines."""
     a, b = uniform(-1.0, 1.0, 1, 1), uniform(-1.0, 1.0, 1, 1)
     length = np.sqrt(a * a + b * b) + 1e-9
-    return a / length, b / length
+    cos: Array = a / length
+    sin: Array = b / length
+    return cos, sin
 
 
 def _place(
@@ -175,4 +178,5 @@ def _background(uniform: Callable[..., Array]) -> Array:
     x, y = _grid()
     a, b = _direction(uniform)
     slope = (a * x + b * y)[:, None]
-    return 0.5 + slope * uniform(-0.15, 0.15, 3, 1, 1)
+    picture: Array = 0.5 + slope * uniform(-0.15, 0.15, 3, 1, 1)
+    return picture

@@ -52,7 +52,7 @@ class ConvNetConfig(ModelConfig):
     width: int = 16
     """Channels of the first convolution; each further one has twice as many."""
 
-    paper: ClassVar[str] = "LeCun et al., Gradient-based learning applied to document recognition, 1998"
+    paper: ClassVar[str] = "after LeCun et al., Gradient-based learning, 1998"
 
     def __post_init__(self) -> None:
         if not 1 <= self.depth <= 5:

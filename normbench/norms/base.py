@@ -1,7 +1,7 @@
 """What every normalization layer has in common: its configuration and its shape checks.
 
-A norm takes ``[N, C]``, ``[N, C, L]``, ``[N, C, H, W]`` or ``[N, C, D, H, W]``. It fills a *slot*, that
-is, normalization followed by the activation, because some norms bring a nonlinearity of their own.
+A norm takes ``[N, C]``, ``[N, C, L]``, ``[N, C, H, W]`` or ``[N, C, D, H, W]``. It fills a *slot*:
+normalization followed by the activation, because some norms bring a nonlinearity of their own.
 """
 
 from abc import ABC, abstractmethod

@@ -130,9 +130,7 @@ class BatchNormConfig(NormConfig):
         if not 0 < self.momentum <= 1:
             raise UsageError(f"norm.momentum={self.momentum}: must be above 0 and at most 1")
 
-    def build(
-        self, channels: int, *, act: bool = True, norm_batch: int | None = None
-    ) -> BatchNorm:
+    def build(self, channels: int, *, act: bool = True, norm_batch: int | None = None) -> BatchNorm:
         return BatchNorm(
             channels,
             eps=self.eps,

@@ -137,9 +137,7 @@ class GroupNormConfig(NormConfig):
             )
         return best
 
-    def build(
-        self, channels: int, *, act: bool = True, norm_batch: int | None = None
-    ) -> GroupNorm:
+    def build(self, channels: int, *, act: bool = True, norm_batch: int | None = None) -> GroupNorm:
         return GroupNorm(
             channels, self.num_groups(channels), eps=self.eps, affine=self.affine, act=act
         )
@@ -174,9 +172,7 @@ class LayerNormConfig(NormConfig):
         " for images: Wu & He 2018, arXiv 1803.08494, equation 5"
     )
 
-    def build(
-        self, channels: int, *, act: bool = True, norm_batch: int | None = None
-    ) -> GroupNorm:
+    def build(self, channels: int, *, act: bool = True, norm_batch: int | None = None) -> GroupNorm:
         return GroupNorm(channels, 1, eps=self.eps, affine=self.affine, act=act)
 
     def reference(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
@@ -205,9 +201,7 @@ class InstanceNormConfig(NormConfig):
         " Stylization, 2016, arXiv 1607.08022, equation 4"
     )
 
-    def build(
-        self, channels: int, *, act: bool = True, norm_batch: int | None = None
-    ) -> GroupNorm:
+    def build(self, channels: int, *, act: bool = True, norm_batch: int | None = None) -> GroupNorm:
         return GroupNorm(channels, channels, eps=self.eps, affine=self.affine, act=act)
 
     def reference(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
