@@ -38,7 +38,7 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    """Imports the public names when they are asked for: the command line must not wait for torch."""
+    """Imports a public name when it is asked for: the command line must not wait for torch."""
     if name in _HOME:
         return getattr(import_module(_HOME[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -108,20 +108,20 @@ def norms(
 ) -> None:
     """Print the normalization layers, or one of them in detail."""
     with _one_line_errors():
-        from normbench import views
+        from normbench import catalog
         from normbench.display import Screen
 
-        views.show_norms(Screen(), name, figure)
+        catalog.show_norms(Screen(), name, figure)
 
 
 @data_app.command("list")
 def data_list() -> None:
     """List the data sets on this machine and those that can be fetched."""
     with _one_line_errors():
-        from normbench import views
+        from normbench import catalog
         from normbench.display import Screen
 
-        views.list_data(Screen())
+        catalog.list_data(Screen())
 
 
 @data_app.command("fetch")
@@ -136,14 +136,14 @@ def data_fetch(
 ) -> None:
     """Download a data set. This is the only command that uses the network."""
     with _one_line_errors():
-        from normbench import views
+        from normbench import catalog
         from normbench.data.fetching import fetch
         from normbench.display import Screen
 
         screen = Screen()
         with screen.working(name) as bar:
             imported = fetch(name, mirror=mirror, timeout=timeout, progress=bar.update)
-        views.show_imported(screen, imported)
+        catalog.show_imported(screen, imported)
 
 
 @data_app.command("import")
@@ -163,14 +163,14 @@ def data_import(
 ) -> None:
     """Bring your own images: then train on them with data=images data.name=NAME."""
     with _one_line_errors():
-        from normbench import views
+        from normbench import catalog
         from normbench.data.importing import import_images
         from normbench.display import Screen
 
         screen = Screen()
         with screen.working(path.name) as bar:
             imported = import_images(path, name, size=size, replace=replace, progress=bar.update)
-        views.show_imported(screen, imported)
+        catalog.show_imported(screen, imported)
 
 
 @data_app.command("verify")
@@ -181,10 +181,10 @@ def data_verify(
 ) -> None:
     """Check the data sets on this machine against their digests."""
     with _one_line_errors():
-        from normbench import views
+        from normbench import catalog
         from normbench.display import Screen
 
-        sound = views.verify_data(Screen(), name)
+        sound = catalog.verify_data(Screen(), name)
     if not sound:
         raise typer.Exit(1)
 

@@ -48,6 +48,9 @@ class Config:
     seeds: int = 1
     """How many seeds: ``seed``, ``seed``+1, …"""
 
+    stack: int | str = "auto"
+    """How many seeds are trained together as one network; auto: as many as is fastest here."""
+
     name: str = "default"
     """The name of the experiment: records go to ``RUNS/NAME``."""
 
@@ -68,6 +71,8 @@ class Config:
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise UsageError(f"{key}={value}: must be at least 1")
+        if self.stack != "auto" and not (isinstance(self.stack, int) and self.stack >= 1):
+            raise UsageError(f"stack={self.stack}: must be auto or a whole number from 1")
         if not 0 <= self.seed < 2**31:
             raise UsageError(f"seed={self.seed}: must be from 0 to 2147483647")
         if self.norm_batch is not None and self.batch % self.norm_batch:
@@ -98,12 +103,12 @@ class Config:
     def identity(self, images: ImageSet) -> dict[str, Any]:
         """Everything that can change a result, as plain values.
 
-        Left out are where and with what it runs (name, runs, device, threads) and which seeds: each
-        seed has a folder of its own. The data set enters by name and content, not by how it was
+        Left out are where and with what it runs (name, runs, device, threads, stack) and which seeds:
+        each seed has a folder of its own. The data set enters by name and content, not by how it was
         asked for, so that ``data=auto`` and ``data=cifar10`` share results where they are the same.
         """
         values = asdict(self)
-        for key in ("name", "runs", "device", "threads", "seed", "seeds"):
+        for key in ("name", "runs", "device", "threads", "seed", "seeds", "stack"):
             del values[key]
         del values["data"]["source"]
         values["data"] |= {"name": images.name, "sha256": images.sha256}

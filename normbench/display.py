@@ -154,11 +154,12 @@ class TrainingBar:
                 f"  {metrics.images_per_second:,.0f} img/s"
             )
             self._progress.update(self._task, completed=metrics.step, state=state)
-        if metrics.eval_accuracy is not None and metrics.eval_loss is not None:
+        if metrics.evaluation is not None:
             self._screen.line(
                 f"  {self._label}  epoch {metrics.epoch:.0f}/{self._epochs}"
                 f"  train loss {_mean(metrics.loss):.3f} acc {_mean(metrics.accuracy):.1%}"
-                f"  eval loss {_mean(metrics.eval_loss):.3f} acc {_mean(metrics.eval_accuracy):.1%}"
+                f"  eval loss {_mean(metrics.evaluation.loss):.3f}"
+                f" acc {_mean(metrics.evaluation.accuracy):.1%}"
                 f"  {metrics.images_per_second:,.0f} img/s"
             )
 

@@ -1,16 +1,11 @@
 """Runs a cell, from its configuration to its records: the composition root, read top to bottom."""
 
-import os
-import platform
 import shutil
-import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from enum import Enum
-from importlib.metadata import version
 from math import isfinite
 from pathlib import Path
-from subprocess import DEVNULL, CalledProcessError, check_output
 from typing import Any
 
 import torch
@@ -19,45 +14,25 @@ from safetensors.torch import save_file
 from torch import nn
 
 from normbench import records
+from normbench.cell import Cell
 from normbench.config import Config, Precision
-from normbench.data import ImageSet
+from normbench.crossover import seconds_per_replica
 from normbench.data.plan import Splits, Training, split
-from normbench.display import Screen, duration
+from normbench.display import Screen
+from normbench.environment import environment
 from normbench.errors import UsageError
-from normbench.inspection import check_statistics, layers
 from normbench.norms import Norm
 from normbench.records import DIVERGED, FINISHED, Result
+from normbench.stacking import Stack, StackError, stack, unstack
 from normbench.tracking import Tracker
-from normbench.training import Metrics, evaluate, norm_parameters, train
+from normbench.training import Evaluation, Metrics, evaluate, norm_parameters, train, training_step
+from normbench.views import show_header, show_results
 
+LARGEST_STACK = 16
+"""Automatic stacks stop here: beyond, memory grows and speed does not."""
 
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """A configuration together with the images it runs on: what is trained, and where it goes.
-
-    Attributes:
-        config: the configuration.
-        images: the data set.
-        digest: of everything that can change a result.
-        directory: ``RUNS/NAME/NORM-bBATCH-DIGEST``.
-    """
-
-    config: Config
-    images: ImageSet
-    digest: str
-    directory: Path
-
-    @classmethod
-    def of(cls, config: Config) -> "Cell":
-        """Loads the images and finds the cell's directory, which need not exist."""
-        images = config.data.load()
-        digest = config.digest(images)
-        folder = f"{config.norm.name}-b{config.batch}-{digest[:8]}"
-        return cls(config, images, digest, Path(config.runs) / config.name / folder)
-
-    def seed_folder(self, seed: int) -> Path:
-        """The folder of a seed's records."""
-        return self.directory / f"seed-{seed}"
+WORTHWHILE = 0.97
+"""What share of a solo step's time a stacked one may take at most to be chosen."""
 
 
 def run(config: Config, screen: Screen, *, fresh: bool = False) -> dict[str, Any]:
@@ -80,21 +55,20 @@ def run(config: Config, screen: Screen, *, fresh: bool = False) -> dict[str, Any
         torch.set_num_threads(config.threads)
     cell = Cell.of(config)
     splits = split(cell.images, config.data, device)
-    _check_fit(cell, splits)
-    _show_header(screen, cell, splits, device)
-    if fresh and cell.directory.exists():
-        shutil.rmtree(cell.directory)
-    _make_directory(cell, device)
+    cell.check_fit(splits)
+    show_header(screen, cell, splits, device)
+    _make_directory(cell, device, fresh=fresh)
 
     done = {result.seed for result in records.read_results(cell.directory)}
     pending = [seed for seed in config.all_seeds if seed not in done]
-    for seed in set(config.all_seeds) - set(pending):
-        screen.line(f"  seed {seed} is there already (--fresh trains it again)", style="dim")
-    for seed in pending:
-        _train_replicas(cell, splits, [seed], device, screen)
+    if len(pending) < config.seeds:
+        there = ", ".join(str(seed) for seed in config.all_seeds if seed in done)
+        screen.line(f"  already trained: seed {there} (--fresh trains again)", style="dim")
+    for seeds in _batches_of_seeds(cell, splits, pending, device, screen):
+        _train_together(cell, splits, seeds, device, screen)
 
     summary = write_summary(cell)
-    _show_results(screen, cell)
+    show_results(screen, cell)
     return summary
 
 
@@ -118,30 +92,14 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def build_model(config: Config, classes: int, seed: int) -> nn.Module:
-    """The network of one seed, at its start."""
-    generator = torch.Generator().manual_seed(seed)
-    return config.model.build(config.norm_builder(), classes, generator)
-
-
-def _check_fit(cell: Cell, splits: Splits) -> None:
-    config = cell.config
-    if config.batch > len(splits.train):
-        raise UsageError(
-            f"batch={config.batch}: larger than the {len(splits.train):,} training images of"
-            f" {cell.images.name}; at most {len(splits.train)}"
-        )
-    model = build_model(config, len(cell.images.classes), config.seed)
-    check_statistics(layers(model, splits.test.size), config.norm_batch or config.batch)
-
-
-def _make_directory(cell: Cell, device: torch.device) -> None:
+def _make_directory(cell: Cell, device: torch.device, *, fresh: bool) -> None:
     try:
+        if fresh and cell.directory.exists():
+            shutil.rmtree(cell.directory)
         cell.directory.mkdir(parents=True, exist_ok=True)
-        plain = {"data_name": cell.images.name, "data_sha256": cell.images.sha256}
         text = yaml.safe_dump(_plain(asdict(cell.config)), sort_keys=False, allow_unicode=True)
         records.write_text(cell.directory / "config.yaml", text)
-        records.write_json(cell.directory / "environment.json", environment(device) | plain)
+        records.write_json(cell.directory / "environment.json", environment(device))
     except OSError as error:
         raise UsageError(
             f"runs={cell.config.runs}: cannot write to {cell.directory}: {error.strerror};"
@@ -149,63 +107,157 @@ def _make_directory(cell: Cell, device: torch.device) -> None:
         ) from None
 
 
-def _train_replicas(
+def _plain(value: Any) -> Any:
+    """Plain YAML values: enumerations by value, containers copied."""
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, list) else value
+
+
+@dataclass(frozen=True, slots=True)
+class _Setup:
+    """What the training loop needs for some seeds: a network or a stack of them."""
+
+    model: nn.Module
+    training: Training
+    optimizer: torch.optim.SGD
+    autocast: bool
+
+    @classmethod
+    def of(cls, cell: Cell, splits: Splits, seeds: Sequence[int], device: torch.device) -> "_Setup":
+        """Builds the networks of ``seeds``, stacked where there are several.
+
+        Raises:
+            StackError: there are several, and they cannot be stacked.
+        """
+        config = cell.config
+        model = cell.build_model(seeds[0]) if len(seeds) == 1 else _stack(cell, seeds)
+        model = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return cls(
+            model=model,
+            training=Training(splits.train, seeds=seeds, batch=config.batch, flip=config.data.flip),
+            optimizer=config.optim.build(model, norm_parameters(model, [Norm])),
+            autocast=config.precision is Precision.bf16,
+        )
+
+
+def _stack(cell: Cell, seeds: Sequence[int]) -> Stack:
+    """The networks of ``seeds`` as one, proved on random images of the data set's size."""
+    generator = torch.Generator().manual_seed(0)
+    example = torch.randn(4, *cell.images.test_images.shape[1:], generator=generator)
+    return stack([cell.build_model(seed) for seed in seeds], example)
+
+
+def _batches_of_seeds(
+    cell: Cell, splits: Splits, seeds: Sequence[int], device: torch.device, screen: Screen
+) -> list[list[int]]:
+    """Divides ``seeds`` into those that are trained together."""
+    wanted = cell.config.stack
+    if len(seeds) < 2 or wanted == 1:
+        return [[seed] for seed in seeds]
+    try:
+        size = wanted if isinstance(wanted, int) else _fastest(cell, splits, seeds, device, screen)
+        size = min(size, len(seeds))
+        if size > 1:
+            _stack(cell, seeds[:2])
+    except StackError as error:
+        screen.line(f"  the seeds are trained one after another: {error}")
+        size = 1
+    parts = -(-len(seeds) // size)
+    return [list(seeds[start::parts]) for start in range(parts)]
+
+
+def _fastest(
+    cell: Cell, splits: Splits, seeds: Sequence[int], device: torch.device, screen: Screen
+) -> int:
+    """The number of seeds to stack that trains one seed's step in the least time here."""
+    sizes = {size for size in (2, 4, 8, LARGEST_STACK) if size <= len(seeds)}
+    sizes |= {1, min(len(seeds), LARGEST_STACK)}
+
+    def stepper(size: int) -> Callable[[], None]:
+        setup = _Setup.of(cell, splits, seeds[:size], device)
+        batches = setup.training.endless()
+
+        def step() -> None:
+            images, labels = next(batches)
+            losses, _ = training_step(setup.model, setup.optimizer, images, labels)
+            losses.sum().item()
+
+        return step
+
+    with screen.working("measuring how many seeds to train together") as bar:
+        times = seconds_per_replica(stepper, sorted(sizes), bar.update)
+    best = min(times, key=lambda size: times[size])
+    if times[best] > WORTHWHILE * times[1]:
+        best = 1
+    told = ", ".join(f"{size}: {1e3 * value:.2f} ms" for size, value in sorted(times.items()))
+    screen.line(f"  a step and seed takes, by seeds trained together: {told}", style="dim")
+    return best
+
+
+def _train_together(
     cell: Cell, splits: Splits, seeds: Sequence[int], device: torch.device, screen: Screen
 ) -> None:
-    """Trains ``seeds`` together and writes each one's records."""
+    """Trains ``seeds`` as one network and writes each one's records."""
     config = cell.config
-    (seed,) = seeds
-    model = build_model(config, len(cell.images.classes), seed)
-    model = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    training = Training(splits.train, seeds=seeds, batch=config.batch, flip=config.data.flip)
-    optimizer = config.optim.build(model, norm_parameters(model, [Norm]))
-    autocast = config.precision is Precision.bf16
+    setup = _Setup.of(cell, splits, seeds, device)
     trackers = [_open_tracker(cell, seed) for seed in seeds]
-    label = _label(seeds)
+    label = f"seed {seeds[0]}" if len(seeds) == 1 else "seeds " + ", ".join(map(str, seeds))
+    steps = config.epochs * setup.training.steps
     seconds = 0.0
-    with screen.training(label, steps=config.epochs * training.steps, epochs=config.epochs) as bar:
-        for metrics in train(
-            model,
-            training,
-            optimizer,
-            config.optim,
-            epochs=config.epochs,
-            evaluation=splits.validation or splits.test,
-            autocast=autocast,
-        ):
-            for replica, tracker in enumerate(trackers):
-                log(tracker, metrics, replica)
-            bar.update(metrics)
-            seconds += metrics.seconds
-    for tracker in trackers:
-        tracker.close()
+    try:
+        with screen.training(label, steps=steps, epochs=config.epochs) as bar:
+            for metrics in train(
+                setup.model,
+                setup.training,
+                setup.optimizer,
+                config.optim,
+                epochs=config.epochs,
+                evaluation=splits.validation or splits.test,
+                autocast=setup.autocast,
+            ):
+                for replica, tracker in enumerate(trackers):
+                    _log(tracker, metrics, replica)
+                seconds += metrics.seconds
+                bar.update(metrics)
+    finally:
+        for tracker in trackers:
+            tracker.close()
 
-    test_loss, test_accuracy = evaluate(model, splits.test, replicas=len(seeds), autocast=autocast)
+    test = evaluate(setup.model, splits.test, replicas=len(seeds), autocast=setup.autocast)
+    networks = unstack(setup.model) if isinstance(setup.model, Stack) else [setup.model]
     for replica, seed in enumerate(seeds):
         folder = cell.seed_folder(seed)
-        diverged_at = metrics.diverged[replica]
-        finished = diverged_at is None
-        _save_weights(model, folder)
-        records.write_result(
-            folder,
-            Result(
-                seed=seed,
-                status=FINISHED if finished else DIVERGED,
-                test_accuracy=test_accuracy[replica] if finished else None,
-                test_loss=test_loss[replica] if finished else None,
-                val_accuracy=(
-                    metrics.eval_accuracy[replica]
-                    if finished and splits.validation is not None and metrics.eval_accuracy
-                    else None
-                ),
-                train_loss=metrics.loss[replica] if isfinite(metrics.loss[replica]) else None,
-                epochs=metrics.epoch,
-                steps=metrics.step,
-                seconds=seconds / len(seeds),
-                images_per_second=metrics.step * config.batch * len(seeds) / seconds,
-                diverged_at=diverged_at,
-            ),
-        )
+        _save_weights(networks[replica], folder)
+        result = _result(seed, replica, metrics, test, seconds / len(seeds), config.batch)
+        if splits.validation is not None and metrics.evaluation is not None:
+            result = replace(result, val_accuracy=metrics.evaluation.accuracy[replica])
+        records.write_result(folder, result)
+
+
+def _result(
+    seed: int, replica: int, metrics: Metrics, test: Evaluation, seconds: float, batch: int
+) -> Result:
+    """How one replica ended; ``metrics`` are the last ones of training."""
+    loss, diverged_at = test.loss[replica], metrics.diverged[replica]
+    if diverged_at is None and not isfinite(loss):
+        diverged_at = metrics.step
+    finished = diverged_at is None
+    train_loss = metrics.loss[replica]
+    return Result(
+        seed=seed,
+        status=FINISHED if finished else DIVERGED,
+        test_accuracy=test.accuracy[replica] if finished else None,
+        test_loss=loss if finished else None,
+        train_loss=train_loss if isfinite(train_loss) else None,
+        epochs=metrics.epoch,
+        steps=metrics.step,
+        seconds=seconds,
+        images_per_second=metrics.step * batch / seconds,
+        diverged_at=diverged_at,
+    )
 
 
 def _open_tracker(cell: Cell, seed: int) -> Tracker:
@@ -227,7 +279,7 @@ def _open_tracker(cell: Cell, seed: int) -> Tracker:
     )
 
 
-def log(tracker: Tracker, metrics: Metrics, replica: int) -> None:
+def _log(tracker: Tracker, metrics: Metrics, replica: int) -> None:
     """Records one replica's share of ``metrics``."""
     values = {
         "train/loss": metrics.loss[replica],
@@ -235,11 +287,9 @@ def log(tracker: Tracker, metrics: Metrics, replica: int) -> None:
         "train/learning_rate": metrics.learning_rate,
         "train/images_per_second": metrics.images_per_second,
     }
-    if metrics.eval_loss is not None and metrics.eval_accuracy is not None:
-        values = {
-            "eval/loss": metrics.eval_loss[replica],
-            "eval/accuracy": metrics.eval_accuracy[replica],
-        }
+    if metrics.evaluation is not None:
+        values["eval/loss"] = metrics.evaluation.loss[replica]
+        values["eval/accuracy"] = metrics.evaluation.accuracy[replica]
     tracker.log(metrics.step, metrics.epoch, values)
 
 
@@ -251,7 +301,7 @@ def _save_weights(model: nn.Module, folder: Path) -> None:
 def write_summary(cell: Cell) -> dict[str, Any]:
     """Writes ``summary.json`` from the results of all seeds that are there, and returns it."""
     config = cell.config
-    summary = {
+    summary: dict[str, Any] = {
         "norm": config.norm.name,
         "batch": config.batch,
         "norm_batch": config.norm_batch or config.batch,
@@ -262,110 +312,3 @@ def write_summary(cell: Cell) -> dict[str, Any]:
     }
     records.write_json(cell.directory / "summary.json", summary)
     return summary
-
-
-def environment(device: torch.device) -> dict[str, Any]:
-    """On what a run runs: versions and machine, nothing from the environment's variables."""
-    packages = ("normbench", "torch", "hydra-core", "omegaconf", "tensorboard", "numpy")
-    return {
-        "python": platform.python_version(),
-        "packages": {package: version(package) for package in packages},
-        "system": platform.platform(),
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "device": str(device),
-        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
-        "commit": _commit(),
-    }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor())
-
-
-def _commit() -> str | None:
-    """The commit of the source tree this runs from, if it is one."""
-    source = Path(__file__).parent
-    if not (source.parent / ".git").exists():
-        return None
-    try:
-        command = ["git", "-C", str(source), "rev-parse", "HEAD"]
-        return check_output(command, text=True, stderr=DEVNULL).strip()
-    except (OSError, CalledProcessError):
-        return None
-
-
-def _plain(value: Any) -> Any:
-    """Plain YAML values: enumerations by value, containers copied."""
-    if isinstance(value, Enum):
-        return value.value
-    if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
-    return [_plain(inner) for inner in value] if isinstance(value, list) else value
-
-
-def _label(seeds: Sequence[int]) -> str:
-    return f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]}-{seeds[-1]}"
-
-
-def _show_header(screen: Screen, cell: Cell, splits: Splits, device: torch.device) -> None:
-    config, images = cell.config, cell.images
-    steps = len(splits.train) // config.batch
-    where = f"{config.precision.value} on {device}"
-    if device.type == "cpu":
-        where += f", {torch.get_num_threads()} threads"
-    data = (
-        f"{images.name}: {len(splits.train):,} training and {len(splits.test):,} test images,"
-        f" {len(images.classes)} classes"
-    )
-    if config.data.source == "auto" and images.name == "synthetic":
-        data += "\n(built in; for CIFAR-10: normbench data fetch cifar10, or"
-        data += " normbench data import PATH --name cifar10)"
-    screen.facts(
-        f"{config.norm.title}, batch {config.batch}, {config.model.title}",
-        [
-            ("data", data),
-            ("steps", f"{config.epochs} epochs of {steps:,}"),
-            ("rate", f"{config.optim.peak(config.batch):.4g} at its peak"),
-            ("seeds", ", ".join(map(str, config.all_seeds))),
-            ("where", where),
-            ("files", str(cell.directory)),
-        ],
-    )
-
-
-def _show_results(screen: Screen, cell: Cell) -> None:
-    config = cell.config
-    results = records.read_results(cell.directory)
-    rows = [
-        (
-            f"seed {r.seed}",
-            r.status if r.diverged_at is None else f"{r.status} at step {r.diverged_at:,}",
-            "-" if r.test_accuracy is None else f"{r.test_accuracy:.2%}",
-            "-" if r.test_loss is None else f"{r.test_loss:.4f}",
-            "-" if r.train_loss is None else f"{r.train_loss:.4f}",
-            f"{r.images_per_second:,.0f}",
-            duration(r.seconds),
-        )
-        for r in results
-    ]
-    summary = records.summarize(results)
-    if summary["test_accuracy_ci95"] is not None:
-        low, high = summary["test_accuracy_ci95"]
-        mean = summary["test_accuracy_mean"]
-        rows.append(("mean", "95 % interval", f"{mean:.2%}", f"{low:.2%}", f"{high:.2%}", "", ""))
-    screen.table(
-        f"{config.norm.name}, batch {config.batch}, {config.model.title} on {cell.images.name}",
-        ("", "status", "test accuracy", "test loss", "train loss", "images/s", "time"),
-        rows,
-    )
-    screen.line(f"files: {cell.directory}")
-    arguments = "" if config.runs == "runs" else f" {config.runs}"
-    screen.line(f"curves: normbench tensorboard{arguments}")
-    sys.stdout.flush()

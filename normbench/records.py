@@ -39,12 +39,12 @@ class Result:
     status: str
     test_accuracy: float | None
     test_loss: float | None
-    val_accuracy: float | None
     train_loss: float | None
     epochs: float
     steps: int
     seconds: float
     images_per_second: float
+    val_accuracy: float | None = None
     diverged_at: int | None = None
     error: str | None = None
 

@@ -5,8 +5,7 @@ Both work on one network or on a stack of K of them: images are [N, K·3, H, W],
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from math import isfinite
+from dataclasses import dataclass, replace
 from time import perf_counter
 
 import torch
@@ -21,6 +20,14 @@ EVALUATION_BATCH = 250
 
 
 @dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Mean cross-entropy and accuracy (0..1) over a set of images, one of each a replica."""
+
+    loss: list[float]
+    accuracy: list[float]
+
+
+@dataclass(frozen=True, slots=True)
 class Metrics:
     """What is known after some steps; every list has one number a replica.
 
@@ -30,10 +37,10 @@ class Metrics:
         loss: mean training loss over the steps since the last record; not finite once diverged.
         accuracy: training accuracy over the same steps, 0..1, on augmented images.
         learning_rate: of the last step.
-        seconds: spent on training since the last record.
-        images_per_second: training images of all replicas together, without evaluation.
+        seconds: spent on training since the last record, without evaluation.
+        images_per_second: training images of all replicas together over ``seconds``.
         diverged: for each replica the first step with a loss that is not finite, or None.
-        eval_loss, eval_accuracy: at the end of an epoch; None in between.
+        evaluation: at the end of an epoch; None in between.
     """
 
     step: int
@@ -44,32 +51,43 @@ class Metrics:
     seconds: float
     images_per_second: float
     diverged: list[int | None]
-    eval_loss: list[float] | None = None
-    eval_accuracy: list[float] | None = None
+    evaluation: Evaluation | None = None
 
 
 class _Window:
     """The losses and logits since the last record, kept on the device until it is time to look."""
 
-    def __init__(self, replicas: int) -> None:
-        self.replicas = replicas
+    def __init__(self) -> None:
         self.losses: list[Tensor] = []
         self.logits: list[Tensor] = []
         self.labels: list[Tensor] = []
         self.start = perf_counter()
 
-    def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+    def add(self, losses: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Takes a step's losses [K], logits [N, K, classes] and labels [N, K]."""
-        self.losses.append(loss.detach())
-        self.logits.append(logits.detach())
+        self.losses.append(losses)
+        self.logits.append(logits)
         self.labels.append(labels)
 
-    def read(self) -> tuple[Tensor, Tensor, float]:
-        """Losses [steps, K], hits [K], both on the CPU (this waits for the device), and seconds."""
+    def read(
+        self, step: int, training: Training, rate: float, diverged: Sequence[int | None]
+    ) -> Metrics:
+        """The window's metrics; this waits for the device."""
         losses = torch.stack(self.losses).cpu()
         correct = torch.stack(self.logits).argmax(-1) == torch.stack(self.labels)
         hits = correct.sum((0, 1)).cpu()
-        return losses, hits, perf_counter() - self.start
+        seconds = perf_counter() - self.start
+        seen = len(losses) * training.batch
+        return Metrics(
+            step=step,
+            epoch=step / training.steps,
+            loss=losses.mean(0).tolist(),
+            accuracy=(hits / seen).tolist(),
+            learning_rate=rate,
+            seconds=seconds,
+            images_per_second=seen * len(training.seeds) / seconds,
+            diverged=_note_divergence(diverged, losses, step),
+        )
 
 
 def train(
@@ -82,10 +100,10 @@ def train(
     evaluation: Split,
     autocast: bool = False,
 ) -> Iterator[Metrics]:
-    """Trains ``model`` in place, yielding metrics some fifty times an epoch and at its end.
+    """Trains ``model`` in place, yielding metrics some fifty times an epoch.
 
-    Ends early when every replica has diverged; a replica that has diverged is not stopped while
-    others go on, and cannot touch them.
+    The last metrics of an epoch carry its evaluation. Training ends early when every replica has
+    diverged; one that has diverged is not stopped while others go on, and cannot touch them.
 
     Args:
         model: maps [N, K·3, H, W] to [N, K·classes].
@@ -100,61 +118,62 @@ def train(
     total = epochs * training.steps
     interval = max(1, training.steps // LOGS_PER_EPOCH)
     diverged: list[int | None] = [None] * replicas
-    device_type = training.split.pixels.device.type
     step = 0
     for epoch in range(epochs):
         model.train()
-        window = _Window(replicas)
+        window = _Window()
         for images, labels in training.epoch(epoch):
             rate = optim.rate(step, total, training.batch)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            with torch.autocast(device_type, torch.bfloat16, enabled=autocast):
-                logits = model(images).float().unflatten(1, (replicas, -1))
-            losses = replica_losses(logits, labels, optim.label_smoothing)
-            # Summed, not averaged: each replica gets exactly the gradient it would get alone.
-            losses.sum().backward()
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            step += 1
-            window.add(losses, logits, labels)
-            in_epoch = step - epoch * training.steps
-            if in_epoch % interval and in_epoch < training.steps:
-                continue
-            losses_seen, hits, seconds = window.read()
-            _note_divergence(diverged, losses_seen, step)
-            metrics = Metrics(
-                step=step,
-                epoch=step / training.steps,
-                loss=losses_seen.mean(0).tolist(),
-                accuracy=(hits / (len(losses_seen) * training.batch)).tolist(),
-                learning_rate=rate,
-                seconds=seconds,
-                images_per_second=len(losses_seen) * training.batch * replicas / seconds,
-                diverged=list(diverged),
+            losses, logits = training_step(
+                model, optimizer, images, labels, optim.label_smoothing, autocast=autocast
             )
-            if None not in diverged:
-                yield metrics
+            window.add(losses, logits, labels)
+            step += 1
+            at_end = step == (epoch + 1) * training.steps
+            if not at_end and (step - epoch * training.steps) % interval:
+                continue
+            metrics = window.read(step, training, rate, diverged)
+            window = _Window()
+            dead = None not in metrics.diverged
+            if at_end and not dead:
+                held = evaluate(model, evaluation, replicas=replicas, autocast=autocast)
+                metrics = replace(metrics, evaluation=held)
+            diverged = metrics.diverged
+            yield metrics
+            if dead:
                 return
-            if in_epoch < training.steps:
-                yield metrics
-                window = _Window(replicas)
-        loss, accuracy = evaluate(model, evaluation, replicas=replicas, autocast=autocast)
-        for replica, value in enumerate(loss):
-            if not isfinite(value) and diverged[replica] is None:
-                diverged[replica] = step
-        yield Metrics(
-            step=step,
-            epoch=epoch + 1.0,
-            loss=metrics.loss,
-            accuracy=metrics.accuracy,
-            learning_rate=metrics.learning_rate,
-            seconds=seconds,
-            images_per_second=metrics.images_per_second,
-            diverged=list(diverged),
-            eval_loss=loss,
-            eval_accuracy=accuracy,
-        )
+
+
+def training_step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    images: Tensor,
+    labels: Tensor,
+    label_smoothing: float = 0.0,
+    *,
+    autocast: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """One step on images [N, K·3, H, W] and labels [N, K].
+
+    Returns:
+        The replicas' losses [K] before the step, and their logits [N, K, classes].
+    """
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=autocast):
+        logits = split_replicas(model(images), labels.shape[1])
+    losses = replica_losses(logits, labels, label_smoothing)
+    # Summed, not averaged: each replica gets exactly the gradient it would get alone.
+    losses.sum().backward()
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return losses.detach(), logits.detach()
+
+
+def split_replicas(output: Tensor, replicas: int) -> Tensor:
+    """A network's output [N, K·classes] as logits [N, K, classes], in float32 if it was less."""
+    logits = output.view(len(output), replicas, -1)
+    return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
 
 
 def replica_losses(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
@@ -166,20 +185,22 @@ def replica_losses(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0)
     return losses.view(n, replicas).mean(0)
 
 
-def _note_divergence(diverged: list[int | None], losses: Tensor, step: int) -> None:
-    """Enters the first step whose loss is not finite; ``losses`` [steps, K] end at ``step``."""
+def _note_divergence(diverged: Sequence[int | None], losses: Tensor, step: int) -> list[int | None]:
+    """Adds each replica's first loss that is not finite; ``losses`` [steps, K] end at ``step``."""
+    noted = list(diverged)
     bad = ~losses.isfinite()
     for replica in bad.any(0).nonzero().flatten().tolist():
-        if diverged[replica] is None:
+        if noted[replica] is None:
             first = int(bad[:, replica].int().argmax())
-            diverged[replica] = step - len(losses) + first + 1
+            noted[replica] = step - len(losses) + first + 1
+    return noted
 
 
 @torch.inference_mode()
 def evaluate(
     model: nn.Module, split: Split, *, replicas: int = 1, autocast: bool = False
-) -> tuple[list[float], list[float]]:
-    """Mean cross-entropy and accuracy (0..1) over ``split``, one of each a replica.
+) -> Evaluation:
+    """Evaluates ``model``, or each replica of a stack, on ``split``.
 
     The model is in evaluation mode meanwhile and in its former mode afterwards.
     """
@@ -193,13 +214,13 @@ def evaluate(
             stacked = images.repeat(1, replicas, 1, 1)
             stacked = stacked.contiguous(memory_format=torch.channels_last)
             with torch.autocast(device_type, torch.bfloat16, enabled=autocast):
-                logits = model(stacked).float().unflatten(1, (replicas, -1))
+                logits = split_replicas(model(stacked), replicas)
             wanted = labels[:, None].expand(-1, replicas)
             losses.append(replica_losses(logits, wanted) * len(labels))
             hits.append((logits.argmax(-1) == wanted).sum(0))
         loss = torch.stack(losses).sum(0) / len(split)
         accuracy = torch.stack(hits).sum(0) / len(split)
-        return loss.tolist(), accuracy.tolist()
+        return Evaluation(loss.tolist(), accuracy.tolist())
     finally:
         model.train(was_training)
 

@@ -1,31 +1,22 @@
-"""What the commands print that train nothing: the network, the norms, the data sets."""
+"""What a person reads about a cell: its network, what will run, how it ended."""
 
-from dataclasses import fields
-from pathlib import Path
-
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from normbench import records
+from normbench.cell import Cell
 from normbench.config import Config
-from normbench.cubes import CubeSpec, cube_figure, cube_text
-from normbench.data import DATA, library
-from normbench.data.fetching import SOURCES
-from normbench.data.importing import Imported
+from normbench.data.plan import Splits
 from normbench.display import Screen, duration
-from normbench.errors import UsageError
-from normbench.experiment import build_model
 from normbench.inspection import LayerInfo, layers
-from normbench.norms import NORMS, NormConfig
 from normbench.norms.group import GroupNormConfig
 
 
 def show_layers(screen: Screen, config: Config) -> None:
     """Prints the network of ``config``, layer by layer, with totals."""
-    images = config.data.load()
-    model = build_model(config, len(images.classes), config.seed)
+    cell = Cell.of(config)
+    images = cell.images
     height, width = images.test_images.shape[2:]
-    infos = layers(model, (height, width))
+    infos = layers(cell.build_model(config.seed), (height, width))
     screen.table(
         f"{config.model.title}, {config.norm.name} norm, {images.name}, batch {config.batch}",
         ("layer", "output", "averages over", "G", "C/G", "params", "MFLOPs", "batch-dependent"),
@@ -70,155 +61,63 @@ def _degenerate(info: LayerInfo, config: Config) -> str | None:
     if norm.num_groups == 1:
         return f"with one group for {norm.channels} channels, group norm is layer norm"
     if norm.num_groups == norm.channels:
-        return (
-            f"with one channel a group at {norm.channels} channels, group norm is instance norm"
-        )
+        return f"with one channel a group at {norm.channels} channels, group norm is instance norm"
     return None
 
 
-def show_norms(screen: Screen, name: str | None, figure: Path | None) -> None:
-    """Prints the zoo, or one norm in detail; draws what is averaged where ``figure`` asks for it.
-
-    Raises:
-        UsageError: there is no norm of that name, or the figure cannot be written.
-    """
-    if name is not None and name not in NORMS:
-        raise UsageError(f"norm {name}: unknown (choose from {', '.join(sorted(NORMS))})")
-    if name is None:
-        screen.table(
-            "Normalization layers",
-            ("name", "one mean runs over", "batch-dependent", "paper"),
-            [
-                (key, cls.axes, "yes" if cls.batch_dependent else "no", cls.paper)
-                for key, cls in NORMS.items()
-            ],
-        )
-        screen.line("normbench norms NAME: formula, picture of the averaged axes, defaults, paper")
-    else:
-        _show_norm(screen, NORMS[name]())  # type: ignore[call-arg]
-    if figure is not None:
-        chosen = ["batch", "layer", "instance", "group"] if name is None else [name]
-        cube_figure({key: _cube(key) for key in chosen}, figure)
-        screen.line(f"picture: {figure}")
-
-
-def _show_norm(screen: Screen, norm: NormConfig) -> None:
-    screen.line(norm.title, style="bold")
-    screen.line("")
-    for line in norm.formula.splitlines():
-        screen.line(f"  {line}")
-    screen.line("")
-    encoding = (screen.console.encoding or "ascii").lower()
-    picture = cube_text(
-        shared_with_first(norm.name),
-        color=screen.console.is_terminal and not screen.console.no_color,
-        ascii=not encoding.startswith("utf"),
+def show_header(screen: Screen, cell: Cell, splits: Splits, device: torch.device) -> None:
+    """Prints what will run, on which images, where, and where its records go."""
+    config, images = cell.config, cell.images
+    steps = len(splits.train) // config.batch
+    where = f"{config.precision.value} on {device}"
+    if device.type == "cpu":
+        where += f", {torch.get_num_threads()} threads"
+    data = (
+        f"{images.name}: {len(splits.train):,} training and {len(splits.test):,} test images,"
+        f" {len(images.classes)} classes"
     )
-    for line in picture.splitlines():
-        screen.ansi(f"  {line}")
-    screen.line("")
-    defaults = {f.name: getattr(norm, f.name) for f in fields(norm) if f.name != "name"}
+    if config.data.source == "auto" and images.name == "synthetic":
+        data += "\n(built in; for CIFAR-10: normbench data fetch cifar10, or"
+        data += " normbench data import PATH --name cifar10)"
     screen.facts(
-        "",
+        f"{config.norm.title}, batch {config.batch}, {config.model.title}",
         [
-            ("one mean runs over", norm.axes),
-            ("output depends on the batch", "in training" if norm.batch_dependent else "no"),
-            ("defaults", "  ".join(f"norm.{key}={_value(v)}" for key, v in defaults.items())),
-            ("paper", norm.paper),
+            ("data", data),
+            ("steps", f"{config.epochs} epochs of {steps:,}"),
+            ("rate", f"{config.optim.peak(config.batch):.4g} at its peak"),
+            ("seeds", ", ".join(map(str, config.all_seeds))),
+            ("where", where),
+            ("files", str(cell.directory)),
         ],
     )
 
 
-def _value(value: object) -> str:
-    return {None: "null", True: "true", False: "false"}.get(value, str(value))  # type: ignore[call-overload,no-any-return]
-
-
-def _cube(name: str) -> CubeSpec:
-    cls = NORMS[name]
-    axes = f"{cls.axes}, G = 2" if name == "group" else cls.axes
-    return CubeSpec(title=cls.title, subtitle=axes, shared=shared_with_first(name))
-
-
-def shared_with_first(name: str) -> NDArray[np.bool_]:
-    """Which values share a mean with the first one: bool [N, C, H·W], all False without a norm.
-
-    It is read off the norm's definition: the values on which the first output depends.
-    """
-    norm = NORMS[name]() if name != "group" else GroupNormConfig(groups=2)  # type: ignore[call-arg]
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(6, 6, 2, 2, dtype=torch.float64, generator=generator, requires_grad=True)
-    norm.reference(x, None, None)[0, 0, 0, 0].backward()
-    assert x.grad is not None
-    shared: NDArray[np.bool_] = (x.grad != 0).flatten(2).numpy()
-    return shared if shared.sum() > 1 else np.zeros_like(shared)
-
-
-def list_data(screen: Screen) -> None:
-    """Prints the sources of images, and the data sets on this machine."""
-    entries = library.available()
-    screen.table(
-        f"Data sets in {library.root()}",
-        ("name", "training", "test", "size", "classes", "MB", "from", "sha256"),
-        [
-            (e.name, "damaged:", e.damage, "", "", f"{e.num_bytes / 1e6:.0f}", "", "")
-            if e.damage is not None
-            else (
-                e.name,
-                f"{e.num_train:,}",
-                f"{e.num_test:,}",
-                "×".join(map(str, e.image_size)),
-                str(len(e.classes)),
-                f"{e.num_bytes / 1e6:.0f}",
-                e.source,
-                e.sha256[:8],
-            )
-            for e in entries
-        ],
-    )
-    names = {entry.name for entry in entries}
-    for key, cls in DATA.items():
-        missing = f"  (normbench data fetch {key})" if key in SOURCES and key not in names else ""
-        screen.line(f"data={key:<10} {cls.about}{missing}")
-
-
-def show_imported(screen: Screen, imported: Imported) -> None:
-    """Prints what an import or a download brought, and how to use it."""
-    entry = imported.entry
-    facts = [
-        ("images", f"{entry.num_train:,} training, {entry.num_test:,} test"),
+def show_results(screen: Screen, cell: Cell) -> None:
+    """Prints a line a seed, their mean, and where the records are."""
+    config = cell.config
+    results = records.read_results(cell.directory)
+    rows = [
         (
-            "classes",
-            f"{len(entry.classes)}: {', '.join(entry.classes[:10])}"
-            + (", …" if len(entry.classes) > 10 else ""),
-        ),
-        ("size", "×".join(map(str, entry.image_size))),
-        ("sha256", entry.sha256),
-        ("file", str(entry.path)),
-        ("took", duration(imported.seconds)),
+            f"seed {r.seed}",
+            r.status if r.diverged_at is None else f"{r.status} at step {r.diverged_at:,}",
+            "-" if r.test_accuracy is None else f"{r.test_accuracy:.2%}",
+            "-" if r.test_loss is None else f"{r.test_loss:.4f}",
+            "-" if r.train_loss is None else f"{r.train_loss:.4f}",
+            f"{r.images_per_second:,.0f}",
+            duration(r.seconds),
+        )
+        for r in results
     ]
-    if imported.num_resized:
-        facts.append(("resized", f"{imported.num_resized:,} images"))
-    if imported.made_test_split:
-        facts.append(("test set", "there was none: a sixth of each class, chosen by file name"))
-    if imported.num_ignored:
-        facts.append(("ignored", f"{imported.num_ignored:,} files that are no images"))
-    screen.facts(f"{entry.name}: {'was there already' if imported.existed else 'imported'}", facts)
-    own = entry.name not in SOURCES
-    use = f"data=images data.name={entry.name}" if own else f"data={entry.name}"
-    screen.line(f"train on it: normbench run norm=group batch=2 {use}")
-
-
-def verify_data(screen: Screen, name: str | None) -> bool:
-    """Checks one data set or all against their digests; returns whether all are sound."""
-    names = [name] if name is not None else [entry.name for entry in library.available()]
-    if not names:
-        screen.line("no data sets on this machine; normbench data list says how to get some")
-    sound = True
-    for each in names:
-        try:
-            entry = library.verify(each)
-            screen.line(f"{each}: sound, sha256 {entry.sha256}")
-        except UsageError as error:
-            sound = False
-            screen.line(str(error))
-    return sound
+    summary = records.summarize(results)
+    if summary["test_accuracy_ci95"] is not None:
+        mean, (low, high) = summary["test_accuracy_mean"], summary["test_accuracy_ci95"]
+        row = ("mean", "95 % interval", f"{mean:.2%} ± {(high - low) / 2:.2%}", "", "", "", "")
+        rows.append(row)
+    screen.table(
+        f"{config.norm.name}, batch {config.batch}, {config.model.title} on {cell.images.name}",
+        ("", "status", "test accuracy", "test loss", "train loss", "images/s", "time"),
+        rows,
+    )
+    screen.line(f"files: {cell.directory}")
+    arguments = "" if config.runs == "runs" else f" {config.runs}"
+    screen.line(f"curves: normbench tensorboard{arguments}")

@@ -447,9 +447,9 @@ LAYOUT_ERRORS: dict[str, tuple[Mapping[str, bytes], str]] = {
         flat_files() | {"dog/deep.tif": encode(Image.new("F", (32, 32)), "tiff")},
         "dog/deep.tif cannot be decoded as an image: 32-bit pixels",
     ),
-    "a program in the guise of an image": (
-        flat_files() | {"dog/eps.png": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"},
-        "dog/eps.png cannot be decoded",
+    "a format that is not on the list, under another's name": (
+        flat_files() | {"dog/odd.png": encode(Image.new("RGB", (32, 32)), "tga")},
+        "dog/odd.png cannot be decoded",
     ),
 }
 

@@ -405,8 +405,8 @@ class _Found:
         image_bytes = 3 * self.size**2
         if (count + 1) * image_bytes > MAX_RESULT_BYTES:
             raise UsageError(
-                f"{path}: more than {count:,} images of {self.size} x {self.size} pixels do not fit "
-                f"into {MAX_RESULT_BYTES >> 30} GiB: choose a smaller size"
+                f"{path}: more than {count:,} images of {self.size} x {self.size} pixels do not "
+                f"fit into {MAX_RESULT_BYTES >> 30} GiB: choose a smaller size"
             )
         block = max(1, _BLOCK_BYTES // image_bytes)
         if count % block == 0:

@@ -6,6 +6,7 @@ cropping, mirroring and normalizing are done for many steps at once, because at 
 price of a data path is the number of calls, not the number of pixels.
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -139,6 +140,11 @@ class Training:
             images, labels = self._chunk(plan, slice(first, first + length))
             for step in range(max(start - first, 0), len(images)):
                 yield images[step], labels[step]
+
+    def endless(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yields the steps of all epochs, without end."""
+        for epoch in itertools.count():
+            yield from self.epoch(epoch)
 
     def _plan(self, epoch: int) -> EpochPlan:
         """The replicas' plans side by side: tensors of shape [steps, batch, K]."""

@@ -1,0 +1,59 @@
+"""A cell: a configuration, the images it runs on, and the folder its records go to."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from normbench.config import Config
+from normbench.data import ImageSet
+from normbench.data.plan import Splits
+from normbench.errors import UsageError
+from normbench.inspection import check_statistics, layers
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """What is trained and where it goes.
+
+    Attributes:
+        config: the configuration.
+        images: the data set.
+        digest: of everything that can change a result.
+        directory: ``RUNS/NAME/NORM-bBATCH-DIGEST``.
+    """
+
+    config: Config
+    images: ImageSet
+    digest: str
+    directory: Path
+
+    @classmethod
+    def of(cls, config: Config) -> "Cell":
+        """Loads the images and finds the cell's directory, which need not exist."""
+        images = config.data.load()
+        digest = config.digest(images)
+        folder = f"{config.norm.name}-b{config.batch}-{digest[:8]}"
+        return cls(config, images, digest, Path(config.runs) / config.name / folder)
+
+    def seed_folder(self, seed: int) -> Path:
+        """The folder of a seed's records."""
+        return self.directory / f"seed-{seed}"
+
+    def build_model(self, seed: int) -> nn.Module:
+        """The network of one seed, at its start."""
+        generator = torch.Generator().manual_seed(seed)
+        config = self.config
+        return config.model.build(config.norm_builder(), len(self.images.classes), generator)
+
+    def check_fit(self, splits: Splits) -> None:
+        """Raises UsageError if batch, images, network and norm do not fit one another."""
+        config = self.config
+        if config.batch > len(splits.train):
+            raise UsageError(
+                f"batch={config.batch}: larger than the {len(splits.train):,} training images of"
+                f" {self.images.name}; at most {len(splits.train)}"
+            )
+        infos = layers(self.build_model(config.seed), splits.test.size)
+        check_statistics(infos, config.norm_batch or config.batch)

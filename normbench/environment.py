@@ -1,0 +1,48 @@
+"""On what a run runs: versions and machine, and nothing from the environment's variables."""
+
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from subprocess import DEVNULL, CalledProcessError, check_output
+from typing import Any
+
+import torch
+
+_PACKAGES = ("normbench", "torch", "hydra-core", "omegaconf", "tensorboard", "numpy")
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Versions, machine, threads and commit, for ``environment.json``."""
+    return {
+        "python": platform.python_version(),
+        "packages": {package: version(package) for package in _PACKAGES},
+        "system": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": str(device),
+        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "commit": _commit(),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor())
+
+
+def _commit() -> str | None:
+    """The commit of the source tree this runs from, if it is one."""
+    source = Path(__file__).parent
+    if not (source.parent / ".git").exists():
+        return None
+    try:
+        command = ["git", "-C", str(source), "rev-parse", "HEAD"]
+        return check_output(command, text=True, stderr=DEVNULL).strip()
+    except (OSError, CalledProcessError):
+        return None
