@@ -103,9 +103,10 @@ class Config:
     def identity(self, images: ImageSet) -> dict[str, Any]:
         """Everything that can change a result, as plain values.
 
-        Left out are where and with what it runs (name, runs, device, threads, stack) and which seeds:
-        each seed has a folder of its own. The data set enters by name and content, not by how it was
-        asked for, so that ``data=auto`` and ``data=cifar10`` share results where they are the same.
+        Left out are where and with what it runs (name, runs, device, threads, stack) and which
+        seeds: each seed has a folder of its own. The data set enters by name and content, not by
+        how it was asked for, so that ``data=auto`` and ``data=cifar10`` share results where they
+        are the same.
         """
         values = asdict(self)
         for key in ("name", "runs", "device", "threads", "seed", "seeds", "stack"):

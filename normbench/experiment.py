@@ -22,6 +22,7 @@ from normbench.display import Screen
 from normbench.environment import environment
 from normbench.errors import UsageError
 from normbench.norms import Norm
+from normbench.optim import SGD
 from normbench.records import DIVERGED, FINISHED, Result
 from normbench.stacking import Stack, StackError, stack, unstack
 from normbench.tracking import Tracker
@@ -122,7 +123,7 @@ class _Setup:
 
     model: nn.Module
     training: Training
-    optimizer: torch.optim.SGD
+    optimizer: SGD
     autocast: bool
 
     @classmethod
@@ -182,8 +183,9 @@ def _fastest(
 
         def step() -> None:
             images, labels = next(batches)
-            losses, _ = training_step(setup.model, setup.optimizer, images, labels)
-            losses.sum().item()
+            training_step(
+                setup.model, setup.optimizer, images, labels, autocast=setup.autocast
+            ).sum().item()
 
         return step
 

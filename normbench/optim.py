@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from math import cos, isfinite, pi, sqrt
-from typing import Any
 
 import torch
 from torch import nn
@@ -27,6 +26,63 @@ class Schedule(Enum):
     cosine = "cosine"
     step = "step"
     constant = "constant"
+
+
+class SGD:
+    """Stochastic gradient descent with momentum, one fused call for all tensors of one decay.
+
+    It computes what ``torch.optim.SGD(fused=True)`` computes, without that class's bookkeeping,
+    which costs a twentieth of a step of a small network. v ← momentum·v + (g + decay·w);
+    w ← w - lr·v, with Nesterov w ← w - lr·(g + decay·w + momentum·v).
+
+    Args:
+        parameters: the tensors to train.
+        decays: the weight decay of each.
+        momentum: from 0 to below 1.
+        nesterov: whether the momentum looks ahead.
+
+    Attributes:
+        lr: the learning rate of the next step.
+        velocities: the momentum buffers v, one a parameter.
+    """
+
+    def __init__(
+        self,
+        parameters: Sequence[nn.Parameter],
+        decays: Sequence[float],
+        *,
+        momentum: float,
+        nesterov: bool = False,
+    ) -> None:
+        self.lr = 0.0
+        self.momentum = momentum
+        self.nesterov = nesterov
+        self.parameters = list(parameters)
+        self.velocities = [torch.zeros_like(p, requires_grad=False) for p in self.parameters]
+        self._groups = [
+            (decay, [i for i, each in enumerate(decays) if each == decay])
+            for decay in sorted(set(decays))
+        ]
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Updates the parameters from their gradients, and forgets the gradients."""
+        gradients = [parameter.grad for parameter in self.parameters]
+        for decay, members in self._groups:
+            torch._fused_sgd_(
+                [self.parameters[i] for i in members],
+                [gradients[i] for i in members],  # type: ignore[misc]
+                [self.velocities[i] for i in members],
+                weight_decay=decay,
+                momentum=self.momentum,
+                lr=self.lr,
+                dampening=0.0,
+                nesterov=self.nesterov,
+                maximize=False,
+                is_first_step=False,
+            )
+        for parameter in self.parameters:
+            parameter.grad = None
 
 
 @dataclass(kw_only=True, slots=True)
@@ -85,7 +141,7 @@ class SGDConfig:
         if self.nesterov and self.momentum == 0:
             raise UsageError("optim.nesterov=true needs optim.momentum above 0; received 0")
 
-    def build(self, model: nn.Module, norm_parameters: Sequence[nn.Parameter]) -> torch.optim.SGD:
+    def build(self, model: nn.Module, norm_parameters: Sequence[nn.Parameter]) -> "SGD":
         """Makes the optimizer of ``model``; its rate is set before each step.
 
         Args:
@@ -93,19 +149,11 @@ class SGDConfig:
             norm_parameters: those of its parameters that are a norm's γ or β.
         """
         scales = {id(parameter) for parameter in norm_parameters}
-        others = [p for p in model.parameters() if id(p) not in scales]
-        groups: list[dict[str, Any]] = [{"params": others}]
-        if norm_parameters:
-            decay = self.weight_decay if self.decay_norm else 0.0
-            groups.append({"params": list(norm_parameters), "weight_decay": decay})
-        return torch.optim.SGD(
-            groups,
-            lr=self.lr,
-            momentum=self.momentum,
-            nesterov=self.nesterov,
-            weight_decay=self.weight_decay,
-            fused=True,
-        )
+        decays = [
+            self.weight_decay if self.decay_norm or id(parameter) not in scales else 0.0
+            for parameter in model.parameters()
+        ]
+        return SGD(list(model.parameters()), decays, momentum=self.momentum, nesterov=self.nesterov)
 
     def peak(self, batch: int) -> float:
         """The learning rate after the warm-up at a batch of ``batch``."""

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from normbench.data.plan import Split, Training, evaluation_batches
-from normbench.optim import SGDConfig
+from normbench.optim import SGD, SGDConfig
 
 LOGS_PER_EPOCH = 50
 EVALUATION_BATCH = 250
@@ -55,27 +55,30 @@ class Metrics:
 
 
 class _Window:
-    """The losses and logits since the last record, kept on the device until it is time to look."""
+    """The logits since the last record, kept on the device until it is time to look at them."""
 
     def __init__(self) -> None:
-        self.losses: list[Tensor] = []
         self.logits: list[Tensor] = []
         self.labels: list[Tensor] = []
         self.start = perf_counter()
 
-    def add(self, losses: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Takes a step's losses [K], logits [N, K, classes] and labels [N, K]."""
-        self.losses.append(losses)
+    def add(self, logits: Tensor, labels: Tensor) -> None:
+        """Takes a step's logits [N, K, classes] and labels [N, K]."""
         self.logits.append(logits)
         self.labels.append(labels)
 
     def read(
-        self, step: int, training: Training, rate: float, diverged: Sequence[int | None]
+        self,
+        step: int,
+        training: Training,
+        optim: SGDConfig,
+        rate: float,
+        diverged: Sequence[int | None],
     ) -> Metrics:
         """The window's metrics; this waits for the device."""
-        losses = torch.stack(self.losses).cpu()
-        correct = torch.stack(self.logits).argmax(-1) == torch.stack(self.labels)
-        hits = correct.sum((0, 1)).cpu()
+        logits, labels = torch.stack(self.logits), torch.stack(self.labels)
+        losses = replica_losses(logits, labels, optim.label_smoothing).cpu()
+        hits = (logits.argmax(-1) == labels).sum((0, 1)).cpu()
         seconds = perf_counter() - self.start
         seen = len(losses) * training.batch
         return Metrics(
@@ -93,7 +96,7 @@ class _Window:
 def train(
     model: nn.Module,
     training: Training,
-    optimizer: torch.optim.Optimizer,
+    optimizer: SGD,
     optim: SGDConfig,
     *,
     epochs: int,
@@ -124,17 +127,16 @@ def train(
         window = _Window()
         for images, labels in training.epoch(epoch):
             rate = optim.rate(step, total, training.batch)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            losses, logits = training_step(
+            optimizer.lr = rate
+            logits = training_step(
                 model, optimizer, images, labels, optim.label_smoothing, autocast=autocast
             )
-            window.add(losses, logits, labels)
+            window.add(logits, labels)
             step += 1
             at_end = step == (epoch + 1) * training.steps
             if not at_end and (step - epoch * training.steps) % interval:
                 continue
-            metrics = window.read(step, training, rate, diverged)
+            metrics = window.read(step, training, optim, rate, diverged)
             window = _Window()
             dead = None not in metrics.diverged
             if at_end and not dead:
@@ -148,26 +150,31 @@ def train(
 
 def training_step(
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: SGD,
     images: Tensor,
     labels: Tensor,
     label_smoothing: float = 0.0,
     *,
     autocast: bool = False,
-) -> tuple[Tensor, Tensor]:
+) -> Tensor:
     """One step on images [N, K·3, H, W] and labels [N, K].
 
     Returns:
-        The replicas' losses [K] before the step, and their logits [N, K, classes].
+        The replicas' logits [N, K, classes] before the step.
     """
-    with torch.autocast(images.device.type, torch.bfloat16, enabled=autocast):
-        logits = split_replicas(model(images), labels.shape[1])
-    losses = replica_losses(logits, labels, label_smoothing)
-    # Summed, not averaged: each replica gets exactly the gradient it would get alone.
-    losses.sum().backward()
+    if autocast:
+        with torch.autocast(images.device.type, torch.bfloat16):
+            output = model(images)
+    else:  # even a context that does nothing takes time
+        output = model(images)
+    logits = split_replicas(output, labels.shape[1])
+    # The replicas' mean losses, summed: each gets exactly the gradient it would get alone.
+    loss = F.cross_entropy(
+        logits.flatten(0, 1), labels.flatten(), reduction="sum", label_smoothing=label_smoothing
+    )
+    (loss / len(images)).backward()
     optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return losses.detach(), logits.detach()
+    return logits.detach()
 
 
 def split_replicas(output: Tensor, replicas: int) -> Tensor:
@@ -177,12 +184,11 @@ def split_replicas(output: Tensor, replicas: int) -> Tensor:
 
 
 def replica_losses(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Each replica's mean cross-entropy, [K], from logits [N, K, classes] and labels [N, K]."""
-    n, replicas, _ = logits.shape
+    """Each replica's mean cross-entropy over N: logits [..., N, K, classes] to [..., K]."""
     losses = F.cross_entropy(
-        logits.flatten(0, 1), labels.flatten(), reduction="none", label_smoothing=label_smoothing
+        logits.flatten(0, -2), labels.flatten(), reduction="none", label_smoothing=label_smoothing
     )
-    return losses.view(n, replicas).mean(0)
+    return losses.view(labels.shape).mean(-2)
 
 
 def _note_divergence(diverged: Sequence[int | None], losses: Tensor, step: int) -> list[int | None]:

@@ -34,7 +34,7 @@ from data_helpers import (
 )
 from PIL import Image
 
-from normbench.data import cifar, importing, library
+from normbench.data import cifar, containers, decoding, importing, library
 from normbench.data.importing import import_images
 from normbench.errors import UsageError
 
@@ -504,7 +504,7 @@ def test_a_member_that_is_too_large_for_an_image_is_refused_unread(
 def test_an_archive_that_grows_as_no_images_do_is_refused(
     suffix: str, tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(importing, "HARMLESS_BYTES", 1 << 20)
+    monkeypatch.setattr(containers, "HARMLESS_BYTES", 1 << 20)
     files = flat_files() | {"notes.txt": bytes(64 << 20)}
     path = WRITERS[suffix](tmp_path / f"mine{suffix}", files)
     assert "more than 200 times its size" in refused(path, root)
@@ -523,7 +523,7 @@ def test_a_tar_header_that_claims_gigabytes_is_not_read_into_memory(
 def test_too_many_files_are_refused(
     suffix: str, tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(importing, "MAX_MEMBERS", 10)
+    monkeypatch.setattr(containers, "MAX_MEMBERS", 10)
     path = WRITERS[suffix](tmp_path / f"mine{suffix}", flat_files())
     assert "more than 10 files" in refused(path, root)
 
@@ -531,7 +531,7 @@ def test_too_many_files_are_refused(
 def test_images_that_do_not_fit_into_memory_are_refused_in_time(
     tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(importing, "MAX_RESULT_BYTES", 20 * 3 * 32 * 32)
+    monkeypatch.setattr(decoding, "MAX_RESULT_BYTES", 20 * 3 * 32 * 32)
     message = refused(write_folder(tmp_path / "mine", flat_files()), root)
     assert "more than 20 images of 32 x 32 pixels do not fit" in message
 

@@ -255,6 +255,7 @@ def test_listing_reads_headers_only_and_does_not_wait_for_torch() -> None:
     code = (
         "import sys, importlib.util as u, types;"
         "sys.modules['normbench.data'] = p = types.ModuleType('normbench.data');"
+        f"p.__path__ = [{str(Path(library.__file__).parent)!r}];"
         f"s = u.spec_from_file_location('library', {library.__file__!r});"
         "m = u.module_from_spec(s); sys.modules['library'] = m; s.loader.exec_module(m);"
         "print(m.available()[0].name, 'torch' in sys.modules)"

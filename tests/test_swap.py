@@ -78,7 +78,7 @@ def test_every_norm_of_a_torchvision_network_is_replaced_and_trains(
 ) -> None:
     make, count = TORCHVISION[name]
     model = make()
-    kept = {n: p.clone() for n, p in model.named_parameters()}
+    names = set(dict(model.named_parameters()))
     assert sum(isinstance(module, FOREIGN) for module in model.modules()) == count
     assert swap_norm(model, norm) is model
 
@@ -87,17 +87,16 @@ def test_every_norm_of_a_torchvision_network_is_replaced_and_trains(
     assert len(layers) == count
     assert not any(layer.act for layer in layers)  # torchvision's ReLUs stay where they are
 
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
+    assert set(dict(model.named_parameters())) == names
     model(images(2, 64)).sum().backward()
+    for parameter in model.parameters():
+        assert parameter.requires_grad
+        assert parameter.grad is not None
+        assert parameter.grad.isfinite().all()
     for layer in layers:
         assert layer.weight is not None
         assert layer.weight.grad is not None
         assert layer.weight.grad.abs().max() > 0
-    optimizer.step()
-    after = dict(model.named_parameters())
-    assert set(after) == set(kept)  # same names, so that checkpoints' other weights still load
-    changed = [n for n in kept if not torch.equal(kept[n], after[n])]
-    assert {n for n in changed if "conv" in n or n.endswith("0.weight")}
 
 
 def test_our_batch_norm_in_resnet18_computes_what_torch_s_did() -> None:

@@ -19,6 +19,8 @@ from normbench.errors import UsageError
 
 SIDE = 32
 _PIXELS = 3 * SIDE * SIDE
+_Images = npt.NDArray[np.uint8]
+_Labels = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +68,10 @@ class Cifar:
     """
 
     classes: tuple[str, ...]
-    train_images: npt.NDArray[np.uint8]
-    train_labels: npt.NDArray[np.int64]
-    test_images: npt.NDArray[np.uint8]
-    test_labels: npt.NDArray[np.int64]
+    train_images: _Images
+    train_labels: _Labels
+    test_images: _Images
+    test_labels: _Labels
 
 
 # Digests of the python version: torchvision's. Of the binary version, for which its publisher gives
@@ -146,7 +148,6 @@ _NAMES = {
     "cifar100": "fbe8ad23bbaf24969898a386833b49c3aaf6ad1119d43f7b41cdea1b3416d578",
 }
 
-
 BY_FOLDER = {layout.folder: layout for layout in LAYOUTS}
 
 
@@ -186,21 +187,14 @@ def parse(layout: Layout, files: Mapping[str, bytes], where: str) -> Cifar:
 def is_genuine(layout: Layout, files: Mapping[str, bytes], classes: tuple[str, ...]) -> bool:
     """Returns whether these are the published files, by their digests and class names."""
     names = hashlib.sha256("\n".join(classes).encode()).hexdigest()
-    return names == _NAMES[layout.name] and all(
-        _digest(files[name], len(digest)) == digest for name, digest in layout.digests.items()
-    )
-
-
-def _digest(content: bytes, digits: int) -> str:
-    # MD5 cannot vouch against a forger; it is what was published, and honest look-alikes differ
-    is_md5 = digits == hashlib.md5(usedforsecurity=False).digest_size * 2
-    hasher = hashlib.md5(usedforsecurity=False) if is_md5 else hashlib.sha256()
-    hasher.update(content)
-    return hasher.hexdigest()
-
-
-_Images = npt.NDArray[np.uint8]
-_Labels = npt.NDArray[np.int64]
+    if names != _NAMES[layout.name]:
+        return False
+    for name, digest in layout.digests.items():
+        # MD5 cannot vouch against a forger; it is what was published, and honest look-alikes differ
+        kind = "md5" if len(digest) == 32 else "sha256"
+        if hashlib.new(kind, files[name], usedforsecurity=False).hexdigest() != digest:
+            return False
+    return True
 
 
 def _read_binary(layout: Layout, content: bytes, where: str) -> tuple[_Images, _Labels]:
@@ -217,22 +211,17 @@ def _read_pickle(layout: Layout, content: bytes, where: str) -> tuple[_Images, _
     pixels, labels = batch.get("data"), batch.get(layout.label_key)
     if not (isinstance(pixels, _Array) and pixels.values.shape[1:] == (_PIXELS,)):
         _damaged(where, f"its 'data' is not an array of {_PIXELS} bytes an image")
-    if not (isinstance(labels, list) and all(map(_is_number, labels))):
+    if not (isinstance(labels, list) and all(type(n) is int and 0 <= n < 1 << 31 for n in labels)):
         _damaged(where, f"its {layout.label_key!r} is not a list of class numbers")
     if len(labels) != len(pixels.values):
         _damaged(where, f"{len(pixels.values)} images have {len(labels)} labels")
-    images = pixels.values.reshape(-1, 3, SIDE, SIDE)
-    return images, np.array(labels, np.int64)
-
-
-def _is_number(label: object) -> bool:
-    return type(label) is int and 0 <= label < np.iinfo(np.int32).max
+    return pixels.values.reshape(-1, 3, SIDE, SIDE), np.array(labels, np.int64)
 
 
 def _class_names(layout: Layout, content: bytes, where: str) -> tuple[str, ...]:
     if layout.label_key is None:
-        names: Any = content.decode("utf-8", "replace").split("\n")
-        names = [name.strip() for name in names if name.strip()]
+        lines = content.decode("utf-8", "replace").split("\n")
+        names: Any = [line.strip() for line in lines if line.strip()]
     else:
         names = _unpickle(content, where).get(layout.names_key)
     if not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
@@ -279,9 +268,9 @@ class _Array:
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, shape, dtype, fortran_order, raw = state
-        self._fill(raw, dtype, shape, "F" if fortran_order else "C")
+        self.fill(raw, dtype, shape, "F" if fortran_order else "C")
 
-    def _fill(self, raw: Any, dtype: Any, shape: Any, order: str) -> None:
+    def fill(self, raw: Any, dtype: Any, shape: Any, order: str) -> None:
         content = raw.encode("latin1") if isinstance(raw, str) else bytes(memoryview(raw))
         if not isinstance(dtype, _Dtype) or math.prod(shape) != len(content):
             raise ValueError(f"{len(content)} bytes do not make an array of shape {shape}")
@@ -290,29 +279,21 @@ class _Array:
         self.values = flat.reshape(shape) if order == "C" else flat.reshape(shape[::-1]).T
 
 
-def _reconstruct(*_: object) -> _Array:
-    return _Array()
-
-
 def _from_buffer(raw: object, dtype: object, shape: object, order: str) -> _Array:
     array = _Array()
-    array._fill(raw, dtype, shape, order)
+    array.fill(raw, dtype, shape, order)
     return array
-
-
-def _encode(text: str, _: str) -> bytes:
-    return text.encode("latin1")
 
 
 # Everything an array of bytes is pickled with, by Python 2 and 3, by numpy 1 and 2.
 _ALLOWED: Mapping[tuple[str, str], Callable[..., object]] = {
-    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
-    ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy.core.multiarray", "_reconstruct"): lambda *_: _Array(),
+    ("numpy._core.multiarray", "_reconstruct"): lambda *_: _Array(),
     ("numpy.core.numeric", "_frombuffer"): _from_buffer,
     ("numpy._core.numeric", "_frombuffer"): _from_buffer,
     ("numpy", "ndarray"): _Array,
     ("numpy", "dtype"): _Dtype,
-    ("_codecs", "encode"): _encode,
+    ("_codecs", "encode"): lambda text, _: text.encode("latin1"),
 }
 
 

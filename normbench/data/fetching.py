@@ -118,8 +118,6 @@ def fetch(
         source = replace(source, urls=(_archive_url(mirror, source.archive),))
     started = time.perf_counter()
     folder = library.root() / ".downloads"
-    with _writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder / f"{source.archive}.lock", name, progress):
         entry = library.find(name)
         if entry is not None and importing.is_sound(name):
@@ -150,7 +148,8 @@ def _archive_url(mirror: str, archive: str) -> str:
 def _alone(path: Path, name: str, progress: Progress) -> Iterator[None]:
     """Holds the download against other processes, saying so where it has to wait for one."""
     lock = FileLock(path)
-    with _writing(path):
+    with library.writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire(timeout=0)
         except Timeout:
@@ -205,7 +204,7 @@ def _transfer(url: str, source: Source, partial: Path, timeout: float, progress:
     what = f"downloading {source.archive} from {urlsplit(url).netloc}"
     with _answer(url, have, timeout) as response:
         have = _check_answer(response, have, source.num_bytes)
-        with _writing(partial), partial.open("r+b" if have else "wb") as file:
+        with library.writing(partial), partial.open("r+b" if have else "wb") as file:
             file.seek(have)
             file.truncate()
             resumed, done = have > 0, have
@@ -290,14 +289,3 @@ def _reason(error: Exception, timeout: float) -> str:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UsageError(
-            f"cannot write {path}: {error.strerror or error}; make room, or set NORMBENCH_DATA to "
-            "another folder"
-        ) from None

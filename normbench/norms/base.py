@@ -77,13 +77,12 @@ class Norm(nn.Module, ABC):
         return f"{self.channels}, axes={self.axes}{groups}, eps={self.eps}, act={self.act}"
 
 
-def check_values(values: int, shape: torch.Size, remedy: str) -> None:
-    """Raises UsageError if a statistic of an input of ``shape`` has fewer than two values."""
-    if values < 2:
-        raise UsageError(
-            f"normalizing an input of shape {list(shape)} takes each mean over a single value,"
-            f" so every output would be β; {remedy}"
-        )
+def single_value(shape: torch.Size, remedy: str) -> UsageError:
+    """The error for an input of ``shape`` whose means would each run over a single value."""
+    return UsageError(
+        f"normalizing an input of shape {list(shape)} takes each mean over a single value,"
+        f" so every output would be β; {remedy}"
+    )
 
 
 def spatial_size(shape: torch.Size) -> int:

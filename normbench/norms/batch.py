@@ -12,8 +12,8 @@ from normbench.norms.base import (
     NORMS,
     Norm,
     NormConfig,
-    check_values,
     scale_and_shift,
+    single_value,
     spatial_size,
 )
 
@@ -66,22 +66,22 @@ class BatchNorm(Norm):
     def normalize(self, x: Tensor) -> Tensor:
         size = self.norm_batch
         if self.training:
-            check_values(
-                self.values_per_statistic(x.shape),
-                x.shape,
-                "use a larger batch (batch, norm_batch), larger images or a norm such as group",
-            )
+            if x.numel() == x.shape[1] * (x.shape[0] // (size or x.shape[0])):
+                remedy = "use a larger batch (batch, norm_batch), larger images or another norm"
+                raise single_value(x.shape, remedy)
             if size is not None and size < x.shape[0]:
                 return self._normalize_sub_batches(x, size)
-        return F.batch_norm(
+        # torch.batch_norm is what F.batch_norm calls after a check that the above replaces.
+        return torch.batch_norm(
             x,
-            self.running_mean,
-            self.running_var,
             self.weight,
             self.bias,
+            self.running_mean,
+            self.running_var,
             self.training,
             self.momentum,
             self.eps,
+            torch.backends.cudnn.enabled,
         )
 
     def _normalize_sub_batches(self, x: Tensor, size: int) -> Tensor:

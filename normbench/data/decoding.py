@@ -1,0 +1,143 @@
+"""Encoded images to pixels of one size.
+
+Pillow is imported where it is needed: it takes a while, and a training run does without.
+"""
+
+import io
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from normbench.errors import UsageError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Pixels = npt.NDArray[np.uint8]
+
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp"),
+    *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"),
+)
+MAX_IMAGE_PIXELS = 64_000_000
+MAX_RESULT_BYTES = 16 << 30
+
+# Only plain raster formats: some of Pillow's others start programs (EPS) or open further files.
+_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+_ORIENTATION = 0x0112
+_BLOCK_BYTES = 64 << 20
+
+
+class Stack:
+    """Images decoded one after another, kept in blocks, since nobody knows how many there will be.
+
+    Args:
+        size: height and width of the images, in pixels.
+        path: where they come from, for messages.
+    """
+
+    def __init__(self, size: int, path: Path) -> None:
+        self.size = size
+        self.path = path
+        self.num_resized = 0
+        self._count = 0
+        self._image_bytes = 3 * size**2
+        self._block_size = max(1, _BLOCK_BYTES // self._image_bytes)
+        self._blocks: list[Pixels] = []
+
+    def add(self, name: str, content: bytes) -> None:
+        """Decodes one more image. Threads were tried, and gained nothing for images this small.
+
+        Raises:
+            UsageError: it cannot be decoded, or the images do not fit into memory.
+        """
+        if (self._count + 1) * self._image_bytes > MAX_RESULT_BYTES:
+            raise UsageError(
+                f"{self.path}: more than {self._count:,} images of {self.size} x {self.size} "
+                f"pixels do not fit into {MAX_RESULT_BYTES >> 30} GiB: choose a smaller size"
+            )
+        at = self._count % self._block_size
+        if at == 0:
+            self._blocks.append(np.empty((self._block_size, 3, self.size, self.size), np.uint8))
+        image, resized = decode(f"{self.path}: {name}", content, self.size)
+        self._blocks[-1][at] = image.transpose(2, 0, 1)
+        self._count += 1
+        self.num_resized += resized
+
+    def take(self, orders: Sequence[Sequence[int]]) -> list[Pixels]:
+        """Picks images, each at most once an order, and empties the stack, which saves memory.
+
+        Args:
+            orders: indices into the images.
+
+        Returns:
+            For each order, its images: uint8 [_, 3, size, size].
+        """
+        results = [np.empty((len(it), 3, self.size, self.size), np.uint8) for it in orders]
+        places = [np.full(len(self._blocks) * self._block_size, -1) for _ in orders]
+        for place, order in zip(places, orders, strict=True):
+            place[np.array(order, np.int64)] = np.arange(len(order))
+        while self._blocks:
+            block = self._blocks.pop()
+            start = len(self._blocks) * self._block_size
+            for result, place in zip(results, places, strict=True):
+                at = place[start : start + self._block_size]
+                result[at[at >= 0]] = block[at >= 0]
+        self._count = 0
+        return results
+
+
+def decode(what: str, content: bytes, size: int) -> tuple[Pixels, bool]:
+    """Decodes an image, scaling and cropping it to a square.
+
+    Args:
+        what: its name, for messages.
+        content: the encoded image.
+        size: height and width wanted, in pixels.
+
+    Returns:
+        The pixels, uint8 [size, size, 3], and whether the image had another size.
+
+    Raises:
+        UsageError: it is damaged, too large, or of a format that is not on the list.
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        with warnings.catch_warnings():
+            # our own limit on pixels is below the one Pillow warns of
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            opened = Image.open(io.BytesIO(content), formats=_FORMATS)
+        with opened as image:
+            if image.width * image.height > MAX_IMAGE_PIXELS:
+                raise ValueError(f"{image.width} x {image.height} pixels are too many")
+            image.load()
+            upright: Image.Image = image
+            if image.getexif().get(_ORIENTATION, 1) != 1:
+                upright = ImageOps.exif_transpose(image)
+            rgb = _to_rgb(upright)
+            resized = rgb.size != (size, size)
+            if resized:  # so that the shorter side fits, and the middle of the longer one
+                rgb = ImageOps.fit(rgb, (size, size), Image.Resampling.BICUBIC)
+            return np.asarray(rgb), resized
+    except Exception as error:  # Pillow's decoders raise nearly anything on damaged data
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UsageError(f"{what} cannot be decoded as an image: {reason}") from None
+
+
+def _to_rgb(image: "Image") -> "Image":
+    from PIL import Image
+
+    if image.has_transparency_data:  # what lies under transparent pixels is often garbage
+        layer = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    if image.mode.startswith("I;16"):  # convert() would clip at 255
+        wide = np.asarray(image).astype(np.uint32)
+        image = Image.fromarray(((wide + 128) // 257).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        raise ValueError("32-bit pixels have no agreed range: save it with 8 or 16 bits")
+    return image if image.mode == "RGB" else image.convert("RGB")

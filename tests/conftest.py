@@ -1,0 +1,184 @@
+"""What tests share: a clean place for each, the command line, and images small enough to train on."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+CLASSES = ("cat", "dog", "eel")
+NUM_TRAIN, NUM_TEST = 24, 12
+SECRET = "NORMBENCH_TEST_TOKEN", "mellon-4f1c2a"  # an environment variable that no file may quote
+
+# The smallest cell: six steps of four 8×8 images an epoch. A thread each, so that tests do not
+# wait for one another's threads; the thread count is no part of a cell's identity.
+TINY = (
+    "data=images",
+    "data.name=tiny",
+    "batch=4",
+    "epochs=2",
+    "model=convnet",
+    "model.depth=2",
+    "model.width=4",
+    "threads=1",
+    "stack=1",
+)
+
+
+class Command(Protocol):
+    """Runs ``normbench`` with arguments."""
+
+    def __call__(self, *arguments: str) -> Result: ...
+
+
+@pytest.fixture(autouse=True)
+def _isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An empty working folder and library, a plain terminal of known width, and no network."""
+    library = tmp_path.with_name(f"{tmp_path.name}-library")  # not there: tests look at tmp_path
+    for name, value in _environment(library).items():
+        monkeypatch.setenv(name, value)
+    for name in ("FORCE_COLOR", "NO_COLOR", "PYTHONIOENCODING", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(socket.socket, "connect", _local_only)
+    threads = torch.get_num_threads()
+    yield
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
+
+
+def _environment(library: Path) -> dict[str, str]:
+    return {"NORMBENCH_DATA": str(library), "COLUMNS": "100", "TERM": "dumb", SECRET[0]: SECRET[1]}
+
+
+_connect = socket.socket.connect
+
+
+def _local_only(self: socket.socket, address: Any) -> None:
+    """``connect`` for tests: servers of their own on this machine, and nothing else."""
+    if isinstance(address, tuple) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+        pytest.fail(f"a test reached for the network: {address}")
+    _connect(self, address)
+
+
+@pytest.fixture
+def nb() -> Command:
+    """``normbench`` in this process: quick, for what needs no process of its own."""
+    from normbench.cli import app
+
+    def invoke(*arguments: str) -> Result:
+        return CliRunner().invoke(app, list(arguments), prog_name="normbench")
+
+    return invoke
+
+
+@pytest.fixture(scope="session")
+def script() -> str:
+    """The path of the installed ``normbench`` command."""
+    found = shutil.which("normbench", path=str(Path(sys.executable).parent))
+    assert found is not None, "normbench is not installed beside this Python"
+    return found
+
+
+@pytest.fixture(scope="session")
+def tiny_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A library with ``tiny``: 24 + 12 images of 8×8 pixels in three classes. Not to be changed."""
+    from normbench.data.importing import import_images
+
+    pictures = write_pictures(tmp_path_factory.mktemp("pictures"))
+    library = tmp_path_factory.mktemp("library")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NORMBENCH_DATA", str(library))
+        import_images(pictures, "tiny", size=8)
+    return library
+
+
+@pytest.fixture
+def tiny(tiny_library: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Overrides for the smallest cell, whose images are at hand."""
+    monkeypatch.setenv("NORMBENCH_DATA", str(tiny_library))
+    return list(TINY)
+
+
+def write_pictures(folder: Path, size: int = 8) -> Path:
+    """Noise in the ImageFolder layout: train/CLASS/*.png and test/CLASS/*.png."""
+    random = np.random.default_rng(0)
+    for split, count in (("train", NUM_TRAIN), ("test", NUM_TEST)):
+        for name in CLASSES:
+            (folder / split / name).mkdir(parents=True)
+            for i in range(count // len(CLASSES)):
+                pixels = random.integers(0, 256, (size, size, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / split / name / f"{i}.png")
+    return folder
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run that has come to its end in a process of its own.
+
+    Attributes:
+        arguments: of ``normbench``.
+        environment: of the process.
+        home: its working folder.
+        cell: the run directory.
+        stdout, stderr, code: what it printed, and its exit code.
+    """
+
+    arguments: Sequence[str]
+    environment: Mapping[str, str]
+    home: Path
+    cell: Path
+    stdout: str
+    stderr: str
+    code: int
+
+
+@pytest.fixture(scope="session")
+def finished(script: str, tiny_library: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """``normbench run`` on the smallest cell with two seeds, for tests that only look at it."""
+    return run_process(
+        script, tiny_library, tmp_path_factory.mktemp("home"), "run", *TINY, "norm=group", "seeds=2"
+    )
+
+
+def run_process(script: str, library: Path, home: Path, *arguments: str) -> Finished:
+    """Runs the installed command in ``home`` with nothing of this process's terminal."""
+    environment = process_environment(library)
+    done = subprocess.run(
+        [script, *arguments],
+        cwd=home,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=200,
+        check=False,
+    )
+    cells = sorted(home.glob("runs/*/*"))
+    cell = cells[0] if cells else home / "nothing"
+    return Finished(arguments, environment, home, cell, done.stdout, done.stderr, done.returncode)
+
+
+def process_environment(library: Path) -> dict[str, str]:
+    """The variables of a child: this process's, without those that colour or resize output."""
+    kept = {k: v for k, v in os.environ.items() if k not in ("FORCE_COLOR", "NO_COLOR")}
+    return kept | _environment(library)
+
+
+def files_below(folder: Path) -> dict[str, int]:
+    """Every file below ``folder`` and when it was last written, in nanoseconds."""
+    return {
+        path.relative_to(folder).as_posix(): path.stat().st_mtime_ns
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }

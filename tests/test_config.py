@@ -1,0 +1,271 @@
+"""The configuration: ranges, what makes two cells the same, and files that agree with the code."""
+
+import ast
+import inspect
+import textwrap
+from collections.abc import Iterator
+from dataclasses import fields, replace
+from enum import Enum
+from importlib.resources import files
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from normbench.config import Config, Precision
+from normbench.data import DATA, ImageSet
+from normbench.data.sources import AutoConfig, ImagesConfig, SyntheticConfig
+from normbench.errors import UsageError
+from normbench.models import MODELS
+from normbench.models.resnet import ResNetConfig
+from normbench.norms import NORMS
+from normbench.norms.batch import BatchNormConfig
+from normbench.norms.group import GroupNormConfig
+from normbench.optim import Schedule, SGDConfig
+
+REGISTRIES = {"norm": NORMS, "model": MODELS, "data": DATA}
+CHOICES: list[tuple[str, type[Any]]] = [
+    (f"{group}/{name}", cls) for group, registry in REGISTRIES.items() for name, cls in registry.items()
+] + [("optim/sgd", SGDConfig)]
+IDS = [path for path, _ in CHOICES]
+
+
+def config(**values: Any) -> Config:
+    parts = {
+        "norm": GroupNormConfig(),
+        "model": ResNetConfig(),
+        "data": SyntheticConfig(),
+        "optim": SGDConfig(),
+    }
+    return Config(**(parts | values))
+
+
+def image_set(name: str = "toy", sha256: str = "a" * 64) -> ImageSet:
+    nothing = torch.zeros(0, dtype=torch.int64)
+    return ImageSet(name, sha256, ("cat", "dog"), nothing, nothing, nothing, nothing)
+
+
+def digest(images: ImageSet | None = None, **values: Any) -> str:
+    return config(**values).digest(images or image_set())
+
+
+# ---- ranges ----
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("batch", 0),
+        ("batch", -2),
+        ("norm_batch", 0),
+        ("epochs", 0),
+        ("epochs", -1),
+        ("seeds", 0),
+        ("threads", 0),
+        ("seed", -1),
+        ("seed", 2**31),
+        ("stack", 0),
+        ("stack", "many"),
+        ("name", ""),
+        ("name", "a/b"),
+        ("name", "a\\b"),
+        ("name", ".."),
+        ("runs", ""),
+    ],
+)
+def test_a_value_out_of_range_is_refused_with_its_key_and_itself(key: str, value: object) -> None:
+    with pytest.raises(UsageError, match=f"^{key}=.*: must be") as caught:
+        config(**{key: value})
+
+    assert str(value) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_norm_batch_must_divide_batch_and_the_divisors_are_named() -> None:
+    with pytest.raises(UsageError, match=r"norm_batch=5 .*batch=12.*1, 2, 3, 4, 6, 12"):
+        config(batch=12, norm_batch=5)
+
+
+@pytest.mark.parametrize("value", [2**31 - 1, 0])
+def test_the_ends_of_a_range_belong_to_it(value: int) -> None:
+    assert config(seed=value, batch=1, epochs=1, seeds=1, threads=1).all_seeds == [value]
+
+
+def test_seeds_count_from_the_first() -> None:
+    assert config(seed=5, seeds=3).all_seeds == [5, 6, 7]
+
+
+# ---- what makes two cells the same ----
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"name": "other"},
+        {"runs": "elsewhere"},
+        {"device": "cpu"},
+        {"threads": 1},
+        {"seed": 3},
+        {"seeds": 3},
+        {"stack": 1},
+        {"norm_batch": 32},  # as many as the batch has
+        {"norm_batch": 4},  # group norm has no use for it
+        {"data": AutoConfig()},
+    ],
+    ids=str,
+)
+def test_what_cannot_change_a_result_is_no_part_of_the_digest(values: dict[str, Any]) -> None:
+    assert digest(**values) == digest()
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"batch": 16},
+        {"epochs": 5},
+        {"precision": Precision.bf16},
+        {"norm": BatchNormConfig()},
+        {"norm": GroupNormConfig(groups=4)},
+        {"norm": GroupNormConfig(channels_per_group=4)},
+        {"norm": GroupNormConfig(eps=1e-3)},
+        {"norm": GroupNormConfig(affine=False)},
+        {"norm": BatchNormConfig(), "norm_batch": 4},
+        {"model": ResNetConfig(depth=14)},
+        {"model": ResNetConfig(width=8)},
+        {"model": ResNetConfig(cardinality=4)},
+        {"optim": SGDConfig(lr=0.05)},
+        {"optim": SGDConfig(schedule=Schedule.cosine)},
+        {"optim": SGDConfig(decay_norm=False)},
+        {"optim": SGDConfig(steps_at=[0.5])},
+        {"data": SyntheticConfig(limit=64)},
+        {"data": SyntheticConfig(val_fraction=0.1)},
+        {"data": SyntheticConfig(pad=0)},
+        {"data": SyntheticConfig(flip=False)},
+    ],
+    ids=str,
+)
+def test_what_can_change_a_result_changes_the_digest(values: dict[str, Any]) -> None:
+    assert digest(**values) != digest()
+
+
+def test_ghost_statistics_make_another_cell_and_those_of_the_whole_batch_do_not() -> None:
+    norm = BatchNormConfig()
+
+    assert digest(norm=norm, norm_batch=32) == digest(norm=norm)
+    assert len({digest(norm=norm, norm_batch=size) for size in (2, 4, 32)}) == 3
+
+
+def test_the_images_count_by_name_and_content_and_not_by_how_they_were_asked_for() -> None:
+    images, others = image_set(), image_set(sha256="b" * 64)
+
+    assert digest(images) != digest(others)
+    assert digest(images) != digest(image_set(name="other"))
+    assert digest(images, data=ImagesConfig(name="toy")) == digest(images, data=AutoConfig())
+
+
+def test_the_digest_is_the_same_in_every_process() -> None:
+    # A change here throws away everybody's results: raise RECIPE only where they really differ.
+    identity = config().identity(image_set())
+
+    assert identity["recipe"] == 1
+    assert not {"name", "runs", "device", "threads", "seed", "seeds", "stack"} & identity.keys()
+    assert identity["data"] == {
+        "name": "toy",
+        "sha256": "a" * 64,
+        "limit": None,
+        "val_fraction": 0.0,
+        "pad": 4,
+        "flip": True,
+    }
+    assert len(digest()) == 64
+
+
+def test_asking_for_the_identity_changes_nothing() -> None:
+    asked = config(data=ImagesConfig(name="toy"))
+    before = replace(asked)
+    asked.digest(image_set())
+
+    assert asked == before
+    assert asked.data.name == "toy"
+
+
+# ---- the files in configs/ ----
+
+
+def read(path: str) -> dict[str, Any]:
+    text = files("normbench.configs").joinpath(f"{path}.yaml").read_text(encoding="utf-8")
+    loaded = yaml.safe_load(text)
+    assert isinstance(loaded, dict)
+    del loaded["defaults"]
+    return loaded
+
+
+def defaults(cls: type[Any]) -> dict[str, Any]:
+    values = {field.name: getattr(cls(), field.name) for field in fields(cls)}
+    return {key: v.value if isinstance(v, Enum) else v for key, v in values.items()}
+
+
+def test_a_choice_is_a_file_and_a_class() -> None:
+    for group, registry in REGISTRIES.items():
+        folder = files("normbench.configs").joinpath(group)
+        names = {entry.name for entry in folder.iterdir() if entry.name.endswith(".yaml")}
+
+        assert {name.removesuffix(".yaml") for name in names} == set(registry), group
+
+
+@pytest.mark.parametrize(("path", "cls"), CHOICES, ids=IDS)
+def test_a_file_says_what_the_class_does(path: str, cls: type[Any]) -> None:
+    written = read(path)
+
+    # `name` and `source` are the choice itself; data.name belongs to one's own images alone.
+    hidden = {"source"} if path == "data/images" else {"name", "source"}
+    assert written == {key: v for key, v in defaults(cls).items() if key not in hidden}
+    assert {key: type(v) for key, v in written.items()} == {
+        key: type(v) for key, v in defaults(cls).items() if key not in hidden
+    }
+
+
+def test_the_main_file_says_what_the_class_does() -> None:
+    own = {f.name: f.default for f in fields(Config) if f.name not in (*REGISTRIES, "optim")}
+
+    assert read("config") == {k: v.value if isinstance(v, Enum) else v for k, v in own.items()}
+
+
+@pytest.mark.parametrize("path", ["config", *IDS])
+def test_a_file_explains_its_keys(path: str) -> None:
+    text = files("normbench.configs").joinpath(f"{path}.yaml").read_text(encoding="utf-8")
+    bare = {"scaling_batch", "momentum", "nesterov", "weight_decay", "label_smoothing"}
+    keys = [line for line in text.splitlines() if line[:1].isalpha() and "defaults:" not in line]
+
+    assert [line for line in keys if "#" not in line and line.partition(":")[0] not in bare] == []
+
+
+def own_fields(cls: type[Any]) -> Iterator[tuple[str, bool]]:
+    """The fields that the class body introduces, and whether a docstring follows each."""
+    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+    assert isinstance(definition, ast.ClassDef)
+    inherited = {name for base in cls.__mro__[1:] for name in getattr(base, "__annotations__", {})}
+    for statement, following in zip(definition.body, [*definition.body[1:], None], strict=True):
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+            name = statement.target.id
+            documented = (
+                isinstance(following, ast.Expr)
+                and isinstance(following.value, ast.Constant)
+                and isinstance(following.value.value, str)
+            )
+            if name not in inherited and name not in (*REGISTRIES, "optim"):
+                yield name, documented
+
+
+@pytest.mark.parametrize(
+    "cls",
+    sorted(
+        {base for _, cls in CHOICES for base in cls.__mro__ if "__dataclass_fields__" in vars(base)}
+        | {Config},
+        key=lambda cls: cls.__name__,
+    ),
+    ids=lambda cls: cls.__name__,
+)
+def test_every_key_has_a_docstring(cls: type[Any]) -> None:
+    assert [name for name, documented in own_fields(cls) if not documented] == []

@@ -1,0 +1,295 @@
+"""From overrides to a configuration: what composes, and what is said where it does not."""
+
+import subprocess
+import sys
+from importlib.resources import files
+
+import pytest
+import yaml
+from hydra.core.global_hydra import GlobalHydra
+
+from normbench.config import Config, Precision
+from normbench.data import DATA
+from normbench.data.sources import AutoConfig, SyntheticConfig
+from normbench.errors import UsageError
+from normbench.launch import group_names, load_config, to_yaml
+from normbench.models import MODELS
+from normbench.models.convnet import ConvNetConfig
+from normbench.models.resnet import ResNetConfig
+from normbench.norms import NORMS
+from normbench.norms.batch import BatchNormConfig
+from normbench.norms.group import GroupNormConfig
+from normbench.optim import Scaling, Schedule, SGDConfig
+
+_FOLDER = files("normbench.configs").joinpath("experiment")
+EXPERIMENTS = sorted(
+    entry.name.removesuffix(".yaml")
+    for entry in (_FOLDER.iterdir() if _FOLDER.is_dir() else ())
+    if entry.name.endswith(".yaml")
+)
+
+
+def refusal(*overrides: str) -> str:
+    with pytest.raises(UsageError) as caught:
+        load_config(overrides)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+# ---- what composes ----
+
+
+def test_nothing_on_the_command_line_is_the_dataclasses_defaults() -> None:
+    assert load_config([]) == Config(
+        norm=GroupNormConfig(), model=ResNetConfig(), data=AutoConfig(), optim=SGDConfig()
+    )
+
+
+def test_overrides_arrive_with_their_types() -> None:
+    config = load_config(
+        [
+            "norm=group",
+            "norm.groups=4",
+            "model=convnet",
+            "model.depth=2",
+            "data=synthetic",
+            "data.limit=64",
+            "optim.lr=1",
+            "optim.scaling=sqrt",
+            "optim.schedule=step",
+            "optim.steps_at=[0.25,0.5]",
+            "batch=2",
+            "norm_batch=1",
+            "precision=bf16",
+            "stack=3",
+            "name=trial",
+        ]
+    )
+
+    assert config.norm == GroupNormConfig(groups=4)
+    assert config.model == ConvNetConfig(depth=2)
+    assert config.data == SyntheticConfig(limit=64)
+    assert config.optim == SGDConfig(
+        lr=1.0, scaling=Scaling.sqrt, schedule=Schedule.step, steps_at=[0.25, 0.5]
+    )
+    assert isinstance(config.optim.lr, float)
+    assert (config.batch, config.norm_batch, config.stack, config.name) == (2, 1, 3, "trial")
+    assert config.precision is Precision.bf16
+
+
+@pytest.mark.parametrize("name", list(NORMS))
+def test_every_norm_composes_to_its_own_class(name: str) -> None:
+    assert type(load_config([f"norm={name}"]).norm) is NORMS[name]
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_every_model_composes_to_its_own_class(name: str) -> None:
+    assert type(load_config([f"model={name}"]).model) is MODELS[name]
+
+
+@pytest.mark.parametrize("name", list(DATA))
+def test_every_source_composes_to_its_own_class(name: str) -> None:
+    assert type(load_config([f"data={name}"]).data) is DATA[name]
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_composes(name: str) -> None:
+    assert isinstance(load_config([f"experiment={name}"]), Config)
+
+
+def test_the_order_of_overrides_does_not_matter_except_between_two_of_one_key() -> None:
+    assert load_config(["norm.momentum=0.2", "norm=batch"]).norm == BatchNormConfig(momentum=0.2)
+    assert load_config(["batch=2", "batch=4"]).batch == 4
+
+
+def test_a_number_is_a_fine_name() -> None:
+    assert load_config(["name=7"]).name == "7"
+
+
+def test_the_choices_are_the_files() -> None:
+    assert group_names("norm") == sorted(NORMS)
+    assert group_names("model") == sorted(MODELS)
+    assert group_names("data") == sorted(DATA)
+
+
+def test_the_printed_configuration_is_whole_and_says_what_was_asked() -> None:
+    printed = yaml.safe_load(to_yaml(["norm=batch", "batch=2"]))
+
+    assert printed["norm"]["name"] == "batch"
+    assert printed["batch"] == 2
+    assert "schema" not in printed
+    assert "experiment" not in printed
+
+
+def test_composing_leaves_hydra_as_it_was() -> None:
+    load_config([])
+    refusal("batch=x")
+
+    assert not GlobalHydra.instance().is_initialized()
+
+
+def test_composing_waits_for_nothing_it_does_not_need() -> None:
+    program = (
+        "import sys\n"
+        "from normbench.launch import load_config\n"
+        "load_config(['norm=group', 'batch=2'])\n"
+        "heavy = ('tensorboard', 'matplotlib', 'scipy', 'typer', 'PIL', 'torchvision', 'requests')\n"
+        "print(*[name for name in heavy if name in sys.modules])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=100, check=True
+    )
+
+    assert done.stdout.split() == []
+
+
+# ---- what is said where it does not ----
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("btach=2", "batch"),
+        ("bach=2", "batch"),
+        ("epoch=2", "epochs"),
+        ("lr=0.1", "optim.lr"),
+        ("depth=8", "model.depth"),
+        ("limit=8", "data.limit"),
+        ("optim.lrr=1", "optim.lr"),
+        ("norm.group=4", "norm.groups"),
+        ("models=resnet", "model"),
+        ("norms=batch", "norm"),
+        ("norm=grup", "group"),
+        ("norm=bacth", "batch"),
+        ("model=resnext", "resnet"),
+        ("data=cifar", "cifar10"),
+    ],
+)
+def test_the_nearest_name_is_suggested(typed: str, meant: str) -> None:
+    message = refusal(typed)
+
+    assert message.startswith(f"{typed}: unknown ")
+    assert f"did you mean {meant}?" in message
+
+
+@pytest.mark.parametrize("group", ["norm", "model", "data"])
+def test_an_unknown_choice_lists_what_there_is(group: str) -> None:
+    message = refusal(f"{group}=xyzzy")
+
+    assert message == f"{group}=xyzzy: unknown {group} (choose from {', '.join(group_names(group))})"
+
+
+def test_a_key_of_another_choice_is_named_with_the_keys_of_this_one() -> None:
+    message = refusal("norm=batch", "norm.groups=4")
+
+    assert "norm.groups" in message
+    assert "eps, affine, momentum" in message
+
+
+@pytest.mark.parametrize(
+    ("override", "allowed"),
+    [
+        ("batch=two", "a whole number"),
+        ("batch=2.5", "a whole number"),
+        ("batch=true", "a whole number"),
+        ("batch=[2]", "a whole number"),
+        ("batch={a: 2}", "a whole number"),
+        ("batch=", "a whole number"),
+        ("data.limit=1.5", "a whole number"),
+        ("optim.lr=fast", "a number"),
+        ("optim.steps_at=[early]", "a number"),
+        ("optim.steps_at=0.5", "a list, for example [0.3,0.6]"),
+        ("optim.nesterov=maybe", "true or false"),
+        ("precision=fp16", "float32, bf16"),
+        ("optim.schedule=sine", "linear, cosine, step, constant"),
+        ("optim.scaling=cubic", "linear, sqrt, none"),
+        ("norm.groups=2.5", "auto or a whole number"),
+        ("norm.groups=some", "auto or a whole number"),
+        ("stack=2.5", "auto or a whole number"),
+    ],
+)
+def test_a_wrong_type_is_named_with_what_is_right(override: str, allowed: str) -> None:
+    message = refusal(override)
+
+    assert message.startswith(f"{override}: must be")
+    assert allowed in message
+
+
+@pytest.mark.parametrize("key", ["batch", "epochs", "optim.lr", "norm.groups", "name", "device"])
+def test_null_is_refused_where_there_has_to_be_a_value(key: str) -> None:
+    message = refusal(f"{key}=null")
+
+    assert message.startswith(f"{key}=null: must ")
+    assert "Optional" not in message, "that is Python's word, not the reader's"
+
+
+@pytest.mark.parametrize("value", ["[1]", "{a: 1}"])
+def test_a_text_that_is_none_is_named(value: str) -> None:
+    message = refusal(f"name={value}")
+
+    assert message.startswith("name=")
+    assert "$" not in message, "a template that nobody filled in"
+
+
+@pytest.mark.parametrize(
+    "override", ["batch=${nope}", "batch=${oc.env:HOME}", "batch=${", "name=${nope}", "batch=${x:1}"]
+)
+def test_an_interpolation_that_leads_nowhere_is_refused(override: str) -> None:
+    assert "batch" in refusal(override) or "name" in refusal(override)
+
+
+@pytest.mark.parametrize("override", ["+foo=1", "++batch=1", "+batch=1", "~batch", "~norm", "~foo"])
+def test_keys_are_neither_added_nor_removed(override: str) -> None:
+    assert refusal(override) == (
+        f"{override}: keys cannot be added or removed; write KEY=VALUE"
+    )
+
+
+@pytest.mark.parametrize("override", ["batch=2,4", "norm=batch,group", "batch=range(1,3)"])
+def test_several_values_are_for_sweeps(override: str) -> None:
+    assert refusal(override).startswith(f"{override}: several values are for `normbench sweep`")
+
+
+@pytest.mark.parametrize("override", ["batch", "batch==2", "batch 2", "batch='2", "", " ", "="])
+def test_what_is_no_override_is_answered_with_one_that_is(override: str) -> None:
+    message = refusal(override)
+
+    assert "KEY=VALUE" in message or "keys" in message
+
+
+def test_a_value_without_a_key_is_no_key_that_is_unknown() -> None:
+    assert "KEY=VALUE" in refusal("=2")
+
+
+@pytest.mark.parametrize("override", ["hydra.run.dir=x", "hydra/launcher=joblib", "hydra=x"])
+def test_hydras_own_settings_are_not_ours(override: str) -> None:
+    assert "Hydra's own settings" in refusal(override)
+
+
+@pytest.mark.parametrize("override", ["norm@model=batch", "norm@x.y=batch"])
+def test_packages_are_refused(override: str) -> None:
+    assert refusal(override).startswith(f"{override}: write norm=VALUE")
+
+
+@pytest.mark.parametrize("override", ["schema=config", "schema/norm=group", "norm._target_=os.system"])
+def test_there_is_no_back_door(override: str) -> None:
+    assert refusal(override).startswith(f"{override}: unknown key")
+
+
+@pytest.mark.parametrize(
+    ("override", "instead"),
+    [
+        ("norm.name=batch", "norm=batch"),
+        ("model.name=convnet", "model=convnet"),
+        ("data.source=cifar10", "data=cifar10"),
+    ],
+)
+def test_a_choice_is_made_by_its_group(override: str, instead: str) -> None:
+    assert refusal(override).startswith(f"{override}: write {instead}")
+
+
+def test_of_several_mistakes_one_is_named() -> None:
+    message = refusal("batch=0", "epochs=-1", "norm=grup", "btach=3")
+
+    assert message.startswith(("norm=grup: ", "btach=3: ", "batch=0: ", "epochs=-1: "))
