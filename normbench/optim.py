@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from math import cos, isfinite, pi, sqrt
+from typing import cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from normbench.errors import UsageError
 
@@ -59,6 +60,10 @@ class SGD:
         self.nesterov = nesterov
         self.parameters = list(parameters)
         self.velocities = [torch.zeros_like(p, requires_grad=False) for p in self.parameters]
+        self._channels_last = [_is_channels_last(parameter) for parameter in self.parameters]
+        with torch.no_grad():
+            self._weights = self._in_order(self.parameters)
+            self._buffers = self._in_order(self.velocities)
         self._groups = [
             (decay, [i for i, each in enumerate(decays) if each == decay])
             for decay in sorted(set(decays))
@@ -67,12 +72,12 @@ class SGD:
     @torch.no_grad()
     def step(self) -> None:
         """Updates the parameters from their gradients, and forgets the gradients."""
-        gradients = [parameter.grad for parameter in self.parameters]
+        gradients = self._in_order([cast(Tensor, each.grad) for each in self.parameters])
         for decay, members in self._groups:
             torch._fused_sgd_(
-                [self.parameters[i] for i in members],
-                [gradients[i] for i in members],  # type: ignore[misc]
-                [self.velocities[i] for i in members],
+                [self._weights[i] for i in members],
+                [gradients[i] for i in members],
+                [self._buffers[i] for i in members],
                 weight_decay=decay,
                 momentum=self.momentum,
                 lr=self.lr,
@@ -83,6 +88,20 @@ class SGD:
             )
         for parameter in self.parameters:
             parameter.grad = None
+
+    def _in_order(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Views of ``tensors``, one a parameter, with their axes in the parameters' memory order.
+
+        The fused call copies what is not contiguous, and weights in channels_last are not.
+        """
+        return [
+            tensor.permute(0, 2, 3, 1) if last else tensor
+            for tensor, last in zip(tensors, self._channels_last, strict=True)
+        ]
+
+
+def _is_channels_last(tensor: Tensor) -> bool:
+    return tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
 
 
 @dataclass(kw_only=True, slots=True)

@@ -148,7 +148,7 @@ def tuned(cell: Cell, seeds: list[int]) -> Step:
     images = part.normalized(crops, torch.float32).permute(0, 3, 1, 2)
     steps: list[Step] = []
     for seed in seeds:
-        model = torch_model(cell, seed).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model = torch_model(cell, seed).to(memory_format=torch.channels_last)
         optimizer = torch.optim.SGD(
             model.parameters(), lr=LR, momentum=MOMENTUM, weight_decay=DECAY, fused=True
         )

@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from normbench.data import cifar
+from normbench.data.importing import import_images
 from normbench.data.library import ImageSet, content_digest
+from normbench.errors import UsageError
 
 
 def pixels(seed: int, width: int = 32, height: int = 32) -> NDArray[np.uint8]:
@@ -140,3 +143,17 @@ def everything_below(folder: Path) -> dict[str, str]:
         for path in folder.rglob("*")
         if path.is_file()
     }
+
+
+def image_at(images: torch.Tensor, index: int) -> np.ndarray:
+    return images[index].permute(1, 2, 0).numpy()
+
+
+def refused(path: Path, root: Path, name: str | None = "mine", **options: object) -> str:
+    """Imports what must not be imported; returns the message, after seeing nothing was written."""
+    before = everything_below(root)
+    with pytest.raises(UsageError) as raised:
+        import_images(path, name, **options)  # type: ignore[arg-type]
+    assert everything_below(root) == before
+    assert "\n" not in str(raised.value)
+    return str(raised.value)

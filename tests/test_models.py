@@ -126,9 +126,7 @@ def test_a_resnet_halves_the_resolution_and_doubles_the_channels_twice(
 @pytest.mark.parametrize("width", [1, 2, 5, 32])
 def test_the_width_multiplies_every_channel_count(width: int) -> None:
     narrow, model = build(ResNetConfig(width=1)), build(ResNetConfig(width=width))
-    for (name, a), (_, b) in zip(
-        narrow.named_parameters(), model.named_parameters(), strict=True
-    ):
+    for (name, a), (_, b) in zip(narrow.named_parameters(), model.named_parameters(), strict=True):
         factors = [width] if a.dim() == 1 else [width, 1 if name == "stem.weight" else width]
         if name.startswith("head"):
             factors = [1, width][: a.dim()]
@@ -209,8 +207,9 @@ def functional_convnet(state: dict[str, Tensor], x: Tensor, depth: int) -> Tenso
     return F.linear(x.mean((2, 3)), state["head.weight"], state["head.bias"])
 
 
-def assert_equals_function(model: nn.Module, function: Callable[[dict[str, Tensor]], Tensor],
-                           x: Tensor) -> None:
+def assert_equals_function(
+    model: nn.Module, function: Callable[[dict[str, Tensor]], Tensor], x: Tensor
+) -> None:
     with torch.no_grad():
         for number, parameter in enumerate(model.parameters()):
             generator = torch.Generator().manual_seed(number)
@@ -233,7 +232,7 @@ def test_a_resnet_computes_what_its_definition_says(
 ) -> None:
     network = ResNetConfig(depth=depth, width=4, cardinality=cardinality)
     model = build(network, GroupNormConfig()).double()
-    model = model.to(memory_format=memory_format)  # type: ignore[call-overload]
+    model = model.to(memory_format=memory_format)
     x = images(2, 16, torch.float64).contiguous(memory_format=memory_format)
     blocks = (depth - 2) // 6
     assert_equals_function(model, lambda s: functional_resnet(s, x, blocks, cardinality), x)
@@ -365,8 +364,11 @@ def test_zero_init_makes_every_block_start_as_its_shortcut(norm: NormConfig) -> 
         assert torch.equal(y, F.relu(block.shortcut(x)))
         x = y
     model(images()).sum().backward()  # and yet it can leave that start
-    scales = [b.norm2.weight for b in model.blocks if isinstance(b, BasicBlock)]
-    assert all(scale.grad is not None and scale.grad.any() for scale in scales)
+    for block in model.blocks:
+        assert isinstance(block, BasicBlock)
+        assert block.norm2.weight is not None
+        assert block.norm2.weight.grad is not None
+        assert block.norm2.weight.grad.any()
 
 
 def test_without_zero_init_every_scale_starts_at_one() -> None:

@@ -170,8 +170,8 @@ def torch_module(name: str, shape: tuple[int, ...], *, affine: bool) -> nn.Modul
 def test_the_registry_holds_the_five_norms_of_the_comparison() -> None:
     assert set(CONFIGS) <= set(NORMS)
     for name, config in CONFIGS.items():
-        assert NORMS[name] is config
         assert config().name == name
+        assert NORMS[name] is config
 
 
 def test_every_norm_has_a_configuration_file_and_every_file_a_norm() -> None:
@@ -520,7 +520,7 @@ def test_batch_norm_of_one_value_a_channel_is_an_error_in_training_only(
     shape: tuple[int, ...],
 ) -> None:
     layer = build("batch")
-    with pytest.raises(UsageError, match="single value.*larger batch"):
+    with pytest.raises(UsageError, match=r"single value.*larger batch"):
         layer(randn(*shape))
     x = randn(*shape)
     assert_equal(layer.eval()(x), x.numpy() / sqrt(1 + EPS))
@@ -532,7 +532,7 @@ def test_instance_norm_of_one_value_a_channel_is_an_error(
     shape: tuple[int, ...], training: bool
 ) -> None:
     for layer in (build("instance"), build("group", groups=CHANNELS)):
-        with pytest.raises(UsageError, match="single value.*fewer groups"):
+        with pytest.raises(UsageError, match=r"single value.*fewer groups"):
             layer.train(training)(randn(*shape))
 
 
@@ -652,7 +652,7 @@ def test_auto_never_becomes_layer_or_instance_norm(channels: int, max_groups: in
         assert config.num_groups(channels) == max(proper)
         assert config.build(channels).axes == "(C/G)·H·W"
     else:
-        with pytest.raises(UsageError, match="norm.groups=auto"):
+        with pytest.raises(UsageError, match=r"norm\.groups=auto"):
             config.build(channels)
 
 
@@ -679,7 +679,9 @@ def test_groups_that_do_not_divide_are_an_error_that_names_those_that_do() -> No
     with pytest.raises(UsageError, match=r"^norm\.groups=5 does not divide 12 channels;") as caught:
         GroupNormConfig(groups=5).build(12)
     assert str(caught.value).endswith("allowed: 1, 2, 3, 4, 6, 12")
-    with pytest.raises(UsageError, match=r"^norm\.channels_per_group=8 does not divide 12") as caught:
+    with pytest.raises(
+        UsageError, match=r"^norm\.channels_per_group=8 does not divide 12"
+    ) as caught:
         GroupNormConfig(channels_per_group=8).build(12)
     assert str(caught.value).endswith("allowed: 1, 2, 3, 4, 6, 12")
     with pytest.raises(UsageError, match="num_groups=5 does not divide 12"):

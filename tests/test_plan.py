@@ -1,6 +1,7 @@
 """The epoch plan, and the batches made from it, against slow code that does one image at a time."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -64,9 +65,9 @@ def tensors(plan: EpochPlan) -> list[Tensor]:
     return [plan.order, plan.top, plan.left, plan.mirrored]
 
 
-def slow_batch(images: Tensor, plan: EpochPlan, step: int, pad: int) -> np.ndarray[
-    tuple[int, ...], np.dtype[np.float32]
-]:
+def slow_batch(
+    images: Tensor, plan: EpochPlan, step: int, pad: int
+) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
     """The batch of one step, image by image and row by row, in numpy's float32."""
     height, width = images.shape[2:]
     mean, scale = MEAN.numpy(), np.float32(1) / STD.numpy()
@@ -219,6 +220,16 @@ def test_an_epoch_that_starts_later_yields_the_batches_that_are_left() -> None:
                 assert torch.equal(labels, labels2)
 
 
+def test_endless_training_goes_through_the_epochs_one_after_another() -> None:
+    part, _ = make_split(23)
+    training = Training(part, seeds=[5], batch=4, flip=True)
+    expected = [batch for epoch in range(3) for batch in training.epoch(epoch)]
+    for (images, labels), (images2, labels2) in zip(training.endless(), expected, strict=False):
+        assert torch.equal(images, images2)
+        assert torch.equal(labels, labels2)
+    assert len(expected) == 15
+
+
 def test_several_seeds_side_by_side_are_each_seed_alone() -> None:
     part, _ = make_split(230)
     seeds = [4, 0, 9]
@@ -306,7 +317,7 @@ def test_a_limit_takes_the_first_of_one_fixed_shuffle() -> None:
         for limit in (5, 20, None, 1000)
     ]
     assert [len(part) for part in chosen] == [5, 20, 40, 40]
-    for smaller, larger in zip(chosen, chosen[1:], strict=False):
+    for smaller, larger in pairwise(chosen):
         assert larger[: len(smaller)] == smaller
 
 

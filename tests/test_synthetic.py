@@ -84,10 +84,10 @@ def test_the_images_are_the_ones_that_published_results_used(images: ImageSet) -
 
 def test_drawing_leaves_the_global_random_states_alone() -> None:
     draw.cache_clear()
-    before = np.random.get_state(legacy=False)["state"]["key"].copy()  # type: ignore[index]
+    before = np.random.get_state(legacy=False)["state"]["key"].copy()
     torch_before = torch.get_rng_state()
     draw()
-    after = np.random.get_state(legacy=False)["state"]["key"]  # type: ignore[index]
+    after = np.random.get_state(legacy=False)["state"]["key"]
     assert np.array_equal(before, after)
     assert torch.equal(torch_before, torch.get_rng_state())
 

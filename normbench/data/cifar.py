@@ -165,36 +165,34 @@ def parse(layout: Layout, files: Mapping[str, bytes], where: str) -> Cifar:
     missing = [name for name in layout.files if name not in files]
     if missing:
         raise UsageError(f"{where}: {layout.folder} lacks {', '.join(missing)}; get it afresh")
+    where = f"{where}: {layout.folder}"
+    classes = _class_names(layout, files[layout.meta], f"{where}/{layout.meta}")
     read = _read_binary if layout.label_key is None else _read_pickle
-    parts = {
-        name: read(layout, files[name], f"{where}: {layout.folder}/{name}")
-        for name in (*layout.train, layout.test)
-    }
-    classes = _class_names(layout, files[layout.meta], f"{where}: {layout.folder}/{layout.meta}")
-    for name, (_, labels) in parts.items():
+    parts = []
+    for name in (*layout.train, layout.test):
+        images, labels = read(layout, files[name], f"{where}/{name}")
         if labels.size == 0 or labels.min() < 0 or labels.max() >= len(classes):
-            _damaged(f"{where}: {layout.folder}/{name}", f"labels outside 0..{len(classes) - 1}")
-    train = [parts[name] for name in layout.train]
-    return Cifar(
-        classes=classes,
-        train_images=np.concatenate([images for images, _ in train]),
-        train_labels=np.concatenate([labels for _, labels in train]),
-        test_images=parts[layout.test][0].copy(),  # else a view of the file's bytes
-        test_labels=parts[layout.test][1],
-    )
+            _damaged(f"{where}/{name}", f"labels outside 0..{len(classes) - 1}")
+        parts.append((images, labels))
+    *train, (test_images, test_labels) = parts
+    train_images = np.concatenate([images for images, _ in train])
+    train_labels = np.concatenate([labels for _, labels in train])
+    # copied: it may be a view of the file's bytes
+    return Cifar(classes, train_images, train_labels, test_images.copy(), test_labels)
 
 
 def is_genuine(layout: Layout, files: Mapping[str, bytes], classes: tuple[str, ...]) -> bool:
     """Returns whether these are the published files, by their digests and class names."""
     names = hashlib.sha256("\n".join(classes).encode()).hexdigest()
-    if names != _NAMES[layout.name]:
-        return False
-    for name, digest in layout.digests.items():
-        # MD5 cannot vouch against a forger; it is what was published, and honest look-alikes differ
-        kind = "md5" if len(digest) == 32 else "sha256"
-        if hashlib.new(kind, files[name], usedforsecurity=False).hexdigest() != digest:
-            return False
-    return True
+    return names == _NAMES[layout.name] and all(
+        _digest(files[name], len(digest)) == digest for name, digest in layout.digests.items()
+    )
+
+
+def _digest(content: bytes, num_digits: int) -> str:
+    # MD5 cannot vouch against a forger; it is what was published, and honest look-alikes differ
+    kind = "md5" if num_digits == 32 else "sha256"
+    return hashlib.new(kind, content, usedforsecurity=False).hexdigest()
 
 
 def _read_binary(layout: Layout, content: bytes, where: str) -> tuple[_Images, _Labels]:

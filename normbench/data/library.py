@@ -10,11 +10,27 @@ from filelock import FileLock
 from platformdirs import user_data_path
 from safetensors import SafetensorError
 
-from normbench.data import image_file
-from normbench.data.image_file import DamageError, Entry, ImageSet, content_digest
+from normbench.data import image_set
+from normbench.data.image_set import DamageError, Entry, ImageSet, content_digest
 from normbench.errors import UsageError
 
-__all__ = ["Entry", "ImageSet", "content_digest"]
+__all__ = [
+    "DOWNLOADABLE",
+    "NAME",
+    "RESERVED",
+    "Entry",
+    "ImageSet",
+    "available",
+    "check_name",
+    "content_digest",
+    "find",
+    "load",
+    "lock",
+    "root",
+    "save",
+    "verify",
+    "writing",
+]
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 RESERVED = ("auto", "synthetic", "images")  # values of `data=` that are not one particular set
@@ -84,7 +100,7 @@ def save(images: ImageSet, source: str) -> Path:
     """
     path = _path(images.name)
     with writing(path):
-        image_file.write(path, images, source)
+        image_set.write(path, images, source)
     return path
 
 
@@ -101,7 +117,7 @@ def load(name: str) -> ImageSet:
             f"data set {name!r} is not on this machine ({root()} has: {there}): {_bring(name)}"
         )
     try:
-        return image_file.read(path)
+        return image_set.read(path)
     except DamageError as damage:
         raise UsageError(
             f"data set {name!r} is damaged ({path}: {damage}): delete the file and {_bring(name)}"
@@ -115,13 +131,13 @@ def verify(name: str) -> Entry:
         UsageError: as ``load`` does.
     """
     load(name)
-    return image_file.read_header(_path(name))
+    return image_set.read_header(_path(name))
 
 
 def available() -> list[Entry]:
     """Lists the data sets on this machine by name, from their headers alone, damaged ones too."""
     try:
-        paths = sorted(root().glob(f"[!.]*{image_file.SUFFIX}"))
+        paths = sorted(root().glob(f"[!.]*{image_set.SUFFIX}"))
     except OSError:
         return []
     return [_entry(path) for path in paths]
@@ -134,15 +150,15 @@ def find(name: str) -> Entry | None:
 
 
 def _path(name: str) -> Path:
-    return root() / f"{check_name(name)}{image_file.SUFFIX}"
+    return root() / f"{check_name(name)}{image_set.SUFFIX}"
 
 
 def _entry(path: Path) -> Entry:
     try:
-        return image_file.read_header(path)
+        return image_set.read_header(path)
     except DamageError as damage:
         num_bytes = path.lstat().st_size if os.path.lexists(path) else 0
-        return Entry(path.name.removesuffix(image_file.SUFFIX), path, num_bytes, damage=str(damage))
+        return Entry(path.name.removesuffix(image_set.SUFFIX), path, num_bytes, damage=str(damage))
 
 
 def _bring(name: str) -> str:
