@@ -141,6 +141,8 @@ def show_imported(screen: Screen, imported: Imported) -> None:
         facts.append(("resized", f"{imported.num_resized:,} images"))
     if imported.made_test_split:
         facts.append(("test set", "there was none: a sixth of each class, chosen by file name"))
+    if imported.left_out:
+        facts.append(("left out", ", ".join(imported.left_out)))
     if imported.num_ignored:
         facts.append(("ignored", f"{imported.num_ignored:,} files that are no images"))
     screen.facts(f"{entry.name}: {'was there already' if imported.existed else 'imported'}", facts)

@@ -1,11 +1,11 @@
-"""What tests share: a clean place for each, the command line, and images small enough to train on."""
+"""What tests share: a clean place for each, the command line, and small images to train on."""
 
 import os
 import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -128,14 +128,12 @@ class Finished:
 
     Attributes:
         arguments: of ``normbench``.
-        environment: of the process.
         home: its working folder.
         cell: the run directory.
         stdout, stderr, code: what it printed, and its exit code.
     """
 
     arguments: Sequence[str]
-    environment: Mapping[str, str]
     home: Path
     cell: Path
     stdout: str
@@ -153,11 +151,10 @@ def finished(script: str, tiny_library: Path, tmp_path_factory: pytest.TempPathF
 
 def run_process(script: str, library: Path, home: Path, *arguments: str) -> Finished:
     """Runs the installed command in ``home`` with nothing of this process's terminal."""
-    environment = process_environment(library)
     done = subprocess.run(
         [script, *arguments],
         cwd=home,
-        env=environment,
+        env=process_environment(library),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         encoding="utf-8",
@@ -166,7 +163,7 @@ def run_process(script: str, library: Path, home: Path, *arguments: str) -> Fini
     )
     cells = sorted(home.glob("runs/*/*"))
     cell = cells[0] if cells else home / "nothing"
-    return Finished(arguments, environment, home, cell, done.stdout, done.stderr, done.returncode)
+    return Finished(arguments, home, cell, done.stdout, done.stderr, done.returncode)
 
 
 def process_environment(library: Path) -> dict[str, str]:

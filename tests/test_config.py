@@ -3,7 +3,7 @@
 import ast
 import inspect
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
 from enum import Enum
 from importlib.resources import files
@@ -24,15 +24,17 @@ from normbench.norms.batch import BatchNormConfig
 from normbench.norms.group import GroupNormConfig
 from normbench.optim import Schedule, SGDConfig
 
-REGISTRIES = {"norm": NORMS, "model": MODELS, "data": DATA}
+REGISTRIES: dict[str, Mapping[str, type[Any]]] = {"norm": NORMS, "model": MODELS, "data": DATA}
 CHOICES: list[tuple[str, type[Any]]] = [
-    (f"{group}/{name}", cls) for group, registry in REGISTRIES.items() for name, cls in registry.items()
+    (f"{group}/{name}", cls)
+    for group, registry in REGISTRIES.items()
+    for name, cls in registry.items()
 ] + [("optim/sgd", SGDConfig)]
 IDS = [path for path, _ in CHOICES]
 
 
 def config(**values: Any) -> Config:
-    parts = {
+    parts: dict[str, Any] = {
         "norm": GroupNormConfig(),
         "model": ResNetConfig(),
         "data": SyntheticConfig(),

@@ -92,6 +92,14 @@ def test_a_flipped_bit_in_an_archive_is_noticed(suffix: str, tmp_path: Path, roo
     assert str(path) in refused(path, root)
 
 
+def test_a_zip_with_a_name_that_is_not_in_its_encoding_is_refused(
+    tmp_path: Path, root: Path
+) -> None:
+    path = write_zip(tmp_path / "mine.zip", {"café/0.png": picture(0)})
+    path.write_bytes(path.read_bytes().replace("é".encode(), b"\xff\xfe"))
+    assert "damaged" in refused(path, root)
+
+
 def test_a_damaged_header_amid_a_tar_is_not_taken_for_its_end(tmp_path: Path, root: Path) -> None:
     path = write_tar(tmp_path / "mine.tar", flat_files())
     content = path.read_bytes()

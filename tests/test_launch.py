@@ -134,7 +134,7 @@ def test_composing_waits_for_nothing_it_does_not_need() -> None:
         "import sys\n"
         "from normbench.launch import load_config\n"
         "load_config(['norm=group', 'batch=2'])\n"
-        "heavy = ('tensorboard', 'matplotlib', 'scipy', 'typer', 'PIL', 'torchvision', 'requests')\n"
+        "heavy = 'tensorboard matplotlib scipy typer PIL torchvision requests'.split()\n"
         "print(*[name for name in heavy if name in sys.modules])\n"
     )
     done = subprocess.run(
@@ -177,7 +177,9 @@ def test_the_nearest_name_is_suggested(typed: str, meant: str) -> None:
 def test_an_unknown_choice_lists_what_there_is(group: str) -> None:
     message = refusal(f"{group}=xyzzy")
 
-    assert message == f"{group}=xyzzy: unknown {group} (choose from {', '.join(group_names(group))})"
+    assert (
+        message == f"{group}=xyzzy: unknown {group} (choose from {', '.join(group_names(group))})"
+    )
 
 
 def test_a_key_of_another_choice_is_named_with_the_keys_of_this_one() -> None:
@@ -233,17 +235,16 @@ def test_a_text_that_is_none_is_named(value: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "override", ["batch=${nope}", "batch=${oc.env:HOME}", "batch=${", "name=${nope}", "batch=${x:1}"]
+    "override",
+    ["batch=${nope}", "batch=${oc.env:HOME}", "batch=${", "name=${nope}", "batch=${x:1}"],
 )
 def test_an_interpolation_that_leads_nowhere_is_refused(override: str) -> None:
-    assert "batch" in refusal(override) or "name" in refusal(override)
+    assert refusal(override).startswith("batch=")
 
 
 @pytest.mark.parametrize("override", ["+foo=1", "++batch=1", "+batch=1", "~batch", "~norm", "~foo"])
 def test_keys_are_neither_added_nor_removed(override: str) -> None:
-    assert refusal(override) == (
-        f"{override}: keys cannot be added or removed; write KEY=VALUE"
-    )
+    assert refusal(override) == (f"{override}: keys cannot be added or removed; write KEY=VALUE")
 
 
 @pytest.mark.parametrize("override", ["batch=2,4", "norm=batch,group", "batch=range(1,3)"])
@@ -272,7 +273,9 @@ def test_packages_are_refused(override: str) -> None:
     assert refusal(override).startswith(f"{override}: write norm=VALUE")
 
 
-@pytest.mark.parametrize("override", ["schema=config", "schema/norm=group", "norm._target_=os.system"])
+@pytest.mark.parametrize(
+    "override", ["schema=config", "schema/norm=group", "norm._target_=os.system"]
+)
 def test_there_is_no_back_door(override: str) -> None:
     assert refusal(override).startswith(f"{override}: unknown key")
 

@@ -106,7 +106,11 @@ def test_hparams_has_one_session_a_seed_with_its_settings(finished: Finished) ->
 
         tags = [value.tag for value in ours]
         assert sorted(tags) == sorted(
-            [metadata.EXPERIMENT_TAG, metadata.SESSION_START_INFO_TAG, metadata.SESSION_END_INFO_TAG]
+            [
+                metadata.EXPERIMENT_TAG,
+                metadata.SESSION_START_INFO_TAG,
+                metadata.SESSION_END_INFO_TAG,
+            ]
         )
         start = ours[tags.index(metadata.SESSION_START_INFO_TAG)]
         session = metadata.parse_session_start_info_plugin_data(start.metadata.plugin_data.content)

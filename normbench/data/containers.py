@@ -42,6 +42,7 @@ _DAMAGE = (
     zlib.error,
     EOFError,
     NotImplementedError,  # zipfile's for a kind of compression it does not know
+    UnicodeDecodeError,  # zipfile's for a name that is not in the encoding it claims
 )
 
 
