@@ -426,10 +426,7 @@ def test_a_killed_run_has_left_its_curve_and_no_result(
 
     (folder,) = tmp_path.glob("runs/*/*/seed-0")
     assert not (folder / "result.json").exists()
-    steps = [
-        json.loads(line)["step"]
-        for line in (folder / "metrics.jsonl").read_text().splitlines()[:-1]
-    ]
+    steps = [line["step"] for line in read_metrics(folder)]
     assert 6 in steps, "the epoch that was shown is on disk"
 
 

@@ -274,6 +274,19 @@ def test_a_parameter_without_a_gradient_stays_as_it_is() -> None:
     assert torch.equal(model.get_parameter("stem.weight"), before)
 
 
+@pytest.mark.xfail(reason="bug: the optimizer keeps views of the weights as they were before")
+def test_a_network_that_changes_its_memory_format_afterwards_is_still_trained() -> None:
+    model = resnet().to(memory_format=torch.channels_last)
+    optimizer = SGDConfig().build(model, norm_parameters(model, [Norm]))
+    model.to(memory_format=torch.contiguous_format)
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    optimizer.lr = 0.1
+    model(torch.randn(4, 3, 8, 8)).sum().backward()
+    optimizer.step()
+    for parameter, old in zip(model.parameters(), before, strict=True):
+        assert not torch.equal(parameter, old)
+
+
 # What is out of range.
 
 

@@ -248,6 +248,13 @@ def test_the_same_run_again_is_the_same_to_the_bit() -> None:
         assert torch.equal(mine, other)
 
 
+def test_a_network_handed_over_in_evaluation_mode_is_trained_in_training_mode() -> None:
+    model = net(BatchNormConfig())
+    expected = run(model, SGDConfig(), batch=8)
+    metrics = run(net(BatchNormConfig()).eval(), SGDConfig(), batch=8)
+    assert [m.loss for m in metrics] == [m.loss for m in expected]
+
+
 def test_an_epoch_of_a_single_step_is_one_record() -> None:
     metrics = run(net(), SGDConfig(), batch=243, epochs=3)
     assert [m.step for m in metrics] == [1, 2, 3]
