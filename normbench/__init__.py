@@ -4,12 +4,15 @@ The house, from the top down; imports only ever go downward::
 
     cli.py              the commands (the only file that knows Typer)
     launch.py           overrides -> configuration (the only file that knows Hydra)
-    views.py            what commands print that train nothing
+    catalog.py          what the norms and data commands print
     experiment.py       one cell, from its configuration to its records: start reading here
-    display.py          the screen       cubes.py    pictures of what a norm averages over
+    views.py            what is printed about a cell: its network, what will run, how it ended
+    display.py          the screen        cubes.py        pictures of what a norm averages over
+    crossover.py        how many seeds to stack here      environment.py  on what a run runs
     tracking.py         curves: metrics.jsonl and TensorBoard (the only file that knows it)
-    records.py          results and summaries, written so that a file that is there is whole
-    training.py         the loop, a generator of metrics        inspection.py  layer by layer
+    records.py          results, written so that a file that is there is whole
+    cell.py             a configuration, its images and its folder
+    training.py         the loop, a generator of metrics  inspection.py   layer by layer
     config.py           the configuration of a cell, and its digest
     stacking.py         K networks of one architecture <-> one stacked network
     optim.py  data/  models/      optimizer / images and their epoch plan / networks

@@ -15,6 +15,7 @@ from rich.progress import (
     SpinnerColumn,
     Task,
     TaskID,
+    TaskProgressColumn,
     TextColumn,
     TimeRemainingColumn,
 )
@@ -102,7 +103,7 @@ class Screen:
             SpinnerColumn(),
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
-            TextColumn("{task.completed:,.0f} of {task.total:,.0f}"),
+            TaskProgressColumn(),
             TimeLeftColumn(),
         ]
         with Progress(*columns, console=self.console, expand=True, transient=True) as progress:
