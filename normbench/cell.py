@@ -55,5 +55,13 @@ class Cell:
                 f"batch={config.batch}: larger than the {len(splits.train):,} training images of"
                 f" {self.images.name}; at most {len(splits.train)}"
             )
-        infos = layers(self.build_model(config.seed), splits.test.size)
+        height, width = splits.test.size
+        try:
+            infos = layers(self.build_model(config.seed), splits.test.size)
+        except RuntimeError as error:  # for example pooling an image to nothing
+            reason = str(error).partition("\n")[0]
+            raise UsageError(
+                f"model={config.model.name} ({config.model.title}) does not take images of"
+                f" {height}×{width} pixels: {reason}"
+            ) from None
         check_statistics(infos, config.norm_batch or config.batch)

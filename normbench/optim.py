@@ -60,24 +60,26 @@ class SGD:
         self.nesterov = nesterov
         self.parameters = list(parameters)
         self.velocities = [torch.zeros_like(p, requires_grad=False) for p in self.parameters]
-        self._channels_last = [_is_channels_last(parameter) for parameter in self.parameters]
-        with torch.no_grad():
-            self._weights = self._in_order(self.parameters)
-            self._buffers = self._in_order(self.velocities)
         self._groups = [
             (decay, [i for i, each in enumerate(decays) if each == decay])
             for decay in sorted(set(decays))
         ]
+        self._take_views()
 
     @torch.no_grad()
     def step(self) -> None:
-        """Updates the parameters from their gradients, and forgets the gradients."""
-        gradients = self._in_order([cast(Tensor, each.grad) for each in self.parameters])
+        """Updates the parameters that have a gradient, and forgets the gradients."""
+        views = zip(self._weights, self.parameters, strict=True)
+        if any(view.data_ptr() != parameter.data_ptr() for view, parameter in views):
+            self._take_views()  # the network has been moved or converted since
         for decay, members in self._groups:
+            moving = [i for i in members if self.parameters[i].grad is not None]
+            if not moving:
+                continue
             torch._fused_sgd_(
-                [self._weights[i] for i in members],
-                [gradients[i] for i in members],
-                [self._buffers[i] for i in members],
+                [self._weights[i] for i in moving],
+                [self._in_order(i, cast(Tensor, self.parameters[i].grad)) for i in moving],
+                [self._buffers[i] for i in moving] if self.momentum else [],
                 weight_decay=decay,
                 momentum=self.momentum,
                 lr=self.lr,
@@ -89,15 +91,20 @@ class SGD:
         for parameter in self.parameters:
             parameter.grad = None
 
-    def _in_order(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """Views of ``tensors``, one a parameter, with their axes in the parameters' memory order.
+    @torch.no_grad()
+    def _take_views(self) -> None:
+        """Views of the weights and velocities with their axes in the order of their memory.
 
         The fused call copies what is not contiguous, and weights in channels_last are not.
         """
-        return [
-            tensor.permute(0, 2, 3, 1) if last else tensor
-            for tensor, last in zip(tensors, self._channels_last, strict=True)
-        ]
+        self._channels_last = [_is_channels_last(parameter) for parameter in self.parameters]
+        pairs = zip(self.parameters, self.velocities, strict=True)
+        self.velocities = [torch.empty_like(p, requires_grad=False).copy_(v) for p, v in pairs]
+        self._weights = [self._in_order(i, p) for i, p in enumerate(self.parameters)]
+        self._buffers = [self._in_order(i, v) for i, v in enumerate(self.velocities)]
+
+    def _in_order(self, index: int, tensor: Tensor) -> Tensor:
+        return tensor.permute(0, 2, 3, 1) if self._channels_last[index] else tensor
 
 
 def _is_channels_last(tensor: Tensor) -> bool:

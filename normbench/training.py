@@ -216,7 +216,8 @@ def evaluate(
     try:
         losses: list[Tensor] = []
         hits: list[Tensor] = []
-        for images, labels in evaluation_batches(split, EVALUATION_BATCH):
+        dtype = next((p.dtype for p in model.parameters()), torch.float32)
+        for images, labels in evaluation_batches(split, EVALUATION_BATCH, dtype):
             stacked = images.repeat(1, replicas, 1, 1)
             stacked = stacked.contiguous(memory_format=torch.channels_last)
             with torch.autocast(device_type, torch.bfloat16, enabled=autocast):

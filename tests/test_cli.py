@@ -430,6 +430,52 @@ def test_a_killed_run_has_left_its_curve_and_no_result(
     assert 6 in steps, "the epoch that was shown is on disk"
 
 
+LIMITED = (  # a file that would grow beyond 4 KiB fails to, as on a full disk
+    "import os, resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096));"
+    " os.execv(sys.argv[1], sys.argv[1:])"
+)
+
+
+def test_a_full_disk_is_one_line_and_no_result_that_is_half_there(
+    script: str, tiny_library: Path, tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, script, "run", *TINY, "epochs=100"],
+        cwd=tmp_path,
+        env=process_environment(tiny_library),
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    for path in tmp_path.rglob("result.json"):
+        json.loads(path.read_text())
+
+
+def test_two_runs_of_one_cell_at_once_do_not_write_over_each_other(
+    script: str, tiny_library: Path, tmp_path: Path
+) -> None:
+    both = [
+        subprocess.Popen(
+            [script, "run", *TINY, "epochs=100"],
+            cwd=tmp_path,
+            env=process_environment(tiny_library),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        for _ in range(2)
+    ]
+    assert 0 in [process.wait(timeout=100) for process in both]
+
+    (folder,) = tmp_path.glob("runs/*/*/seed-0")
+    assert [line["step"] for line in read_metrics(folder)] == list(range(1, 601))
+    assert len(list(folder.glob("events.*"))) == 1
+
+
 # ---- on a terminal ----
 
 
@@ -504,11 +550,13 @@ BAD_SETTINGS = [
     ("batch=0", ["batch=0", "at least 1"]),
     ("epochs=-1", ["epochs=-1", "at least 1"]),
     ("seeds=0", ["seeds=0", "at least 1"]),
+    ("seeds=1000000000000", ["seeds=1000000000000"]),
     ("seed=-1", ["seed=-1", "0 to 2147483647"]),
     ("threads=0", ["threads=0", "at least 1"]),
     ("stack=0", ["stack=0", "auto or a whole number from 1"]),
     ("norm_batch=3", ["norm_batch=3", "batch=4", "1, 2, 4"]),
     ("optim.lr=nan", ["optim.lr=nan", "above 0"]),
+    ("optim.lr=inf", ["optim.lr=inf", "finite"]),
     ("optim.lr=-0.1", ["optim.lr=-0.1", "above 0"]),
     ("optim.momentum=1", ["optim.momentum=1", "from 0 to below 1"]),
     ("optim.weight_decay=-1", ["optim.weight_decay=-1", "at least 0"]),

@@ -13,8 +13,8 @@ import pytest
 from matplotlib.image import imread
 from numpy.typing import NDArray
 
-from normbench.errors import UsageError
 from normbench.cubes import CubeSpec, Face, cube_figure, cube_text, visible_facets
+from normbench.errors import UsageError
 
 SVG = "{http://www.w3.org/2000/svg}"
 ESCAPE = re.compile("\x1b\\[[0-9;]*m")

@@ -329,7 +329,6 @@ def test_gamma_starts_at_one_and_beta_at_zero(name: str, affine: bool) -> None:
         assert parameters == {}
 
 
-@pytest.mark.xfail(reason="bug: RuntimeError of the kernel, or none at all without γ and β")
 @pytest.mark.parametrize("affine", [True, False], ids=["affine", "plain"])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_an_input_with_other_channels_is_refused(name: str, affine: bool) -> None:
@@ -623,7 +622,6 @@ def test_sub_batches_of_one_value_a_channel_are_an_error() -> None:
         build("batch", norm_batch=1)(randn(6, CHANNELS))
 
 
-@pytest.mark.xfail(reason="bug: values_per_statistic ignores that the batch may be the smaller")
 def test_a_batch_of_one_value_a_channel_is_an_error_even_if_sub_batches_may_be_larger() -> None:
     layer = build("batch", norm_batch=4)
     with pytest.raises(UsageError, match="single value"):

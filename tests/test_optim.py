@@ -131,10 +131,7 @@ MOMENTA = pytest.mark.parametrize(
     [
         (0.8, False),
         (0.8, True),
-        pytest.param(
-            *(0.0, False),
-            marks=pytest.mark.xfail(reason="bug: RuntimeError, momentum buffers have to be empty"),
-        ),
+        (0.0, False),
     ],
 )
 
@@ -262,7 +259,6 @@ def test_a_few_steps_equal_those_of_torch_s_fused_sgd_to_the_bit(
         assert torch.equal(mine, other)
 
 
-@pytest.mark.xfail(reason="bug: TypeError, where torch's optimizers pass over it")
 def test_a_parameter_without_a_gradient_stays_as_it_is() -> None:
     model = resnet()
     model.get_submodule("stem").requires_grad_(False)
@@ -274,7 +270,6 @@ def test_a_parameter_without_a_gradient_stays_as_it_is() -> None:
     assert torch.equal(model.get_parameter("stem.weight"), before)
 
 
-@pytest.mark.xfail(reason="bug: the optimizer keeps views of the weights as they were before")
 def test_a_network_that_changes_its_memory_format_afterwards_is_still_trained() -> None:
     model = resnet().to(memory_format=torch.channels_last)
     optimizer = SGDConfig().build(model, norm_parameters(model, [Norm]))

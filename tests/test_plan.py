@@ -270,7 +270,6 @@ def test_evaluation_sees_every_image_once_in_order_and_as_it_is() -> None:
     assert torch.equal(torch.cat([labels for _, labels in batches]), torch.arange(23))
 
 
-@pytest.mark.xfail(reason="bug: a split padded for training is evaluated with its black border")
 def test_images_padded_for_training_are_evaluated_without_their_border() -> None:
     padded, _ = make_split(23, pad=2)
     plain, _ = make_split(23, pad=0)

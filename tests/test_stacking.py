@@ -1,4 +1,4 @@
-"""Stacked seeds are trained exactly as they would have been alone, and isolated from one another."""
+"""Stacked seeds are trained exactly as they would have been alone, and apart from one another."""
 
 from collections.abc import Sequence
 from math import isfinite

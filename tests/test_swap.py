@@ -213,7 +213,6 @@ def test_the_replacement_has_the_network_s_dtype(
     assert model(images(dtype=torch.float64)).dtype == torch.float64
 
 
-@pytest.mark.xfail(reason="bug: without tensors of the old layer the new one is float32 on the CPU")
 @pytest.mark.parametrize(
     "old",
     [
@@ -230,14 +229,12 @@ def test_the_replacement_of_a_layer_without_tensors_has_the_network_s_dtype(
     assert {tensor.dtype for tensor in model.state_dict().values()} == {torch.float64}
 
 
-@pytest.mark.xfail(reason="bug: the new layers are always in training mode")
 def test_the_replacement_is_in_the_mode_of_what_it_replaces() -> None:
     model = resnet18(weights=None).eval()
     swap_norm(model, BatchNormConfig())
     assert not any(module.training for module in model.modules())
 
 
-@pytest.mark.xfail(reason="bug: named_modules() lists a layer that is used twice only once")
 def test_a_layer_used_twice_is_replaced_in_both_places_by_one() -> None:
     shared = nn.BatchNorm2d(3)
     model = nn.Sequential(shared, nn.ReLU(), shared)

@@ -301,7 +301,6 @@ def test_a_float64_network_is_trained_in_float64() -> None:
     assert first.loss[0] == pytest.approx(expected, rel=1e-12)
 
 
-@pytest.mark.xfail(reason="bug: evaluate() feeds float32 images to a float64 network")
 def test_a_float64_network_is_evaluated_in_float64() -> None:
     model, data = net().double(), splits()
     images = torch.cat([images for images, _ in evaluation_batches(data.test, 263)])

@@ -90,7 +90,7 @@ def import_images(
     Args:
         path: the folder or archive.
         name: what to call the data set; None: after the file, or ``cifar10`` if it is that.
-        size: height and width of the images, in pixels; others are scaled and cropped. 8 to 512.
+        size: height and width of the images, in pixels; others are scaled and cropped. 4 to 512.
         replace: whether a data set of that name with other content gives way.
         source: where the images came from, in words; None: the file's name.
         progress: told how many bytes have been read.
@@ -100,8 +100,8 @@ def import_images(
             it, and nothing has been written.
     """
     started = time.perf_counter()
-    if not 8 <= size <= 512:
-        raise UsageError(f"size={size}: images must be from 8 to 512 pixels wide")
+    if not 4 <= size <= 512:
+        raise UsageError(f"size={size}: images must be from 4 to 512 pixels wide")
     if name is not None:
         library.check_name(name)
     with containers.reading(path):

@@ -183,8 +183,10 @@ def evaluation_batches(
     split: Split, batch: int, dtype: torch.dtype = torch.float32
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yields all images in order, [N, 3, H, W] (channels last), and their labels [N]."""
+    pad, (height, width) = split.pad, split.size
     for start in range(0, len(split), batch):
-        images = split.normalized(split.pixels[start : start + batch], dtype)
+        pixels = split.pixels[start : start + batch, pad : pad + height, pad : pad + width]
+        images = split.normalized(pixels, dtype)
         yield images.permute(0, 3, 1, 2), split.labels[start : start + batch]
 
 

@@ -60,6 +60,7 @@ def build_quietly(make: Callable[[], nn.Module], generator: torch.Generator) -> 
     uniform in ±1/√fan-in, biases are zero. The global random state is left as it was.
     """
     with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(generator.initial_seed())  # for what is not drawn again below
         model = make()
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
@@ -69,5 +70,6 @@ def build_quietly(make: Callable[[], nn.Module], generator: torch.Generator) -> 
         elif isinstance(module, nn.Linear):
             bound = 1 / sqrt(module.in_features)
             nn.init.uniform_(module.weight, -bound, bound, generator=generator)
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
     return model

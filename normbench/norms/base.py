@@ -69,6 +69,8 @@ class Norm(nn.Module, ABC):
             ValueError: the channels do not fit, or a mean would run over a single value (the
                 output would be β whatever the input).
         """
+        if x.shape[1] != self.channels:
+            raise ValueError(f"expected {self.channels} channels, got an input of {list(x.shape)}")
         y = self.normalize(x)
         return F.relu(y, inplace=True) if self.act else y
 

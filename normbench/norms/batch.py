@@ -61,12 +61,12 @@ class BatchNorm(Norm):
         return True
 
     def values_per_statistic(self, shape: torch.Size) -> int:
-        return (self.norm_batch or shape[0]) * spatial_size(shape)
+        return min(self.norm_batch or shape[0], shape[0]) * spatial_size(shape)
 
     def normalize(self, x: Tensor) -> Tensor:
         size = self.norm_batch
         if self.training:
-            if x.numel() == x.shape[1] * (x.shape[0] // (size or x.shape[0])):
+            if x.numel() == x.shape[1] * (1 if size is None else max(1, x.shape[0] // size)):
                 remedy = "use a larger batch (batch, norm_batch), larger images or another norm"
                 raise single_value(x.shape, remedy)
             if size is not None and size < x.shape[0]:

@@ -23,6 +23,10 @@ class GroupNorm(Norm):
     The C channels of each example form G groups of neighbours; each group is normalized with the
     mean and the biased variance over its (C/G)·H·W values. Training and evaluation are the same.
 
+    In float32 on a CPU, with channels-last inputs, PyTorch's kernel takes the variance as
+    E[x²] - E[x]², which loses digits where a group's mean is much larger than its deviation: the
+    largest error of the output is 5e-5 at ten times and 5e-3 at a hundred times.
+
     Args:
         channels: C.
         num_groups: G, which must divide C.
