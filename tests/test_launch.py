@@ -239,7 +239,7 @@ def test_a_text_that_is_none_is_named(value: str) -> None:
     ["batch=${nope}", "batch=${oc.env:HOME}", "batch=${", "name=${nope}", "batch=${x:1}"],
 )
 def test_an_interpolation_that_leads_nowhere_is_refused(override: str) -> None:
-    assert refusal(override).startswith("batch=")
+    assert refusal(override).startswith(override.partition("=")[0])
 
 
 @pytest.mark.parametrize("override", ["+foo=1", "++batch=1", "+batch=1", "~batch", "~norm", "~foo"])

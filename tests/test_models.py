@@ -1,6 +1,7 @@
 """The networks: what they compute, how many numbers they learn, and where they start."""
 
 from collections.abc import Callable, Iterator
+from importlib import resources
 from math import sqrt
 from pathlib import Path
 
@@ -9,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import configs
 from normbench.errors import UsageError
 from normbench.inspection import layers
 from normbench.models import MODELS, ModelConfig
@@ -75,8 +75,7 @@ def conv_and_linear(model: nn.Module) -> dict[str, Tensor]:
 
 
 def test_every_network_has_a_configuration_file_and_every_file_a_network() -> None:
-    assert configs.__file__ is not None
-    files = (Path(configs.__file__).parent / "model").glob("*.yaml")
+    files = Path(str(resources.files("normbench.configs"))).joinpath("model").glob("*.yaml")
     assert {file.stem for file in files} == set(MODELS)
     assert {"resnet", "convnet"} <= set(MODELS)
 

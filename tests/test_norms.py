@@ -1,6 +1,7 @@
 """The norms against their definitions, written here once more in plain numpy, and against torch."""
 
 from collections.abc import Callable, Iterator
+from importlib import resources
 from math import prod, sqrt
 from pathlib import Path
 
@@ -13,7 +14,6 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-import configs
 from normbench.errors import UsageError
 from normbench.norms import NORMS, Norm, NormConfig
 from normbench.norms.batch import BatchNorm, BatchNormConfig
@@ -175,8 +175,7 @@ def test_the_registry_holds_the_five_norms_of_the_comparison() -> None:
 
 
 def test_every_norm_has_a_configuration_file_and_every_file_a_norm() -> None:
-    assert configs.__file__ is not None
-    files = (Path(configs.__file__).parent / "norm").glob("*.yaml")
+    files = Path(str(resources.files("normbench.configs"))).joinpath("norm").glob("*.yaml")
     assert {file.stem for file in files} == set(NORMS)
 
 
