@@ -6,9 +6,9 @@ The house, from the top down; imports only ever go downward::
     launch.py           overrides -> configuration (the only file that knows Hydra)
     catalog.py          what the norms and data commands print
     experiment.py       one cell, from its configuration to its records: start reading here
-    views.py            what is printed about a cell: its network, what will run, how it ended
+    replicas.py         trains some seeds together        views.py        what is said of a cell
     display.py          the screen        cubes.py        pictures of what a norm averages over
-    crossover.py        how many seeds to stack here      environment.py  on what a run runs
+    lockstep.py         how seeds share the machine       environment.py  on what a run runs
     tracking.py         curves: metrics.jsonl and TensorBoard (the only file that knows it)
     records.py          results, written so that a file that is there is whole
     cell.py             a configuration, its images and its folder

@@ -2,6 +2,7 @@
 
 from dataclasses import fields
 from pathlib import Path
+from textwrap import fill
 
 import numpy as np
 import torch
@@ -25,22 +26,27 @@ def show_norms(screen: Screen, name: str | None, figure: Path | None) -> None:
     """
     if name is not None and name not in NORMS:
         raise UsageError(f"norm {name}: unknown (choose from {', '.join(sorted(NORMS))})")
-    if name is None:
-        screen.table(
-            "Normalization layers",
-            ("name", "one mean runs over", "batch-dependent", "paper"),
-            [
-                (key, cls.axes, "yes" if cls.batch_dependent else "no", cls.paper)
-                for key, cls in NORMS.items()
-            ],
-        )
-        screen.line("normbench norms NAME: formula, picture of the averaged axes, defaults, paper")
-    else:
-        _show_norm(screen, NORMS[name]())  # type: ignore[call-arg]
     if figure is not None:
         chosen = ["batch", "layer", "instance", "group"] if name is None else [name]
         cube_figure({key: _cube(key) for key in chosen}, figure)
+    if name is None:
+        _show_zoo(screen)
+    else:
+        _show_norm(screen, NORMS[name]())  # type: ignore[call-arg]
+    if figure is not None:
         screen.line(f"picture: {figure}")
+
+
+def _show_zoo(screen: Screen) -> None:
+    screen.table(
+        "Normalization layers",
+        ("name", "averages over", "batch-dependent", "paper (arXiv)"),
+        [
+            (key, cls.axes, "yes" if cls.batch_dependent else "no", cls.cite)
+            for key, cls in NORMS.items()
+        ],
+    )
+    screen.line("normbench norms NAME: formula, picture of the averaged axes, defaults, paper")
 
 
 def _show_norm(screen: Screen, norm: NormConfig) -> None:
@@ -64,8 +70,8 @@ def _show_norm(screen: Screen, norm: NormConfig) -> None:
         [
             ("one mean runs over", norm.axes),
             ("output depends on the batch", "in training" if norm.batch_dependent else "no"),
-            ("defaults", "  ".join(f"norm.{key}={_value(v)}" for key, v in defaults.items())),
-            ("paper", norm.paper),
+            ("defaults", "\n".join(f"norm.{key}={_value(v)}" for key, v in defaults.items())),
+            ("paper", fill(norm.paper, 48)),
         ],
     )
 
@@ -116,10 +122,12 @@ def list_data(screen: Screen) -> None:
             for e in entries
         ],
     )
-    names = {entry.name for entry in entries}
-    for key, cls in DATA.items():
-        missing = f"  (normbench data fetch {key})" if key in SOURCES and key not in names else ""
-        screen.line(f"data={key:<10} {cls.about}{missing}")
+    missing = SOURCES.keys() - {entry.name for entry in entries}
+    rows = [
+        (f"data={key}", cls.about + (f"\nnormbench data fetch {key}" if key in missing else ""))
+        for key, cls in DATA.items()
+    ]
+    screen.table("What to train on", ("setting", "images"), rows)
 
 
 def show_imported(screen: Screen, imported: Imported) -> None:
@@ -152,7 +160,11 @@ def show_imported(screen: Screen, imported: Imported) -> None:
 
 
 def verify_data(screen: Screen, name: str | None) -> bool:
-    """Checks one data set or all against their digests; returns whether all are sound."""
+    """Checks one data set or all against their digests; returns whether all are sound.
+
+    Raises:
+        UsageError: there is no set of that name.
+    """
     names = [name] if name is not None else [entry.name for entry in library.available()]
     if not names:
         screen.line("no data sets on this machine; normbench data list says how to get some")
@@ -161,7 +173,7 @@ def verify_data(screen: Screen, name: str | None) -> bool:
         try:
             entry = library.verify(each)
             screen.line(f"{each}: sound, sha256 {entry.sha256}")
-        except UsageError as error:
+        except library.DamagedError as error:
             sound = False
             screen.line(str(error))
     return sound

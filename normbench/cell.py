@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from normbench.config import Config
 from normbench.data import ImageSet
@@ -47,9 +47,19 @@ class Cell:
         config = self.config
         return config.model.build(config.norm_builder(), len(self.images.classes), generator)
 
+    def example(self) -> Tensor:
+        """Four random images [4, 3, H, W] of the data set's size, always the same."""
+        generator = torch.Generator().manual_seed(0)
+        return torch.randn(4, *self.images.test_images.shape[1:], generator=generator)
+
     def check_fit(self, splits: Splits) -> None:
         """Raises UsageError if batch, images, network and norm do not fit one another."""
         config = self.config
+        if len(splits.train) == 0:
+            raise UsageError(
+                f"data.val_fraction={config.data.val_fraction}: leaves no training images of"
+                f" {len(self.images.train_labels):,}; choose a smaller share"
+            )
         if config.batch > len(splits.train):
             raise UsageError(
                 f"batch={config.batch}: larger than the {len(splits.train):,} training images of"

@@ -8,15 +8,39 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
-
-import typer
+from typing import Annotated, Any
 
 from normbench.errors import UsageError
 
+try:
+    import typer
+    from typer.core import TyperGroup
+except KeyboardInterrupt:  # Typer takes a moment, and a traceback would be all that is seen
+    sys.stderr.write("normbench: interrupted\n")
+    sys.exit(130)
+
+# Typer has a Click of its own and exports one of its errors, not the one they all derive from.
+_MistypedError: Any = typer.BadParameter.__base__
+
+
+class _Commands(TyperGroup):
+    """Commands that answer a mistyped one in one line."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        try:
+            sys.exit(super().main(*args, **extra | {"standalone_mode": False}))
+        except _MistypedError as error:
+            command = error.ctx.command_path if error.ctx else "normbench"
+            if message := error.format_message().rstrip("."):  # empty: help has been printed
+                typer.echo(f"normbench: {message}; see {command} --help", err=True)
+            sys.exit(2)
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="Which normalization layer for a small batch, at what cost, and how sure?",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -24,6 +48,9 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="The images on this machine.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+
+# What looks like an option may be a setting with dashes too many; whoever reads those says so.
+SETTINGS = {"ignore_unknown_options": True}
 
 Overrides = Annotated[
     list[str] | None,
@@ -42,7 +69,9 @@ class _Terminated(BaseException):
 
 @contextmanager
 def _one_line_errors() -> Iterator[None]:
-    """Turns a person's mistakes into one line and exit code 2, interruptions into 130 or 143."""
+    """Turns every ending into one line: mistakes into exit code 2, what the machine refuses into
+    1, interruptions into 130 or 143.
+    """
 
     def terminate(_signal: int, _frame: FrameType | None) -> None:
         raise _Terminated
@@ -53,6 +82,12 @@ def _one_line_errors() -> Iterator[None]:
     except UsageError as error:
         typer.echo(f"normbench: {error}", err=True)
         raise typer.Exit(2) from None
+    except BrokenPipeError:  # `normbench norms | head`: Typer ends it quietly
+        raise
+    except OSError as error:  # for example a full disk
+        where = "" if error.filename is None else f"{error.filename}: "
+        typer.echo(f"normbench: {where}{error.strerror or error}", err=True)
+        raise typer.Exit(1) from None
     except KeyboardInterrupt:
         typer.echo("normbench: interrupted; the same command trains what is missing", err=True)
         raise typer.Exit(130) from None
@@ -63,7 +98,7 @@ def _one_line_errors() -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous)
 
 
-@app.command()
+@app.command(context_settings=SETTINGS)
 def run(
     overrides: Overrides = None,
     fresh: Annotated[
@@ -79,12 +114,12 @@ def run(
         from normbench.display import Screen
         from normbench.launch import load_config
 
-        summary = experiment.run(load_config(overrides or []), Screen(), fresh=fresh)
-    if summary["status"] != "finished":
+        outcome = experiment.run(load_config(overrides or []), Screen(), fresh=fresh)
+    if not outcome.finished:
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(context_settings=SETTINGS)
 def show(overrides: Overrides = None) -> None:
     """Print the configuration and the network, layer by layer. Trains nothing."""
     with _one_line_errors():
@@ -92,8 +127,9 @@ def show(overrides: Overrides = None) -> None:
         from normbench.display import Screen
         from normbench.launch import load_config, to_yaml
 
-        typer.echo(to_yaml(overrides or []))
-        views.show_layers(Screen(), load_config(overrides or []))
+        config = load_config(overrides or [])
+        typer.echo(to_yaml(config))
+        views.show_layers(Screen(), config)
 
 
 @app.command()
@@ -207,4 +243,11 @@ def tensorboard(
 
 def main() -> None:
     """The ``normbench`` command."""
-    app()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # Greek letters must not end a command
+            stream.reconfigure(errors="replace")
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.stderr.write("normbench: interrupted\n")
+        sys.exit(130)

@@ -4,6 +4,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 from normbench.data import DataConfig, ImageSet
@@ -11,6 +12,9 @@ from normbench.errors import UsageError
 from normbench.models import ModelConfig, NormBuilder
 from normbench.norms import Norm, NormConfig
 from normbench.optim import SGDConfig
+
+LIMITS = {"seeds": 10_000, "threads": 1024}
+"""The largest values that make sense."""
 
 RECIPE = 1
 """Raised when the same configuration begins to compute something else, so that results of the old
@@ -46,7 +50,7 @@ class Config:
     """The first seed."""
 
     seeds: int = 1
-    """How many seeds: ``seed``, ``seed``+1, …"""
+    """How many seeds: ``seed``, ``seed``+1, …; at most 10,000."""
 
     stack: int | str = "auto"
     """How many seeds are trained together as one network; auto: as many as is fastest here."""
@@ -55,7 +59,7 @@ class Config:
     """The name of the experiment: records go to ``RUNS/NAME``."""
 
     runs: str = "runs"
-    """The folder of all records."""
+    """The folder of all records; a leading ~ is the home folder."""
 
     device: str = "auto"
     """``cpu``, ``cuda``, ``cuda:1``, or auto: CUDA where there is one."""
@@ -71,6 +75,9 @@ class Config:
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise UsageError(f"{key}={value}: must be at least 1")
+        for key, limit in LIMITS.items():
+            if (getattr(self, key) or 0) > limit:
+                raise UsageError(f"{key}={getattr(self, key)}: must be at most {limit}")
         if self.stack != "auto" and not (isinstance(self.stack, int) and self.stack >= 1):
             raise UsageError(f"stack={self.stack}: must be auto or a whole number from 1")
         if not 0 <= self.seed < 2**31:
@@ -80,12 +87,19 @@ class Config:
                 f"norm_batch={self.norm_batch} does not divide batch={self.batch}; allowed:"
                 f" {', '.join(str(d) for d in range(1, self.batch + 1) if self.batch % d == 0)}"
             )
+        self._check_places()
+
+    def _check_places(self) -> None:
         for key in ("name", "runs"):
             value = getattr(self, key)
             if not value or "\0" in value:
                 raise UsageError(f"{key}={value!r}: must not be empty")
         if self.name in (".", "..") or "/" in self.name or "\\" in self.name:
             raise UsageError(f"name={self.name}: must be one folder's name, without slashes")
+        try:
+            self.runs = str(Path(self.runs).expanduser())
+        except RuntimeError:
+            raise UsageError(f"runs={self.runs}: must start with a home folder there is") from None
 
     @property
     def all_seeds(self) -> list[int]:

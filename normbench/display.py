@@ -5,6 +5,9 @@ On a terminal: colour and a live bar. Elsewhere: plain lines, one an epoch, noth
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from io import TextIOWrapper
+from math import ceil
+from threading import Lock
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -19,12 +22,17 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from normbench.training import Metrics
 
 PLAIN_WIDTH = 120
+"""The width of what is not a terminal."""
+
+WIDE = 100
+"""The width from which a terminal's bar shows everything."""
+
 _NUMERIC = frozenset("0123456789-+.±")
 
 
@@ -37,18 +45,24 @@ class Screen:
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(highlight=False)
+        self._live: Progress | None = None
+        self._showing = 0
+        self._lock = Lock()
+        if isinstance(self.console.file, TextIOWrapper):  # an old encoding is no reason to fail
+            self.console.file.reconfigure(errors="replace")
         if not self.console.is_terminal:  # a file has no width; lines should not break in it
             self.console.width = max(PLAIN_WIDTH, self.console.width)
 
     def facts(self, title: str, rows: Iterable[tuple[str, str]]) -> None:
         """Prints a title and, below it, a name and a value a line."""
         self.console.print(Text(title, style="bold"))
-        grid = Table.grid(padding=(0, 2))
-        grid.add_column(style="dim")
-        grid.add_column(overflow="fold")
-        for name, value in rows:
-            grid.add_row(f"  {name}", Text(value))
-        self.console.print(grid)
+        named = list(rows)
+        width = max((len(name) for name, _ in named), default=0)
+        for name, value in named:
+            for number, line in enumerate(value.splitlines()):
+                shown = name if number == 0 else ""
+                text = Text.assemble((f"  {shown:<{width}}  ", "dim"), line)
+                self.console.print(text, soft_wrap=True)
 
     def line(self, text: str, style: str = "") -> None:
         """Prints one line."""
@@ -79,19 +93,38 @@ class Screen:
 
     @contextmanager
     def training(self, label: str, *, steps: int, epochs: int) -> Iterator["TrainingBar"]:
-        """Shows the progress of ``steps`` steps in ``epochs`` epochs."""
+        """Shows the progress of ``steps`` steps in ``epochs`` epochs.
+
+        Several may be shown at once, from several threads: their bars stand below one another.
+        """
         if not self.console.is_terminal:
             yield TrainingBar(self, label, steps, epochs, None)
             return
-        columns: list[ProgressColumn] = [
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            TextColumn("{task.fields[state]}"),
-            TimeLeftColumn(),
-        ]
-        with Progress(*columns, console=self.console, expand=True, transient=True) as progress:
-            yield TrainingBar(self, label, steps, epochs, progress)
+        with self._lock:
+            if self._live is None:
+                self._live = Progress(
+                    SpinnerColumn(),
+                    TextColumn("{task.description}", table_column=_one_line(max_width=20)),
+                    BarColumn(bar_width=None),
+                    TextColumn("{task.fields[state]}", table_column=_one_line()),
+                    TimeLeftColumn(table_column=_one_line()),
+                    console=self.console,
+                    expand=True,
+                    transient=True,
+                )
+                self._live.start()
+            live = self._live
+            self._showing += 1
+        bar = TrainingBar(self, label, steps, epochs, live)
+        try:
+            yield bar
+        finally:
+            with self._lock:
+                bar.close()
+                self._showing -= 1
+                if self._showing == 0:
+                    live.stop()
+                    self._live = None
 
     @contextmanager
     def working(self, label: str) -> Iterator["WorkBar"]:
@@ -101,13 +134,17 @@ class Screen:
             return
         columns: list[ProgressColumn] = [
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", table_column=_one_line()),
             BarColumn(bar_width=None),
             TaskProgressColumn(),
-            TimeLeftColumn(),
+            TimeLeftColumn(table_column=_one_line()),
         ]
         with Progress(*columns, console=self.console, expand=True, transient=True) as progress:
             yield WorkBar(progress, progress.add_task(label, total=0))
+
+
+def _one_line(max_width: int | None = None) -> Column:
+    return Column(no_wrap=True, max_width=max_width, overflow="ellipsis")
 
 
 class TimeLeftColumn(TimeRemainingColumn):
@@ -147,22 +184,29 @@ class TrainingBar:
 
     def update(self, metrics: Metrics) -> None:
         """Shows the newest metrics."""
+        loss, accuracy = _mean(metrics.loss), _mean(metrics.accuracy)
+        speed = f"{metrics.images_per_second:,.0f} img/s"
         if self._progress is not None and self._task is not None:
-            state = (
-                f"epoch {min(int(metrics.epoch) + 1, self._epochs)}/{self._epochs}"
-                f"  step {metrics.step:,}/{self._steps:,}"
-                f"  loss {_mean(metrics.loss):.3f}  acc {_mean(metrics.accuracy):.1%}"
-                f"  {metrics.images_per_second:,.0f} img/s"
-            )
-            self._progress.update(self._task, completed=metrics.step, state=state)
+            parts = [f"epoch {max(1, ceil(metrics.epoch))}/{self._epochs}"]
+            if self._screen.console.width >= WIDE:
+                parts.append(f"step {metrics.step:,}/{self._steps:,}")
+            parts += [f"loss {loss:.3f}", f"acc {accuracy:.1%}"]
+            if self._screen.console.width >= WIDE:
+                parts.append(speed)
+            self._progress.update(self._task, completed=metrics.step, state="  ".join(parts))
         if metrics.evaluation is not None:
+            evaluation = metrics.evaluation
             self._screen.line(
                 f"  {self._label}  epoch {metrics.epoch:.0f}/{self._epochs}"
-                f"  train loss {_mean(metrics.loss):.3f} acc {_mean(metrics.accuracy):.1%}"
-                f"  eval loss {_mean(metrics.evaluation.loss):.3f}"
-                f" acc {_mean(metrics.evaluation.accuracy):.1%}"
-                f"  {metrics.images_per_second:,.0f} img/s"
+                f"  loss {_mean(metrics.epoch_loss):.3f} {_mean(metrics.epoch_accuracy):.1%}"
+                f"  eval loss {_mean(evaluation.loss):.3f} {_mean(evaluation.accuracy):.1%}"
+                f"  {speed}"
             )
+
+    def close(self) -> None:
+        """Takes the bar off the screen."""
+        if self._progress is not None and self._task is not None:
+            self._progress.remove_task(self._task)
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -171,7 +215,7 @@ def _mean(values: Sequence[float]) -> float:
 
 def duration(seconds: float) -> str:
     """Seconds as a person says them: ``8.3 s``, ``2 min 5 s``, ``3 h 20 min``."""
-    if seconds < 60:
+    if round(seconds, 1) < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:

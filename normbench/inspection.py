@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from normbench.norms import Norm
-from normbench.norms.base import single_value
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +41,9 @@ def layers(model: nn.Module, size: tuple[int, int], channels: int = 3) -> list[L
         model: a network for images of ``channels`` channels, on the CPU.
         size: height and width of the images.
         channels: of the images.
+
+    Raises:
+        UsageError: a norm averages over a single value whatever the batch; the layer is named.
     """
     reached: list[tuple[str, nn.Module, torch.Size, torch.Size]] = []
 
@@ -51,12 +53,20 @@ def layers(model: nn.Module, size: tuple[int, int], channels: int = 3) -> list[L
 
         return module.register_forward_hook(hook)
 
+    def refuse(name: str, norm: Norm) -> Any:
+        def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            if not norm.batch_dependent:
+                _check_norm(norm, inputs[0].shape, name)
+
+        return norm.register_forward_pre_hook(hook)
+
     wanted = [
         (name, module)
         for name, module in model.named_modules()
         if isinstance(module, Norm) or any(True for _ in module.parameters(recurse=False))
     ]
     hooks = [note(name, module) for name, module in wanted]
+    hooks += [refuse(name, module) for name, module in wanted if isinstance(module, Norm)]
     was_training = model.training
     model.eval()
     try:
@@ -87,6 +97,9 @@ def check_statistics(infos: list[LayerInfo], batch: int) -> None:
     for info in infos:
         if info.norm is not None:
             shape = torch.Size((batch, *info.input_shape[1:]))
-            if info.norm.values_per_statistic(shape) < 2:
-                remedy = f"(layer {info.name}) choose a larger batch, larger images or another norm"
-                raise single_value(shape, remedy)
+            _check_norm(info.norm, shape, info.name)
+
+
+def _check_norm(norm: Norm, shape: torch.Size, name: str) -> None:
+    if norm.values_per_statistic(shape) < 2:
+        raise norm.single_value(shape, f"layer {name}")

@@ -1,18 +1,25 @@
 """From overrides on the command line to a configuration; the only file that knows Hydra."""
 
 import difflib
-import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import fields
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, fields
+from enum import Enum
+from typing import Any
 
 from hydra import compose, initialize_config_module
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    InterpolationResolutionError,
+    OmegaConfBaseException,
+)
 
 from normbench.config import Config
 from normbench.data import DATA
@@ -35,28 +42,25 @@ def load_config(overrides: Sequence[str]) -> Config:
         UsageError: an override is misspelt, of the wrong type or out of range; the message says
             what was received and what is allowed.
     """
-    config = OmegaConf.to_object(compose_tree(overrides))
+    _register_schemas()
+    GlobalHydra.instance().clear()
+    with initialize_config_module(CONFIGS, version_base="1.3"):
+        parsed = [_parse(text) for text in overrides]
+        for each in parsed:
+            _check(each)
+        try:
+            tree = compose("config", overrides=[each.readable for each in parsed])
+            config = OmegaConf.to_object(tree)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise UsageError(_in_words(error, parsed)) from None
     assert isinstance(config, Config)
     _check_names(config)
     return config
 
 
-def to_yaml(overrides: Sequence[str]) -> str:
-    """The composed configuration as YAML."""
-    return OmegaConf.to_yaml(compose_tree(overrides))
-
-
-def compose_tree(overrides: Sequence[str]) -> DictConfig:
-    """The composed configuration as Hydra's tree, with :func:`load_config`'s errors."""
-    _register_schemas()
-    GlobalHydra.instance().clear()
-    with initialize_config_module(CONFIGS, version_base="1.3"):
-        for override in _parse(overrides):
-            _check_override(override)
-        try:
-            return compose("config", overrides=list(overrides))
-        except (HydraException, OmegaConfBaseException) as error:
-            raise UsageError(_one_line(error)) from None
+def to_yaml(config: Config) -> str:
+    """The configuration as YAML."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
 
 
 def group_names(group: str) -> list[str]:
@@ -76,55 +80,70 @@ def _register_schemas() -> None:
             store.store(group=f"schema/{registry.kind}", name=name, node=node)
 
 
-def _parse(overrides: Sequence[str]) -> list[Override]:
-    parser = OverridesParser.create()
-    parsed: list[Override] = []
-    for text in overrides:
-        try:
-            parsed += parser.parse_overrides([text])
-        except OverrideParseException:
-            hint = "write KEY=VALUE, for example batch=2"
-            raise UsageError(f"{text}: cannot be read as an override; {hint}") from None
-    return parsed
+@dataclass(frozen=True, slots=True)
+class _Typed:
+    """An override as a person typed it, the same with the quotes that Hydra wants, and parsed."""
+
+    text: str
+    readable: str
+    override: Override
+
+    @property
+    def key(self) -> str:
+        return self.override.key_or_group
 
 
-def _check_override(override: Override) -> None:
-    key, text = override.key_or_group, override.input_line
-    if override.is_add() or override.is_delete() or override.is_force_add():
+def _parse(text: str) -> _Typed:
+    key, equals, value = text.partition("=")
+    if text.lstrip().startswith(("+", "~")):
         raise UsageError(f"{text}: keys cannot be added or removed; write KEY=VALUE")
+    if text.startswith("-") and equals:
+        raise UsageError(f"{text}: settings have no dashes; write {text.lstrip('-')}")
+    if "${" in value:
+        raise UsageError(f"{text}: write the value itself; references are not followed here")
+    quoted = f"{key}={QuotedString(value, Quote.single).with_quotes()}"
+    if key.strip() and equals:
+        for readable in (text, quoted):  # names and paths have characters that Hydra wants quoted
+            with suppress(HydraException):
+                override = OverridesParser.create().parse_override(readable)
+                return _Typed(text, readable, override)
+    raise UsageError(f"{text}: cannot be read as a setting; write KEY=VALUE, for example batch=2")
+
+
+def _check(typed: _Typed) -> None:
+    key, text, override = typed.key, typed.text, typed.override
     if key.startswith("hydra"):
         raise UsageError(f"{text}: Hydra's own settings belong to `normbench sweep`")
     if override.package is not None:
         raise UsageError(f"{text}: write {key}=VALUE without @{override.package}")
     if override.is_sweep_override():
         raise UsageError(f"{text}: several values are for `normbench sweep`; run takes one")
-    groups = _groups()
-    if key in groups:
-        value = override.value()
-        options = group_names(key)
-        if value is None and key == "experiment":
-            return
-        if str(value) not in options:
-            raise UsageError(f"{text}: unknown {key}{_choose(str(value), options)}")
-        return
-    known = _known_keys()
-    if key not in known:
-        raise UsageError(f"{text}: unknown key {key}{_nearest(key, [*known, *groups])}")
+    if key in _groups():
+        _check_choice(typed)
+    elif key not in _known_keys():
+        raise UsageError(f"{text}: unknown key {key}{_nearest(key, [*_known_keys(), *_groups()])}")
+
+
+def _check_choice(typed: _Typed) -> None:
+    """Refuses what is none of a group's choices."""
+    value, options = typed.override.value(), group_names(typed.key)
+    if str(value) not in options:
+        raise UsageError(f"{typed.text}: unknown {typed.key}{_choose(str(value), options)}")
 
 
 def _groups() -> list[str]:
     return [registry.kind for registry in REGISTRIES] + ["optim", "experiment"]
 
 
-def _known_keys() -> list[str]:
-    """Every key that some choice of groups has, with its dots."""
-    store = ConfigStore.instance()
-    keys = [key for key in OmegaConf.structured(Config) if key not in _groups()]
-    for group in [registry.kind for registry in REGISTRIES] + ["optim"]:
-        for name in store.list(f"schema/{group}"):
-            node = store.load(f"schema/{group}/{name}").node
-            keys += [f"{group}.{key}" for key in node if isinstance(key, str)]
-    return sorted(set(keys))
+def _known_keys() -> dict[str, Any]:
+    """Every key that some choice of groups has, with its dots, and the type of its values."""
+    members = [(f"{r.kind}.", cls) for r in REGISTRIES for cls in r.values()]
+    return {
+        prefix + field.name: field.type
+        for prefix, cls in [("", Config), ("optim.", SGDConfig), *members]
+        for field in fields(cls)
+        if prefix + field.name not in _groups()
+    }
 
 
 def _nearest(word: str, words: Iterable[str]) -> str:
@@ -151,40 +170,45 @@ def _check_names(config: Config) -> None:
         raise UsageError(f"data.source={config.data.source}: write data={config.data.source}")
 
 
-def _one_line(error: Exception) -> str:
-    """An error of Hydra's or OmegaConf's in one line and in words for the person who typed it."""
-    chain = [str(error).strip().partition("\n")[0]]
-    cause: BaseException | None = error.__cause__ or error.__context__
-    while cause is not None:
-        if isinstance(cause, HydraException | OmegaConfBaseException):
-            chain.append(str(cause).strip().partition("\n")[0])
-        cause = cause.__cause__ or cause.__context__
-    # Hydra's outermost message names the override, and little else.
-    subject = re.sub(r"^(Error merging override |Could not override ')|'\.$", "", chain[0])
-    subject = subject if len(chain) > 1 else ""
-    for pattern, words in _IN_WORDS:
-        if match := re.search(pattern, chain[-1]):
-            return f"{subject}: {words(match)}" if subject else words(match)
-    return f"{subject}: {chain[-1]}" if subject else chain[-1]
+def _in_words(error: Exception, parsed: Sequence[_Typed]) -> str:
+    """An error of Hydra's or OmegaConf's in one line, for the person who typed the overrides."""
+    first_line = str(error).strip().partition("\n")[0]
+    found = error if isinstance(error, OmegaConfBaseException) else error.__cause__
+    if not isinstance(found, OmegaConfBaseException) or not found.full_key:
+        return first_line
+    key = found.full_key.partition("[")[0]  # optim.steps_at[0] is an element
+    typed = next((each.text for each in reversed(parsed) if each.key == key), key)
+    if isinstance(found, ConfigKeyError | ConfigAttributeError) and found.object_type in _CHOICES:
+        return f"{typed}: {_has_no(found.object_type, found.key)}"
+    if key in _known_keys() and not isinstance(found, InterpolationResolutionError):
+        return f"{typed}: must be {_allowed(_known_keys()[key])}"
+    return f"{typed}: {first_line}"
 
 
-def _keys_of(class_name: str) -> str:
-    classes = [cls for registry in REGISTRIES for cls in registry.values()]
-    found = next(cls for cls in classes if cls.__name__ == class_name)
-    return ", ".join(field.name for field in fields(found) if field.name not in ("name", "source"))
+def _has_no(cls: Any, key: object) -> str:
+    """``norm=batch has no groups; its keys: …``."""
+    keys = [field.name for field in fields(cls) if field.name not in ("name", "source")]
+    return f"{_CHOICES[cls]} has no {key}; its keys: {', '.join(keys)}"
 
 
-_TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
+def _allowed(kind: Any) -> str:
+    """What values of a type look like on the command line."""
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return f"one of {', '.join(kind.__members__)}"
+    return _ALLOWED.get(kind, str(kind))
 
-# OmegaConf says what went wrong inside it; a person needs to know what to write.
-_IN_WORDS: list[tuple[str, Callable[[re.Match[str]], str]]] = [
-    (r"could not be converted to (\w+)", lambda m: f"must be {_TYPES.get(m[1], m[1])}"),
-    (r"is not a valid (bool)", lambda m: "must be true or false"),
-    (r"expected one of \[(.*)\]", lambda m: f"must be one of {m[1]}"),
-    (r"type hint 'Union\[int, str\]'", lambda m: "must be auto or a whole number"),
-    (r"is not a ListConfig", lambda m: "must be a list, for example [0.3,0.6]"),
-    (
-        r"Key '(.+)' not in '(\w+)'",
-        lambda m: f"{m[1]} does not belong to this choice; its keys: {_keys_of(m[2])}",
-    ),
-]
+
+_CHOICES: dict[Any, str] = {
+    cls: f"{registry.kind}={name}" for registry in REGISTRIES for name, cls in registry.items()
+}
+
+_ALLOWED: dict[Any, str] = {
+    int: "a whole number",
+    int | None: "a whole number or null",
+    int | str: "auto or a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    str | None: "text or null",
+    list[float]: "a list of numbers, for example [0.3,0.6]",
+}

@@ -208,5 +208,7 @@ class SGDConfig:
 
 def _check(key: str, value: object, holds: bool, allowed: str) -> None:
     finite = not isinstance(value, float) or isfinite(value)
+    if not finite:
+        allowed = allowed.replace("must be", "must be a finite number")
     if not (holds and finite):
         raise UsageError(f"optim.{key}={value}: {allowed}")

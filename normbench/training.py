@@ -37,6 +37,7 @@ class Metrics:
         loss: mean training loss over the steps since the last record; not finite once diverged.
         accuracy: training accuracy over the same steps, 0..1, on augmented images.
         learning_rate: of the last step.
+        epoch_loss, epoch_accuracy: the same over all steps of the epoch so far.
         seconds: spent on training since the last record, without evaluation.
         images_per_second: training images of all replicas together over ``seconds``.
         diverged: for each replica the first step with a loss that is not finite, or None.
@@ -47,6 +48,8 @@ class Metrics:
     epoch: float
     loss: list[float]
     accuracy: list[float]
+    epoch_loss: list[float]
+    epoch_accuracy: list[float]
     learning_rate: float
     seconds: float
     images_per_second: float
@@ -54,12 +57,18 @@ class Metrics:
     evaluation: Evaluation | None = None
 
 
-class _Window:
-    """The logits since the last record, kept on the device until it is time to look at them."""
+class _Epoch:
+    """The logits since the last record, kept on the device until it is time to look, and sums."""
 
-    def __init__(self) -> None:
+    def __init__(self, training: Training, optim: SGDConfig) -> None:
+        self.training = training
+        self.optim = optim
         self.logits: list[Tensor] = []
         self.labels: list[Tensor] = []
+        replicas = len(training.seeds)
+        self.loss = torch.zeros(replicas, dtype=torch.float64)
+        self.hits = torch.zeros(replicas, dtype=torch.int64)
+        self.steps = 0
         self.start = perf_counter()
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
@@ -67,28 +76,29 @@ class _Window:
         self.logits.append(logits)
         self.labels.append(labels)
 
-    def read(
-        self,
-        step: int,
-        training: Training,
-        optim: SGDConfig,
-        rate: float,
-        diverged: Sequence[int | None],
-    ) -> Metrics:
-        """The window's metrics; this waits for the device."""
+    def read(self, step: int, rate: float, diverged: Sequence[int | None]) -> Metrics:
+        """The metrics since the last call; this waits for the device."""
         logits, labels = torch.stack(self.logits), torch.stack(self.labels)
-        losses = replica_losses(logits, labels, optim.label_smoothing).cpu()
+        losses = replica_losses(logits, labels, self.optim.label_smoothing).cpu().double()
         hits = (logits.argmax(-1) == labels).sum((0, 1)).cpu()
-        seconds = perf_counter() - self.start
-        seen = len(losses) * training.batch
+        now = perf_counter()
+        seconds, self.start = now - self.start, now
+        self.logits, self.labels = [], []
+        self.loss += losses.sum(0)
+        self.hits += hits
+        self.steps += len(losses)
+        batch = self.training.batch
+        seen = len(losses) * batch
         return Metrics(
             step=step,
-            epoch=step / training.steps,
+            epoch=step / self.training.steps,
             loss=losses.mean(0).tolist(),
-            accuracy=(hits / seen).tolist(),
+            accuracy=(hits.double() / seen).tolist(),
+            epoch_loss=(self.loss / self.steps).tolist(),
+            epoch_accuracy=(self.hits.double() / (self.steps * batch)).tolist(),
             learning_rate=rate,
             seconds=seconds,
-            images_per_second=seen * len(training.seeds) / seconds,
+            images_per_second=seen * len(self.training.seeds) / seconds,
             diverged=_note_divergence(diverged, losses, step),
         )
 
@@ -124,20 +134,19 @@ def train(
     step = 0
     for epoch in range(epochs):
         model.train()
-        window = _Window()
+        seen = _Epoch(training, optim)
         for images, labels in training.epoch(epoch):
             rate = optim.rate(step, total, training.batch)
             optimizer.lr = rate
             logits = training_step(
                 model, optimizer, images, labels, optim.label_smoothing, autocast=autocast
             )
-            window.add(logits, labels)
+            seen.add(logits, labels)
             step += 1
             at_end = step == (epoch + 1) * training.steps
             if not at_end and (step - epoch * training.steps) % interval:
                 continue
-            metrics = window.read(step, training, optim, rate, diverged)
-            window = _Window()
+            metrics = seen.read(step, rate, diverged)
             dead = None not in metrics.diverged
             if at_end and not dead:
                 held = evaluate(model, evaluation, replicas=replicas, autocast=autocast)
@@ -225,8 +234,8 @@ def evaluate(
             wanted = labels[:, None].expand(-1, replicas)
             losses.append(replica_losses(logits, wanted) * len(labels))
             hits.append((logits.argmax(-1) == wanted).sum(0))
-        loss = torch.stack(losses).sum(0) / len(split)
-        accuracy = torch.stack(hits).sum(0) / len(split)
+        loss = torch.stack(losses).double().sum(0) / len(split)
+        accuracy = torch.stack(hits).sum(0).double() / len(split)
         return Evaluation(loss.tolist(), accuracy.tolist())
     finally:
         model.train(was_training)

@@ -1,5 +1,7 @@
 """What a person reads about a cell: its network, what will run, how it ended."""
 
+from collections.abc import Mapping
+
 import torch
 
 from normbench import records
@@ -8,6 +10,7 @@ from normbench.config import Config
 from normbench.data.plan import Splits
 from normbench.display import Screen, duration
 from normbench.inspection import LayerInfo, layers
+from normbench.lockstep import Arrangement
 from normbench.norms.group import GroupNormConfig
 
 
@@ -25,8 +28,9 @@ def show_layers(screen: Screen, config: Config) -> None:
             _total_row(infos, config),
         ],
     )
-    for note in sorted({n for info in infos if (n := _degenerate(info, config)) is not None}):
-        screen.line(f"note: {note}")
+    for note in dict.fromkeys(_degenerate(info, config) for info in infos):
+        if note is not None:
+            screen.line(f"note: {note}")
 
 
 def _layer_row(info: LayerInfo) -> tuple[str, ...]:
@@ -65,13 +69,18 @@ def _degenerate(info: LayerInfo, config: Config) -> str | None:
     return None
 
 
-def show_header(screen: Screen, cell: Cell, splits: Splits, device: torch.device) -> None:
-    """Prints what will run, on which images, where, and where its records go."""
+def show_header(
+    screen: Screen, cell: Cell, splits: Splits, device: torch.device, *, there: int
+) -> None:
+    """Prints what will run, on which images, where, and where its records go.
+
+    ``there`` is how many of the seeds have been trained already.
+    """
     config, images = cell.config, cell.images
     steps = len(splits.train) // config.batch
     where = f"{config.precision.value} on {device}"
     if device.type == "cpu":
-        where += f", {torch.get_num_threads()} threads"
+        where += f", {_count(torch.get_num_threads(), 'thread')}"
     data = (
         f"{images.name}: {len(splits.train):,} training and {len(splits.test):,} test images,"
         f" {len(images.classes)} classes"
@@ -83,13 +92,41 @@ def show_header(screen: Screen, cell: Cell, splits: Splits, device: torch.device
         f"{config.norm.title}, batch {config.batch}, {config.model.title}",
         [
             ("data", data),
-            ("steps", f"{config.epochs} epochs of {steps:,}"),
+            ("steps", f"{_count(config.epochs, 'epoch')} of {steps:,}"),
             ("rate", f"{config.optim.peak(config.batch):.4g} at its peak"),
-            ("seeds", ", ".join(map(str, config.all_seeds))),
+            ("seeds", _seeds(config.all_seeds, there)),
             ("where", where),
             ("files", str(cell.directory)),
         ],
     )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _seeds(seeds: list[int], there: int) -> str:
+    said = ", ".join(map(str, seeds)) if len(seeds) <= 8 else f"{seeds[0]} to {seeds[-1]}"
+    return said + (f"; {there} trained already (--fresh trains again)" if there else "")
+
+
+def show_arrangement(
+    screen: Screen, chosen: Arrangement, times: Mapping[Arrangement, float]
+) -> None:
+    """Prints how the seeds share the machine, and what the choice rests on."""
+    alone = times[Arrangement()]
+    screen.line(
+        f"  {_arranged(chosen)}: {1e3 * times[chosen]:.2f} ms a seed and step"
+        + ("" if chosen == Arrangement() else f", one after another {1e3 * alone:.2f} ms"),
+        style="dim",
+    )
+
+
+def _arranged(arrangement: Arrangement) -> str:
+    if arrangement == Arrangement():
+        return "one seed after another"
+    stacks = f"stacks of {arrangement.size}" if arrangement.size > 1 else "single seeds"
+    return f"{stacks}, {arrangement.lanes} at a time" if arrangement.lanes > 1 else stacks
 
 
 def show_results(screen: Screen, cell: Cell) -> None:
@@ -109,15 +146,14 @@ def show_results(screen: Screen, cell: Cell) -> None:
         for r in results
     ]
     summary = records.summarize(results)
-    if summary["test_accuracy_ci95"] is not None:
-        mean, (low, high) = summary["test_accuracy_mean"], summary["test_accuracy_ci95"]
-        row = ("mean", "95 % interval", f"{mean:.2%} ± {(high - low) / 2:.2%}", "", "", "", "")
-        rows.append(row)
     screen.table(
         f"{config.norm.name}, batch {config.batch}, {config.model.title} on {cell.images.name}",
-        ("", "status", "test accuracy", "test loss", "train loss", "images/s", "time"),
+        ("", "status", "accuracy", "test loss", "train loss", "images/s", "time"),
         rows,
     )
+    if summary["test_accuracy_ci95"] is not None:
+        mean, (low, high) = summary["test_accuracy_mean"], summary["test_accuracy_ci95"]
+        screen.line(f"test accuracy {mean:.2%} ± {(high - low) / 2:.2%}, 95 % interval over seeds")
     screen.line(f"files: {cell.directory}")
     arguments = "" if config.runs == "runs" else f" {config.runs}"
     screen.line(f"curves: normbench tensorboard{arguments}")

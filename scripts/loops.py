@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from threading import Event
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,7 @@ from torchvision import transforms
 from normbench import NORMS, stack
 from normbench.data import DATA, ImageSet
 from normbench.data.plan import Split, Training, split
+from normbench.lockstep import Arrangement, fastest, in_lanes
 from normbench.models import MODELS
 from normbench.norms import Norm
 from normbench.optim import SGDConfig
@@ -218,6 +220,35 @@ def solo(cell: Cell, seeds: list[int]) -> Step:
 def stacked(cell: Cell, seeds: list[int]) -> Step:
     """normbench, all seeds as one network."""
     return _normbench(cell, seeds, stack([normbench_model(cell, seed) for seed in seeds]))
+
+
+def arranged(cell: Cell, seeds: list[int], arrangement: Arrangement, inner: int) -> Step:
+    """normbench, as ``stack=auto`` trains: ``inner`` steps of every seed, stacked, in lanes."""
+    stacks = arrangement.divide(seeds)
+    lanes = min(arrangement.lanes, len(stacks))
+    steps = [stacked(cell, part) if len(part) > 1 else solo(cell, part) for part in stacks]
+
+    def job(step: Step) -> Step:
+        def several() -> None:
+            for _ in range(inner):
+                step()
+
+        return several
+
+    return lambda: in_lanes([job(step) for step in steps], lanes, Event())
+
+
+def choose(cell: Cell, seeds: list[int]) -> Arrangement:
+    """The arrangement that ``stack=auto`` chooses on this machine."""
+
+    def prepare(size: int) -> Step:
+        return stacked(cell, seeds[:size]) if size > 1 else solo(cell, seeds[:1])
+
+    lanes = sorted({1, min(torch.get_num_threads(), len(seeds))})
+    best, _ = fastest(
+        prepare, len(seeds), lambda *_: None, lanes=lanes if cell.device.type == "cpu" else [1]
+    )
+    return best
 
 
 def _training(cell: Cell, seeds: list[int]) -> Training:

@@ -35,62 +35,6 @@ TINY = (
 )
 
 
-# Found, reported and not mended yet: take a line out when its test passes.
-KNOWN = {
-    "test_an_accuracy_is_the_nearest_number_to_hits_over_images": "accuracy is a float32's",
-    "test_a_run_that_trains_nothing_leaves_word_of_where_it_was_trained": "both are rewritten",
-    "test_a_killed_run_has_left_its_curve_and_no_result": "metrics.jsonl is not flushed",
-    "test_a_full_disk_is_one_line_and_no_result_that_is_half_there": "OSError is a traceback",
-    "test_two_runs_of_one_cell_at_once_do_not_write_over_each_other": "there is no lock",
-    "test_a_bad_setting_is_one_line[seeds=1000000000000]": "MemoryError",
-    "test_a_bad_setting_is_one_line[optim.lr=inf]": "inf is said to be not above 0",
-    "test_a_mean_over_a_single_value_is_refused[batch-1]": "RuntimeError of max-pooling",
-    "test_a_batch_of_one_with_batch_norm_names_its_key": "RuntimeError of max-pooling",
-    "test_a_network_too_deep_for_the_images_is_refused": "RuntimeError of max-pooling",
-    "test_a_folder_that_cannot_be_written_is_refused": "the header comes first",
-    "test_an_option_in_place_of_an_override_is_one_line": "Typer's box",
-    "test_show_prints_nothing_of_a_configuration_it_refuses": "the YAML comes first",
-    "test_other_commands_answer_in_one_line_too[norms group --figure x.pdf-x.pdf .png or .svg]": (
-        "the norm comes first"
-    ),
-    "test_other_commands_answer_in_one_line_too[norms group --figure x-x:  .png or .svg]": (
-        "the norm comes first"
-    ),
-    "test_other_commands_answer_in_one_line_too"
-    "[norms group --figure missing/x.png-missing/x.png cannot write]": "the norm comes first",
-    "test_other_commands_answer_in_one_line_too"
-    "[data verify nope-'nope' normbench data import]": "exit code 1, on stdout",
-    "test_other_commands_answer_in_one_line_too[data verify a/b-'a/b' letters, digits]": (
-        "exit code 1, on stdout"
-    ),
-    "test_a_refusal_in_a_process_of_its_own_is_one_line": "OmegaConf's traceback",
-    "test_null_is_refused_where_there_has_to_be_a_value": "is not Optional",
-    "test_a_text_that_is_none_is_named": "$VALUE_TYPE",
-    "test_an_interpolation_that_leads_nowhere_is_refused[batch=${nope}]": "traceback",
-    "test_an_interpolation_that_leads_nowhere_is_refused[batch=${oc.env:HOME}]": "traceback",
-    "test_an_interpolation_that_leads_nowhere_is_refused[name=${nope}]": "traceback",
-    "test_an_interpolation_that_leads_nowhere_is_refused[batch=${x:1}]": "traceback",
-    "test_a_value_without_a_key_is_no_key_that_is_unknown": "unknown key, and no key",
-    "test_holding_out_all_but_nothing_names_the_key": "blames the batch",
-    "test_a_device_that_is_none_is_named[cpu:3]": "accepted",
-    "test_a_duration_is_said_as_a_person_does[59.96-1 min 0 s]": "60.0 s",
-    "test_the_bar_is_one_line_with_all_that_matters_on_a_narrow_terminal": "two lines",
-    "test_the_bar_says_which_seeds_without_pushing_the_rest_away": "pushes the time away",
-    "test_the_bar_counts_the_epoch_that_is_running": "one too many at an epoch's end",
-    "test_an_epochs_line_fits_a_narrow_terminal": "88 characters",
-    "test_a_long_path_is_not_broken_in_a_file": "folded at 120",
-    "test_an_encoding_without_greek_does_not_end_a_command": "UnicodeEncodeError",
-    "test_notes_come_in_the_order_of_the_layers": "sorted as words",
-}
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        reason = KNOWN.get(item.name) or KNOWN.get(item.name.partition("[")[0])
-        if reason is not None:
-            item.add_marker(pytest.mark.xfail(reason=reason, strict=True))
-
-
 class Command(Protocol):
     """Runs ``normbench`` with arguments."""
 

@@ -74,6 +74,10 @@ def digest(images: ImageSet | None = None, **values: Any) -> str:
         ("name", "a\\b"),
         ("name", ".."),
         ("runs", ""),
+        ("runs", "~nobody-of-that-name/x"),
+        ("seeds", 10**12),
+        ("seeds", 10_001),
+        ("threads", 1025),
     ],
 )
 def test_a_value_out_of_range_is_refused_with_its_key_and_itself(key: str, value: object) -> None:

@@ -11,14 +11,16 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
-from normbench import experiment, records
+from normbench import experiment, records, replicas
 from normbench.cell import Cell
 from normbench.config import Config
 from normbench.display import Screen
 from normbench.errors import UsageError
 from normbench.experiment import choose_device
 from normbench.launch import load_config
+from normbench.lockstep import Arrangement
 from normbench.tracking import read_metrics
+from normbench.training import train
 
 Run = Callable[..., dict[str, Any]]
 
@@ -32,7 +34,8 @@ def run(tiny: list[str]) -> Run:
     """Runs the smallest cell with further overrides and returns its summary."""
 
     def call(*overrides: str, fresh: bool = False) -> dict[str, Any]:
-        return experiment.run(load_config([*tiny, *overrides]), quiet(), fresh=fresh)
+        config = load_config([*tiny, *overrides])
+        return experiment.run(config, quiet(), fresh=fresh).summary
 
     return call
 
@@ -117,6 +120,42 @@ def test_seeds_trained_together_come_out_as_they_do_alone(run: Run) -> None:
     assert folder("alone").parent.name == folder("together").parent.name
 
 
+def test_seeds_trained_in_lanes_come_out_as_they_do_alone(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("seeds=4", "stack=1", "runs=alone")
+    monkeypatch.setattr(experiment, "fastest", lambda *_, **__: two_lanes())
+    run("seeds=4", "stack=auto", "runs=lanes")
+
+    for seed in range(4):
+        alone, lanes = folder("alone", seed=seed), folder("lanes", seed=seed)
+        assert losses(lanes) == pytest.approx(losses(alone), rel=1e-3)
+        assert len(list(lanes.glob("events.*"))) == 1
+
+
+def two_lanes() -> tuple[Arrangement, dict[Arrangement, float]]:
+    lanes = Arrangement(lanes=2, size=2)
+    return lanes, {lanes: 1.0, Arrangement(): 2.0}
+
+
+def test_an_interruption_of_lanes_stops_them_all_and_leaves_no_result(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*arguments: Any, **keywords: Any) -> Any:
+        for metrics in train(*arguments, **keywords):
+            if metrics.step == 3 and 0 in arguments[1].seeds:
+                raise KeyboardInterrupt
+            yield metrics
+
+    monkeypatch.setattr(experiment, "fastest", lambda *_, **__: two_lanes())
+    monkeypatch.setattr(replicas, "train", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run("seeds=4", "stack=auto", "epochs=50")
+
+    assert [records.read_result(folder(seed=seed)) for seed in range(4)] == [None] * 4
+    assert len(read_metrics(folder(seed=1))) < 300
+
+
 def test_how_many_to_train_together_is_measured_where_nobody_says(run: Run) -> None:
     summary = run("seeds=3", "stack=auto")
 
@@ -136,7 +175,7 @@ def test_results_that_are_there_are_not_trained_again(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = run("seeds=2")
-    monkeypatch.setattr(experiment, "train", lambda *_, **__: pytest.fail("trained"))
+    monkeypatch.setattr(replicas, "train", lambda *_, **__: pytest.fail("trained"))
 
     assert run("seeds=2") == first
     assert run("seeds=1")["seeds"] == [0, 1], "what is there is not forgotten"
@@ -154,8 +193,6 @@ def test_only_the_seeds_that_are_missing_are_trained(run: Run) -> None:
 def test_an_interruption_leaves_what_was_trained_and_no_result_of_the_rest(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from normbench.training import train
-
     def interrupted(*arguments: Any, **keywords: Any) -> Any:
         for metrics in train(*arguments, **keywords):
             yield metrics
@@ -163,7 +200,7 @@ def test_an_interruption_leaves_what_was_trained_and_no_result_of_the_rest(
                 raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(experiment, "train", interrupted)
+        patch.setattr(replicas, "train", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run("seeds=2")
 

@@ -114,7 +114,7 @@ def test_the_choices_are_the_files() -> None:
 
 
 def test_the_printed_configuration_is_whole_and_says_what_was_asked() -> None:
-    printed = yaml.safe_load(to_yaml(["norm=batch", "batch=2"]))
+    printed = yaml.safe_load(to_yaml(load_config(["norm=batch", "batch=2"])))
 
     assert printed["norm"]["name"] == "batch"
     assert printed["batch"] == 2
@@ -185,8 +185,7 @@ def test_an_unknown_choice_lists_what_there_is(group: str) -> None:
 def test_a_key_of_another_choice_is_named_with_the_keys_of_this_one() -> None:
     message = refusal("norm=batch", "norm.groups=4")
 
-    assert "norm.groups" in message
-    assert "eps, affine, momentum" in message
+    assert message == "norm.groups=4: norm=batch has no groups; its keys: eps, affine, momentum"
 
 
 @pytest.mark.parametrize(
@@ -200,8 +199,14 @@ def test_a_key_of_another_choice_is_named_with_the_keys_of_this_one() -> None:
         ("batch=", "a whole number"),
         ("data.limit=1.5", "a whole number"),
         ("optim.lr=fast", "a number"),
-        ("optim.steps_at=[early]", "a number"),
-        ("optim.steps_at=0.5", "a list, for example [0.3,0.6]"),
+        ("optim.steps_at=[early]", "a list of numbers"),
+        ("optim.steps_at=0.5", "a list of numbers, for example [0.3,0.6]"),
+        ("optim.steps_at={a: 1}", "a list of numbers"),
+        ("batch=???", "a whole number"),
+        ("batch==2", "a whole number"),
+        ("batch='2", "a whole number"),
+        ("data.limit=größe", "a whole number or null"),
+        ("precision={a: 1}", "float32, bf16"),
         ("optim.nesterov=maybe", "true or false"),
         ("precision=fp16", "float32, bf16"),
         ("optim.schedule=sine", "linear, cosine, step, constant"),
@@ -218,28 +223,54 @@ def test_a_wrong_type_is_named_with_what_is_right(override: str, allowed: str) -
     assert allowed in message
 
 
-@pytest.mark.parametrize("key", ["batch", "epochs", "optim.lr", "norm.groups", "name", "device"])
-def test_null_is_refused_where_there_has_to_be_a_value(key: str) -> None:
-    message = refusal(f"{key}=null")
-
-    assert message.startswith(f"{key}=null: must ")
-    assert "Optional" not in message, "that is Python's word, not the reader's"
+@pytest.mark.parametrize(
+    ("key", "allowed"),
+    [
+        ("batch", "a whole number"),
+        ("epochs", "a whole number"),
+        ("optim.lr", "a number"),
+        ("optim.nesterov", "true or false"),
+        ("optim.scaling", "one of linear, sqrt, none"),
+        ("norm.groups", "auto or a whole number"),
+        ("name", "text"),
+        ("device", "text"),
+    ],
+)
+def test_null_is_refused_where_there_has_to_be_a_value(key: str, allowed: str) -> None:
+    assert refusal(f"{key}=null") == f"{key}=null: must be {allowed}"
 
 
 @pytest.mark.parametrize("value", ["[1]", "{a: 1}"])
 def test_a_text_that_is_none_is_named(value: str) -> None:
-    message = refusal(f"name={value}")
-
-    assert message.startswith("name=")
-    assert "$" not in message, "a template that nobody filled in"
+    assert refusal(f"name={value}") == f"name={value}: must be text"
 
 
 @pytest.mark.parametrize(
     "override",
     ["batch=${nope}", "batch=${oc.env:HOME}", "batch=${", "name=${nope}", "batch=${x:1}"],
 )
-def test_an_interpolation_that_leads_nowhere_is_refused(override: str) -> None:
-    assert refusal(override).startswith(override.partition("=")[0])
+def test_a_reference_is_refused(override: str) -> None:
+    assert refusal(override).startswith(f"{override}: write the value itself")
+
+
+@pytest.mark.parametrize("value", ["größe", "a'b", 'a"b', "a b", "a,b'c", "~a", "50%", "a\\", "#1"])
+def test_a_name_needs_no_quotes(value: str) -> None:
+    if "\\" in value:
+        assert "without slashes" in refusal(f"name={value}")
+    else:
+        assert load_config([f"name={value}"]).name == value
+
+
+def test_home_may_be_written_as_a_tilde(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/somewhere")
+
+    assert load_config(["runs=~/x"]).runs == "/somewhere/x"
+    assert "runs: /somewhere/x" in to_yaml(load_config(["runs=~/x"]))
+
+
+@pytest.mark.parametrize("override", ["--batch=2", "-batch=2"])
+def test_a_setting_with_dashes_is_answered_with_one_without(override: str) -> None:
+    assert refusal(override) == f"{override}: settings have no dashes; write batch=2"
 
 
 @pytest.mark.parametrize("override", ["+foo=1", "++batch=1", "+batch=1", "~batch", "~norm", "~foo"])
@@ -252,7 +283,7 @@ def test_several_values_are_for_sweeps(override: str) -> None:
     assert refusal(override).startswith(f"{override}: several values are for `normbench sweep`")
 
 
-@pytest.mark.parametrize("override", ["batch", "batch==2", "batch 2", "batch='2", "", " ", "="])
+@pytest.mark.parametrize("override", ["batch", "batch 2", "", " ", "=", "a'b=2"])
 def test_what_is_no_override_is_answered_with_one_that_is(override: str) -> None:
     message = refusal(override)
 
@@ -260,7 +291,7 @@ def test_what_is_no_override_is_answered_with_one_that_is(override: str) -> None
 
 
 def test_a_value_without_a_key_is_no_key_that_is_unknown() -> None:
-    assert "KEY=VALUE" in refusal("=2")
+    assert refusal("=2").startswith("=2: cannot be read as a setting; write KEY=VALUE")
 
 
 @pytest.mark.parametrize("override", ["hydra.run.dir=x", "hydra/launcher=joblib", "hydra=x"])

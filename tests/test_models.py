@@ -23,6 +23,7 @@ from normbench.norms.group import (
     LayerNormConfig,
 )
 from normbench.norms.none import NoNormConfig
+from normbench.stacking import stack
 
 NORM_CONFIGS: list[NormConfig] = [
     BatchNormConfig(),
@@ -143,6 +144,16 @@ def test_the_convnet_has_the_parameters_counted_by_hand() -> None:
         shapes = [info.shape for info in infos if info.kind == "Conv2d"]
         assert shapes == [(4 * 2**i, 32 // 2**i, 32 // 2**i) for i in range(depth)]
         assert model(images()).shape == (2, 10)
+
+
+@pytest.mark.parametrize(
+    ("size", "shapes"), [(8, [8, 4, 2, 1, 1]), (11, [11, 6, 3, 2, 1]), (1, [1, 1, 1, 1, 1])]
+)
+def test_the_convnet_halves_rounded_up_down_to_one_position(size: int, shapes: list[int]) -> None:
+    models = [build(ConvNetConfig(depth=5, width=4), GroupNormConfig(), seed=s) for s in (0, 1)]
+    infos = layers(models[0], (size, size))
+    assert [info.shape[1:] for info in infos if info.kind == "Conv2d"] == [(n, n) for n in shapes]
+    stack(models, images(2, size))
 
 
 @pytest.mark.parametrize(

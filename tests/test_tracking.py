@@ -149,6 +149,36 @@ def test_those_who_watch_see_a_record_once_it_is_flushed(tmp_path: Path) -> None
     tracker.close()
 
 
+def test_each_line_is_there_at_once(tmp_path: Path) -> None:
+    tracker = Tracker(tmp_path, HPARAMS)
+    tracker.log(1, 0.5, {"train/loss": 2.0})
+
+    assert [line["step"] for line in read_metrics(tmp_path)] == [1]
+    tracker.close()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device here")
+@pytest.mark.parametrize("name", ["metrics.jsonl", "events.out.tfevents"])
+def test_a_full_disk_ends_recording_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    open_ = Path.open
+
+    def limited(path: Path, *args: Any, **more: Any) -> Any:
+        return open_(Path("/dev/full") if path.name.startswith(name) else path, *args, **more)
+
+    monkeypatch.setattr(Path, "open", limited)
+    told: list[str] = []
+    tracker = Tracker(tmp_path, HPARAMS, told.append)
+    for step in range(3):
+        tracker.log(step, step / 2, {"train/loss": 2.0})
+        tracker.flush()
+    tracker.close()
+
+    reason = "No space left on device"
+    assert told == [f"recording stopped, training goes on: {tmp_path}: {reason}"]
+
+
 def test_starting_over_replaces_the_earlier_records(tmp_path: Path) -> None:
     for value in (1.0, 2.0):
         tracker = Tracker(tmp_path, HPARAMS)

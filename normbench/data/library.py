@@ -18,6 +18,7 @@ __all__ = [
     "DOWNLOADABLE",
     "NAME",
     "RESERVED",
+    "DamagedError",
     "Entry",
     "ImageSet",
     "available",
@@ -35,6 +36,10 @@ __all__ = [
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 RESERVED = ("auto", "synthetic", "images")  # values of `data=` that are not one particular set
 DOWNLOADABLE = ("cifar10", "cifar100")  # names only the genuine data may carry
+
+
+class DamagedError(UsageError):
+    """A data set's file is not what was saved."""
 
 
 def root() -> Path:
@@ -108,7 +113,8 @@ def load(name: str) -> ImageSet:
     """Reads a data set and checks it against its digest.
 
     Raises:
-        UsageError: it is not on this machine, or damaged; names the commands that bring it.
+        UsageError: it is not on this machine; names the commands that bring it.
+        DamagedError: its file is not what was saved.
     """
     path = _path(name)
     if not path.is_file():
@@ -119,7 +125,7 @@ def load(name: str) -> ImageSet:
     try:
         return image_set.read(path)
     except DamageError as damage:
-        raise UsageError(
+        raise DamagedError(
             f"data set {name!r} is damaged ({path}: {damage}): delete the file and {_bring(name)}"
         ) from None
 

@@ -14,7 +14,7 @@ class ConvNet(nn.Module):
     """Blocks of 3×3 convolution, norm, ReLU and 2×2 max-pooling, then a linear layer.
 
     Images [N, 3, H, W] to logits [N, classes]; block i has ``width``·2^i channels and halves the
-    resolution.
+    resolution, rounded up: one position stays one position.
     """
 
     def __init__(self, *, depth: int, width: int, classes: int, norm: NormBuilder) -> None:
@@ -26,7 +26,7 @@ class ConvNet(nn.Module):
             layers += [
                 nn.Conv2d(channels, outputs, 3, padding=1, bias=False),
                 norm(outputs),
-                nn.MaxPool2d(2),
+                nn.MaxPool2d(2, ceil_mode=True),
             ]
             channels = outputs
         self.blocks = nn.Sequential(*layers)

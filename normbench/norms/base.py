@@ -31,6 +31,9 @@ class Norm(nn.Module, ABC):
         bias: β, shape [C], zeros at the start; None without ``affine``.
     """
 
+    remedy: ClassVar[str] = "larger images or another norm"
+    """What to use where a mean would run over a single value."""
+
     def __init__(self, channels: int, *, eps: float, affine: bool, act: bool) -> None:
         super().__init__()
         self.channels = channels
@@ -74,17 +77,19 @@ class Norm(nn.Module, ABC):
         y = self.normalize(x)
         return F.relu(y, inplace=True) if self.act else y
 
+    def single_value(self, shape: torch.Size, layer: str = "the layer") -> UsageError:
+        """The error for an input of ``shape`` whose means would each run over a single value."""
+        return UsageError(
+            f"{self._cause(shape[0])}: {layer} takes each mean over a single value (input"
+            f" {list(shape)}), so its output would be β whatever the input; use {self.remedy}"
+        )
+
+    def _cause(self, batch: int) -> str:
+        return f"means over {self.axes}"
+
     def extra_repr(self) -> str:
         groups = "" if self.num_groups is None else f", num_groups={self.num_groups}"
         return f"{self.channels}, axes={self.axes}{groups}, eps={self.eps}, act={self.act}"
-
-
-def single_value(shape: torch.Size, remedy: str) -> UsageError:
-    """The error for an input of ``shape`` whose means would each run over a single value."""
-    return UsageError(
-        f"normalizing an input of shape {list(shape)} takes each mean over a single value,"
-        f" so every output would be β; {remedy}"
-    )
 
 
 def spatial_size(shape: torch.Size) -> int:
@@ -126,6 +131,9 @@ class NormConfig(ABC):
 
     paper: ClassVar[str]
     """Authors, title, year, arXiv number and equation."""
+
+    cite: ClassVar[str] = "-"
+    """The paper as a table has it: authors, year, arXiv number."""
 
     batch_dependent: ClassVar[bool] = False
     """Whether in training an example's output depends on its batch mates."""

@@ -13,7 +13,6 @@ from normbench.norms.base import (
     Norm,
     NormConfig,
     scale_and_shift,
-    single_value,
     spatial_size,
 )
 
@@ -32,6 +31,8 @@ class BatchNorm(Norm):
     Attributes:
         running_mean, running_var: shape [C].
     """
+
+    remedy: ClassVar[str] = "a larger batch or larger images, or norm=group"
 
     running_mean: Tensor
     running_var: Tensor
@@ -63,12 +64,15 @@ class BatchNorm(Norm):
     def values_per_statistic(self, shape: torch.Size) -> int:
         return min(self.norm_batch or shape[0], shape[0]) * spatial_size(shape)
 
+    def _cause(self, batch: int) -> str:
+        shared = self.norm_batch is not None and self.norm_batch <= batch
+        return f"norm=batch norm_batch={self.norm_batch}" if shared else f"norm=batch batch={batch}"
+
     def normalize(self, x: Tensor) -> Tensor:
         size = self.norm_batch
         if self.training:
             if x.numel() == x.shape[1] * (1 if size is None else max(1, x.shape[0] // size)):
-                remedy = "use a larger batch (batch, norm_batch), larger images or another norm"
-                raise single_value(x.shape, remedy)
+                raise self.single_value(x.shape)
             if size is not None and size < x.shape[0]:
                 return self._normalize_sub_batches(x, size)
         # torch.batch_norm is what F.batch_norm calls after a check that the above replaces.
@@ -123,6 +127,7 @@ class BatchNormConfig(NormConfig):
         "Ioffe & Szegedy, Batch Normalization: Accelerating Deep Network Training by Reducing"
         " Internal Covariate Shift, 2015, arXiv 1502.03167, algorithm 1"
     )
+    cite: ClassVar[str] = "Ioffe & Szegedy 2015, 1502.03167"
     batch_dependent: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

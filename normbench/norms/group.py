@@ -12,7 +12,6 @@ from normbench.norms.base import (
     Norm,
     NormConfig,
     scale_and_shift,
-    single_value,
     spatial_size,
 )
 
@@ -31,6 +30,8 @@ class GroupNorm(Norm):
         channels: C.
         num_groups: G, which must divide C.
     """
+
+    remedy: ClassVar[str] = "fewer groups (norm=group or norm=layer) or larger images"
 
     def __init__(
         self,
@@ -65,8 +66,7 @@ class GroupNorm(Norm):
         # torch.group_norm is what F.group_norm calls after a check that this one replaces: at a
         # batch of two, a network's time is the sum of such small things.
         if x.numel() == x.shape[0] * self._num_groups:
-            remedy = "use fewer groups (norm=group norm.groups=…, or norm=layer) or larger images"
-            raise single_value(x.shape, remedy)
+            raise self.single_value(x.shape)
         return torch.group_norm(x, self._num_groups, self.weight, self.bias, self.eps)
 
 
@@ -96,6 +96,7 @@ class GroupNormConfig(NormConfig):
         "y = γ_c · (x - μ_ng) / √(σ²_ng + ε) + β_c"
     )
     paper: ClassVar[str] = "Wu & He, Group Normalization, 2018, arXiv 1803.08494, equations 1 and 7"
+    cite: ClassVar[str] = "Wu & He 2018, 1803.08494"
 
     def __post_init__(self) -> None:
         NormConfig.__post_init__(self)
@@ -174,6 +175,7 @@ class LayerNormConfig(NormConfig):
         "Ba, Kiros & Hinton, Layer Normalization, 2016, arXiv 1607.06450, equation 3;"
         " for images: Wu & He 2018, arXiv 1803.08494, equation 5"
     )
+    cite: ClassVar[str] = "Ba et al. 2016, 1607.06450"
 
     def build(self, channels: int, *, act: bool = True, norm_batch: int | None = None) -> GroupNorm:
         return GroupNorm(channels, 1, eps=self.eps, affine=self.affine, act=act)
@@ -203,6 +205,7 @@ class InstanceNormConfig(NormConfig):
         "Ulyanov, Vedaldi & Lempitsky, Instance Normalization: The Missing Ingredient for Fast"
         " Stylization, 2016, arXiv 1607.08022, equation 4"
     )
+    cite: ClassVar[str] = "Ulyanov et al. 2016, 1607.08022"
 
     def build(self, channels: int, *, act: bool = True, norm_batch: int | None = None) -> GroupNorm:
         return GroupNorm(channels, channels, eps=self.eps, affine=self.affine, act=act)
