@@ -153,7 +153,7 @@ def show_results(screen: Screen, cell: Cell) -> None:
     )
     if summary["test_accuracy_ci95"] is not None:
         mean, (low, high) = summary["test_accuracy_mean"], summary["test_accuracy_ci95"]
-        screen.line(f"test accuracy {mean:.2%} ± {(high - low) / 2:.2%}, 95 % interval over seeds")
+        screen.line(f"mean accuracy {mean:.2%} ± {(high - low) / 2:.2%}, 95 % interval over seeds")
     screen.line(f"files: {cell.directory}")
     arguments = "" if config.runs == "runs" else f" {config.runs}"
     screen.line(f"curves: normbench tensorboard{arguments}")

@@ -46,14 +46,18 @@ def test_a_batch_larger_than_the_data_is_refused() -> None:
         check(cell(ConvNetConfig(depth=1, width=4), batch=13))
 
 
-def test_images_too_small_for_the_network_are_refused_with_their_size() -> None:
+def test_a_network_that_fails_on_the_images_is_refused_with_their_size(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    small = cell(ConvNetConfig(depth=1, width=4))
+    monkeypatch.setattr(Cell, "build_model", lambda *_: torch.nn.Conv2d(3, 4, 9))
     with pytest.raises(UsageError, match=r"model=convnet .* does not take images of 8×8 pixels"):
-        check(cell(ConvNetConfig(depth=5, width=4)))
+        check(small)
 
 
 def test_batch_norm_at_a_batch_of_one_is_refused_where_a_channel_is_a_single_value() -> None:
     network = MODELS["resnet"](name="resnet")  # 4×4, 2×2, 1×1
-    with pytest.raises(UsageError, match=r"single value.*layer blocks\.2\.norm1"):
+    with pytest.raises(UsageError, match=r"batch=1: layer blocks\.2\.norm1 .*single value"):
         check(cell(network, norm="batch", batch=1, size=4))
     check(cell(network, norm="batch", batch=2, size=4))
     check(cell(network, norm="group", batch=1, size=4))

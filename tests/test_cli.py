@@ -71,7 +71,7 @@ def test_a_run_prints_a_line_an_epoch(finished: Finished) -> None:
     assert [place.groups() for place in places if place is not None] == [
         (seed, epoch) for seed in "01" for epoch in "12"
     ]
-    assert all("loss" in line and "acc" in line and "img/s" in line for line in lines)
+    assert all("loss" in line and "eval" in line and "img/s" in line for line in lines)
 
 
 def test_away_from_a_terminal_nothing_moves_or_is_coloured(finished: Finished) -> None:
@@ -98,6 +98,7 @@ def test_a_run_directory_holds_what_the_contract_says(finished: Finished) -> Non
     of_a_seed = ("metrics.jsonl", "events.out.tfevents", "result.json", "model.safetensors")
 
     assert written == {
+        f"{cell}/.lock",  # held while a process trains the cell
         f"{cell}/config.yaml",
         f"{cell}/environment.json",
         f"{cell}/summary.json",
