@@ -113,11 +113,11 @@ def _parse(text: str) -> _Typed:
 def _check(typed: _Typed) -> None:
     key, text, override = typed.key, typed.text, typed.override
     if key.startswith("hydra"):
-        raise UsageError(f"{text}: Hydra's own settings belong to `normbench sweep`")
+        raise UsageError(f"{text}: Hydra's own settings are not used here")
     if override.package is not None:
         raise UsageError(f"{text}: write {key}=VALUE without @{override.package}")
     if override.is_sweep_override():
-        raise UsageError(f"{text}: several values are for `normbench sweep`; run takes one")
+        raise UsageError(f"{text}: one run takes one value; give each value a command of its own")
     if key in _groups():
         _check_choice(typed)
     elif key not in _known_keys():

@@ -43,7 +43,6 @@ class SGD:
         nesterov: whether the momentum looks ahead.
 
     Attributes:
-        lr: the learning rate of the next step.
         velocities: the momentum buffers v, one a parameter.
     """
 
@@ -55,16 +54,32 @@ class SGD:
         momentum: float,
         nesterov: bool = False,
     ) -> None:
-        self.lr = 0.0
+        self.parameters = list(parameters)
+        # On a GPU the rate is a tensor there, so that a recorded step finds each step's own.
+        device = self.parameters[0].device
+        self._rate: float | Tensor = (
+            torch.zeros((), device=device) if device.type == "cuda" else 0.0
+        )
         self.momentum = momentum
         self.nesterov = nesterov
-        self.parameters = list(parameters)
         self.velocities = [torch.zeros_like(p, requires_grad=False) for p in self.parameters]
         self._groups = [
             (decay, [i for i, each in enumerate(decays) if each == decay])
             for decay in sorted(set(decays))
         ]
         self._take_views()
+
+    @property
+    def lr(self) -> float | Tensor:
+        """The learning rate of the next step."""
+        return self._rate
+
+    @lr.setter
+    def lr(self, rate: float) -> None:
+        if isinstance(self._rate, Tensor):
+            self._rate.fill_(rate)
+        else:
+            self._rate = rate
 
     @torch.no_grad()
     def step(self) -> None:
@@ -82,7 +97,7 @@ class SGD:
                 [self._buffers[i] for i in moving] if self.momentum else [],
                 weight_decay=decay,
                 momentum=self.momentum,
-                lr=self.lr,
+                lr=self._rate,
                 dampening=0.0,
                 nesterov=self.nesterov,
                 maximize=False,

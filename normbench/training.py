@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from normbench.capture import CapturedStep
 from normbench.data.plan import Split, Training, evaluation_batches
 from normbench.optim import SGD, SGDConfig
 
@@ -132,15 +133,21 @@ def train(
     interval = max(1, training.steps // LOGS_PER_EPOCH)
     diverged: list[int | None] = [None] * replicas
     step = 0
+
+    def eager(images: Tensor, labels: Tensor) -> Tensor:
+        return training_step(
+            model, optimizer, images, labels, optim.label_smoothing, autocast=autocast
+        )
+
+    on_cuda = training.split.pixels.device.type == "cuda"
+    train_on = CapturedStep(eager) if on_cuda else eager
     for epoch in range(epochs):
         model.train()
         seen = _Epoch(training, optim)
         for images, labels in training.epoch(epoch):
             rate = optim.rate(step, total, training.batch)
             optimizer.lr = rate
-            logits = training_step(
-                model, optimizer, images, labels, optim.label_smoothing, autocast=autocast
-            )
+            logits = train_on(images, labels)
             seen.add(logits, labels)
             step += 1
             at_end = step == (epoch + 1) * training.steps
@@ -172,7 +179,8 @@ def training_step(
         The replicas' logits [N, K, classes] before the step.
     """
     if autocast:
-        with torch.autocast(images.device.type, torch.bfloat16):
+        # Without the cache of converted weights, which a CUDA graph would take for its own.
+        with torch.autocast(images.device.type, torch.bfloat16, cache_enabled=False):
             output = model(images)
     else:  # even a context that does nothing takes time
         output = model(images)

@@ -14,30 +14,37 @@ Step = Callable[[], None]
 
 
 def in_turns(
-    steps: Mapping[str, Step], *, rounds: int = 15, seconds: float = 0.25
+    steps: Mapping[str, Step], *, rounds: int = 15, seconds: float = 0.25, slow: float = 4.0
 ) -> dict[str, float]:
     """Median seconds a step of each loop, over rounds in which every loop has its turn.
 
+    A turn begins with a step that is not counted: it refills the caches and the memory that the
+    loop before has emptied.
+
     Args:
         steps: what runs one step, by name.
-        rounds: how many turns each gets, after one to warm up.
+        rounds: how many turns each gets.
         seconds: how long a turn lasts, and one step at least.
+        slow: a loop whose step takes longer than so many seconds has a single turn.
     """
     counts: dict[str, int] = {}
+    times: dict[str, list[float]] = {name: [] for name in steps}
     for name, step in steps.items():
-        for _ in range(2):
-            step()
+        step()
         start = perf_counter()
         step()
-        counts[name] = max(1, round(seconds / (perf_counter() - start)))
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for turn in range(rounds + 1):
-        for name, step in steps.items():
+        once = perf_counter() - start
+        counts[name] = max(1, round(seconds / once))
+        if once > slow:
+            times[name].append(once)
+    patient = {name: step for name, step in steps.items() if not times[name]}
+    for _ in range(rounds):
+        for name, step in patient.items():
+            step()
             start = perf_counter()
             for _ in range(counts[name]):
                 step()
-            if turn:
-                times[name].append((perf_counter() - start) / counts[name])
+            times[name].append((perf_counter() - start) / counts[name])
     return {name: median(values) for name, values in times.items()}
 
 

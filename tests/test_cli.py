@@ -582,7 +582,7 @@ BAD_SETTINGS = [
     ("+batch=2", ["+batch=2", "KEY=VALUE"]),
     ("~batch", ["~batch", "KEY=VALUE"]),
     ("batch", ["batch", "KEY=VALUE"]),
-    ("batch=2,4", ["batch=2,4", "normbench sweep"]),
+    ("batch=2,4", ["batch=2,4", "one value"]),
     ("name=a/b", ["name=a/b", "without slashes"]),
     ("device=tpu", ["device=tpu", "cpu, cuda"]),
     ("device=meta", ["device=meta", "cpu, cuda"]),

@@ -279,8 +279,8 @@ def test_keys_are_neither_added_nor_removed(override: str) -> None:
 
 
 @pytest.mark.parametrize("override", ["batch=2,4", "norm=batch,group", "batch=range(1,3)"])
-def test_several_values_are_for_sweeps(override: str) -> None:
-    assert refusal(override).startswith(f"{override}: several values are for `normbench sweep`")
+def test_several_values_are_refused(override: str) -> None:
+    assert refusal(override).startswith(f"{override}: one run takes one value")
 
 
 @pytest.mark.parametrize("override", ["batch", "batch 2", "", " ", "=", "a'b=2"])
