@@ -101,7 +101,8 @@ def table(rows: list[dict[str, str]]) -> str:
         " | share of peak: tuned, solo, auto | auto/usual | auto/tuned |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for depth, norm, batch in dict.fromkeys((r["depth"], r["norm"], r["batch"]) for r in rows):
+    cells = {(r["depth"], r["norm"], r["batch"]) for r in rows}
+    for depth, norm, batch in sorted(cells, key=lambda c: (int(c[0]), c[1], int(c[2]))):
         mine = {
             r["loop"]: r
             for r in rows
@@ -124,6 +125,7 @@ def table(rows: list[dict[str, str]]) -> str:
 def picture(rows: list[dict[str, str]], path: Path) -> None:
     """Replica-steps per second against the batch, a panel a network and norm."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import ScalarFormatter
 
     panels = list(dict.fromkeys((r["depth"], r["norm"]) for r in rows))
     figure = Figure(figsize=(4.2 * len(panels), 3.8), layout="constrained")
@@ -132,11 +134,15 @@ def picture(rows: list[dict[str, str]], path: Path) -> None:
         axes = figure.add_subplot(1, len(panels), number + 1)
         for loop in LOOPS:
             mine = [r for r in rows if (r["depth"], r["norm"], r["loop"]) == (depth, norm, loop)]
+            mine.sort(key=lambda r: int(r["batch"]))
             batches = [int(r["batch"]) for r in mine]
             rates = [float(r["images_per_second"]) for r in mine]
             axes.plot(batches, rates, marker="o", markersize=4, color=colours[loop], label=loop)
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
+        axes.set_xticks(batches, map(str, batches))
+        axes.yaxis.set_minor_formatter(ScalarFormatter())
+        axes.yaxis.set_major_formatter(ScalarFormatter())
         axes.set_title(f"ResNet-{depth}, {norm} norm")
         axes.set_xlabel("batch")
         axes.grid(alpha=0.3)
@@ -180,7 +186,7 @@ def main() -> None:
                     writer = csv.DictWriter(file, FIELDS)
                     writer.writeheader()
                     writer.writerows(rows)
-                print(table(rows).splitlines()[-1], flush=True)
+                print(table(rows[-len(LOOPS) :]).splitlines()[-1], flush=True)
     head = (
         f"{arguments.seeds} seeds; {machine(device)}; matrix product {peak / 1e9:.0f} GFLOP/s.\n"
         "Replica-steps per second: a step of one seed counts one. `auto` is `stack=auto`.\n\n"
