@@ -35,6 +35,12 @@ TINY = (
 )
 
 
+def pytest_configure() -> None:
+    """One thread here and in the processes that tests start: the tests are what runs in parallel."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
+
+
 class Command(Protocol):
     """Runs ``normbench`` with arguments."""
 
