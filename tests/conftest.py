@@ -36,7 +36,7 @@ TINY = (
 
 
 def pytest_configure() -> None:
-    """One thread here and in the processes that tests start: the tests are what runs in parallel."""
+    """One thread here and in the processes that tests start: it is tests that run in parallel."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
 
