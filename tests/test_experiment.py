@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
+from torch import nn
 
 from normbench import experiment, records, replicas
 from normbench.cell import Cell
@@ -19,6 +21,7 @@ from normbench.errors import UsageError
 from normbench.experiment import choose_device
 from normbench.launch import load_config
 from normbench.lockstep import Arrangement
+from normbench.models import ModelConfig, NormBuilder
 from normbench.tracking import read_metrics
 from normbench.training import train
 
@@ -131,6 +134,34 @@ def test_seeds_trained_in_lanes_come_out_as_they_do_alone(
         alone, lanes = folder("alone", seed=seed), folder("lanes", seed=seed)
         assert losses(lanes) == pytest.approx(losses(alone), rel=1e-3)
         assert len(list(lanes.glob("events.*"))) == 1
+
+
+@dataclass(kw_only=True, slots=True)
+class ShuffledConfig(ModelConfig):
+    """A network with a layer that no stack knows."""
+
+    name: str = "shuffled"
+
+    @property
+    def title(self) -> str:
+        return "Shuffled"
+
+    def build(self, norm: NormBuilder, classes: int, generator: torch.Generator) -> nn.Module:
+        layers = [nn.Conv2d(3, 8, 3), nn.ChannelShuffle(2), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+        return nn.Sequential(*layers, nn.Linear(8, classes))
+
+
+def test_seeds_that_cannot_be_stacked_are_trained_one_after_another_and_it_says_why(
+    tiny: list[str],
+) -> None:
+    config = replace(load_config([*tiny, "seeds=2", "stack=auto"]), model=ShuffledConfig())
+    shown = quiet()
+    outcome = experiment.run(config, shown)
+
+    assert outcome.finished
+    assert [result.seed for result in outcome.results] == [0, 1]
+    assert isinstance(shown.console.file, io.StringIO)
+    assert "does not know the layer ChannelShuffle at 1" in shown.console.file.getvalue()
 
 
 def two_lanes() -> tuple[Arrangement, dict[Arrangement, float]]:
