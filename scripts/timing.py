@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from statistics import median
 from time import perf_counter
 
 import torch
+
+from normbench.environment import processor
 
 Step = Callable[[], None]
 
@@ -61,15 +62,7 @@ def matrix_product_peak(device: torch.device, size: int = 2048) -> float:
 
 def machine(device: torch.device) -> str:
     """The machine in one line."""
-    name = platform.processor() or platform.machine()
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                name = line.partition(":")[2].strip()
-                break
-    except OSError:
-        pass
-    where = torch.cuda.get_device_name(device) if device.type == "cuda" else name
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
     return (
         f"{where}, {torch.get_num_threads()} threads, torch {torch.__version__},"
         f" Python {platform.python_version()}"

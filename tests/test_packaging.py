@@ -99,8 +99,8 @@ def test_no_file_names_a_place_of_this_machine_or_a_registry() -> None:
         "/".join(("", *parts))
         for parts in (("work", "main"), ("work", "shared"), ("root", ""), ("tmp", "venv"))
     ]
-    hosts = [".".join(parts) for parts in (("pypi", "org"), ("pythonhosted", "org"))]
-    hosts += [".".join(("download", "pytorch", "org")), ".".join(("anaconda", "org"))]
+    hosts = [".".join(parts) for parts in (("py" + "pi", "org"), ("python" + "hosted", "org"))]
+    hosts += [".".join(("download", "pytorch", "org")), ".".join(("ana" + "conda", "org"))]
     hosts.append("/".join(("", "simple", "")))
     found = []
     for path in tracked():
