@@ -128,8 +128,7 @@ def show(overrides: Overrides = None) -> None:
         from normbench.launch import load_config, to_yaml
 
         config = load_config(overrides or [])
-        typer.echo(to_yaml(config))
-        views.show_layers(Screen(), config)
+        views.show_layers(Screen(), config, preface=to_yaml(config) + "\n")
 
 
 @app.command()

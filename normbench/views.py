@@ -14,12 +14,18 @@ from normbench.lockstep import Arrangement
 from normbench.norms.group import GroupNormConfig
 
 
-def show_layers(screen: Screen, config: Config) -> None:
-    """Prints the network of ``config``, layer by layer, with totals."""
+def show_layers(screen: Screen, config: Config, preface: str = "") -> None:
+    """Prints the network of ``config``, layer by layer, with totals, after ``preface``.
+
+    Raises:
+        UsageError: the images are missing, or the norm does not fit; nothing is printed then.
+    """
     cell = Cell.of(config)
     images = cell.images
     height, width = images.test_images.shape[2:]
     infos = layers(cell.build_model(config.seed), (height, width))
+    for line in preface.splitlines():
+        screen.line(line)
     screen.table(
         f"{config.model.title}, {config.norm.name} norm, {images.name}, batch {config.batch}",
         ("layer", "output", "averages over", "G", "C/G", "params", "MFLOPs", "batch-dependent"),
