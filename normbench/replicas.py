@@ -20,7 +20,7 @@ from normbench.optim import SGD
 from normbench.records import DIVERGED, FINISHED, Result
 from normbench.stacking import Stack, stack, unstack
 from normbench.tracking import Tracker
-from normbench.training import Evaluation, Metrics, evaluate, norm_parameters, train, training_step
+from normbench.training import Evaluation, Metrics, evaluate, norm_parameters, step_function, train
 
 _BUILDING = Lock()
 
@@ -79,13 +79,17 @@ class Replicas:
     def stepper(self) -> Callable[[], None]:
         """What trains one step and waits for its end, to be timed."""
         batches = self.training.endless()
+        train_on = step_function(
+            self.model,
+            self.training,
+            self.optimizer,
+            self.cell.config.optim,
+            autocast=self.autocast,
+        )
 
         def step() -> None:
             images, labels = next(batches)
-            logits = training_step(
-                self.model, self.optimizer, images, labels, autocast=self.autocast
-            )
-            logits.sum().item()
+            train_on(images, labels).sum().item()
 
         return step
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from normbench.capture import CapturedStep
+from normbench.capture import CapturedStep, TrainingStep
 from normbench.data.plan import Split, Training, evaluation_batches
 from normbench.optim import SGD, SGDConfig
 
@@ -133,14 +133,7 @@ def train(
     interval = max(1, training.steps // LOGS_PER_EPOCH)
     diverged: list[int | None] = [None] * replicas
     step = 0
-
-    def eager(images: Tensor, labels: Tensor) -> Tensor:
-        return training_step(
-            model, optimizer, images, labels, optim.label_smoothing, autocast=autocast
-        )
-
-    on_cuda = training.split.pixels.device.type == "cuda"
-    train_on = CapturedStep(eager) if on_cuda else eager
+    train_on = step_function(model, training, optimizer, optim, autocast=autocast)
     for epoch in range(epochs):
         model.train()
         seen = _Epoch(training, optim)
@@ -162,6 +155,25 @@ def train(
             yield metrics
             if dead:
                 return
+
+
+def step_function(
+    model: nn.Module,
+    training: Training,
+    optimizer: SGD,
+    optim: SGDConfig,
+    *,
+    autocast: bool = False,
+) -> TrainingStep:
+    """What trains one step as fast as the device can: on a GPU, recorded and replayed."""
+
+    def eager(images: Tensor, labels: Tensor) -> Tensor:
+        return training_step(
+            model, optimizer, images, labels, optim.label_smoothing, autocast=autocast
+        )
+
+    on_cuda = training.split.pixels.device.type == "cuda"
+    return CapturedStep(eager) if on_cuda else eager
 
 
 def training_step(

@@ -22,7 +22,6 @@ DOORS = {
     "tensorboard": {"tracking.py"},
     "torch.utils.tensorboard": {"tracking.py"},
     "requests": {"data/fetching.py"},
-    "pooch": {"data/fetching.py"},
     "urllib.request": set(),
     "http.client": set(),
     "socket": set(),

@@ -32,13 +32,15 @@ def cell(model: ModelConfig, *, norm: str = "group", batch: int = 4, size: int =
     return Cell(config, images, config.digest(images), Path("runs"))
 
 
-def check(cell: Cell) -> None:
+def check(cell: Cell) -> bool:
+    """Whether the cell is accepted; what is not raises."""
     cell.check_fit(split(cell.images, cell.config.data, CPU))
+    return True
 
 
 def test_what_fits_is_accepted() -> None:
-    check(cell(ConvNetConfig(depth=3, width=4)))
-    check(cell(MODELS["resnet"](name="resnet")))
+    assert check(cell(ConvNetConfig(depth=3, width=4)))
+    assert check(cell(MODELS["resnet"](name="resnet")))
 
 
 def test_a_batch_larger_than_the_data_is_refused() -> None:
@@ -59,8 +61,8 @@ def test_batch_norm_at_a_batch_of_one_is_refused_where_a_channel_is_a_single_val
     network = MODELS["resnet"](name="resnet")  # 4×4, 2×2, 1×1
     with pytest.raises(UsageError, match=r"batch=1: layer blocks\.2\.norm1 .*single value"):
         check(cell(network, norm="batch", batch=1, size=4))
-    check(cell(network, norm="batch", batch=2, size=4))
-    check(cell(network, norm="group", batch=1, size=4))
+    assert check(cell(network, norm="batch", batch=2, size=4))
+    assert check(cell(network, norm="group", batch=1, size=4))
 
 
 def test_instance_norm_is_refused_where_a_channel_is_a_single_value() -> None:
