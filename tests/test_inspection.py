@@ -1,7 +1,5 @@
 """What a network consists of: shapes, parameters, FLOPs, and what cannot be normalized."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import nn
@@ -27,15 +25,6 @@ NETWORKS: list[ModelConfig] = [
     ConvNetConfig(depth=3, width=8),
 ]
 EVERY_NETWORK = pytest.mark.parametrize("network", NETWORKS, ids=lambda n: n.title)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Small tensors: more threads only wait for one another."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def build(network: ModelConfig, norm: NormConfig | None = None) -> nn.Module:

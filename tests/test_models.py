@@ -1,6 +1,6 @@
 """The networks: what they compute, how many numbers they learn, and where they start."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib import resources
 from math import sqrt
 from pathlib import Path
@@ -40,15 +40,6 @@ NETWORKS: dict[str, ModelConfig] = {
     "convnet": ConvNetConfig(),
 }
 EVERY_NETWORK = pytest.mark.parametrize("network", NETWORKS.values(), ids=list(NETWORKS))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Small tensors: more threads only wait for one another."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def build(

@@ -1,6 +1,6 @@
 """The norms against their definitions, written here once more in plain numpy, and against torch."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib import resources
 from math import prod, sqrt
 from pathlib import Path
@@ -56,15 +56,6 @@ INDEPENDENT = [name for name in CONFIGS if name != "batch"]
 few_examples = settings(max_examples=20, deadline=None)
 seeds = st.integers(0, 2**32 - 1)
 spaces = st.lists(st.integers(1, 4), min_size=1, max_size=3).filter(lambda s: prod(s) > 1)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Small tensors: more threads only wait for one another."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def randn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:

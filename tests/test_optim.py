@@ -1,6 +1,6 @@
 """The learning rate's course, the parameter groups, and what the optimizer does with them."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from math import cos, inf, nan, pi, sqrt
 from typing import Any
 
@@ -17,15 +17,6 @@ from normbench.norms.group import GroupNormConfig
 from normbench.norms.none import NoNormConfig
 from normbench.optim import Scaling, Schedule, SGDConfig
 from normbench.training import norm_parameters
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Small tensors: more threads only wait for one another."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def rates(config: SGDConfig, steps: int, batch: int = 32) -> list[float]:

@@ -1,6 +1,5 @@
 """The epoch plan, and the batches made from it, against slow code that does one image at a time."""
 
-from collections.abc import Iterator
 from itertools import pairwise
 
 import numpy as np
@@ -24,15 +23,6 @@ from normbench.data.sources import SyntheticConfig
 
 CPU = torch.device("cpu")
 MEAN, STD = torch.tensor([100.0, 120.0, 90.0]), torch.tensor([50.0, 60.0, 70.5])
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Small tensors: more threads only wait for one another."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def random_images(n: int, height: int = 5, width: int = 7, seed: int = 0) -> Tensor:

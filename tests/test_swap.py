@@ -1,6 +1,6 @@
 """Changing the norm of networks that exist already, this package's and torchvision's."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -34,15 +34,6 @@ OWN = pytest.mark.parametrize(
     ids=["resnet", "convnet"],
 )
 FOREIGN = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.modules.instancenorm._InstanceNorm)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Small tensors: more threads only wait for one another."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def vgg11_features() -> nn.Module:

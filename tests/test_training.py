@@ -1,6 +1,6 @@
 """The training loop against a plain PyTorch loop, evaluation against a direct computation."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite, isnan, nan
 
@@ -22,15 +22,6 @@ from normbench.optim import Scaling, Schedule, SGDConfig
 from normbench.training import Metrics, evaluate, norm_parameters, replica_losses, train
 
 CLASSES = 4
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Small tensors: more threads only wait for one another."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def toy_images(num_train: int = 243, num_test: int = 263) -> ImageSet:
