@@ -12,6 +12,7 @@ The house, from the top down; imports only ever go downward::
     tracking.py         curves: metrics.jsonl and TensorBoard (the only file that knows it)
     records.py          results, written so that a file that is there is whole
     cell.py             a configuration, its images and its folder
+    decomposition.py    batch norm evaluated with other statistics than its running ones
     training.py         the loop, a generator of metrics  inspection.py   layer by layer
     config.py           the configuration of a cell, and its digest
     stacking.py         K networks of one architecture <-> one stacked network

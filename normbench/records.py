@@ -25,12 +25,17 @@ class Result:
         status: ``finished``, ``diverged`` or ``failed``.
         test_accuracy: 0..1, on the whole test set after the last step; None unless finished.
         test_loss: mean cross-entropy there; None unless finished.
+        test_accuracy_reestimated: of the same weights with batch norm's statistics estimated anew
+            from training images; None for norms without running statistics.
+        test_accuracy_batch: likewise with the statistics of test batches of the training size.
         val_accuracy: on the held-out images; None without ``data.val_fraction``.
         train_loss: mean over the last record of training; None where it was not finite.
         epochs: done.
         steps: done.
         seconds: of training, without evaluation. In a stack, the stack's divided by its replicas.
         images_per_second: training images of this seed over ``seconds``.
+        memory_bytes: what one training step of one seed holds, see
+            :func:`normbench.training.memory_of_step`; None where it was not measured.
         diverged_at: the first step with a loss that was not finite, or None.
         error: why it failed, or None.
     """
@@ -44,7 +49,10 @@ class Result:
     steps: int
     seconds: float
     images_per_second: float
+    test_accuracy_reestimated: float | None = None
+    test_accuracy_batch: float | None = None
     val_accuracy: float | None = None
+    memory_bytes: int | None = None
     diverged_at: int | None = None
     error: str | None = None
 

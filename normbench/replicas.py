@@ -14,13 +14,22 @@ from normbench import records
 from normbench.cell import Cell
 from normbench.config import Precision
 from normbench.data.plan import Splits, Training
+from normbench.decomposition import Decomposition, decompose
 from normbench.display import Screen
 from normbench.norms import Norm
 from normbench.optim import SGD
 from normbench.records import DIVERGED, FINISHED, Result
 from normbench.stacking import Stack, stack, unstack
 from normbench.tracking import Tracker
-from normbench.training import Evaluation, Metrics, evaluate, norm_parameters, step_function, train
+from normbench.training import (
+    Evaluation,
+    Metrics,
+    evaluate,
+    memory_of_step,
+    norm_parameters,
+    step_function,
+    train,
+)
 
 _BUILDING = Lock()
 
@@ -135,6 +144,8 @@ class Replicas:
         """Scores the networks and writes weights and results; ``seconds`` are those of one seed."""
         count = len(self.seeds)
         test = evaluate(self.model, self.splits.test, replicas=count, autocast=self.autocast)
+        split = self._decomposition()
+        memory = self._memory()
         networks = unstack(self.model) if isinstance(self.model, Stack) else [self.model]
         for replica, seed in enumerate(self.seeds):
             folder = self.cell.seed_folder(seed)
@@ -142,7 +153,33 @@ class Replicas:
             result = _result(seed, replica, metrics, test, seconds, self.training.batch)
             if self.splits.validation is not None and metrics.evaluation is not None:
                 result = replace(result, val_accuracy=metrics.evaluation.accuracy[replica])
+            if split is not None and result.status == FINISHED:
+                result = replace(
+                    result,
+                    test_accuracy_reestimated=split.reestimated[replica],
+                    test_accuracy_batch=split.batch[replica],
+                )
+            result = replace(result, memory_bytes=memory)
             records.write_result(folder, result)
+
+    def _decomposition(self) -> Decomposition | None:
+        """What the running averages cost, where the norm has them."""
+        config = self.cell.config
+        return decompose(
+            self.model,
+            self.training,
+            self.splits.test,
+            epoch=config.epochs,
+            size=config.norm_batch or config.batch,
+            autocast=self.autocast,
+        )
+
+    def _memory(self) -> int:
+        """The bytes that a training step of one seed holds."""
+        size = (self.cell.config.batch, *self.cell.images.test_images.shape[1:])
+        labels = torch.zeros(size[0], dtype=torch.int64)
+        model = self.cell.build_model(self.seeds[0]).train()
+        return memory_of_step(model, torch.zeros(size), labels)
 
 
 def _few(seeds: Sequence[int]) -> str:

@@ -4,7 +4,7 @@ Both work on one network or on a stack of K of them: images are [N, K·3, H, W],
 [N, K·classes], and a solo network is the case K = 1. Metrics are lists of K numbers, one a replica.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
 
@@ -231,34 +231,98 @@ def _note_divergence(diverged: Sequence[int | None], losses: Tensor, step: int) 
     return noted
 
 
-@torch.inference_mode()
+def nothing() -> None:
+    """Does nothing; a check that never ends an evaluation."""
+
+
 def evaluate(
-    model: nn.Module, split: Split, *, replicas: int = 1, autocast: bool = False
+    model: nn.Module,
+    split: Split,
+    *,
+    replicas: int = 1,
+    autocast: bool = False,
+    check: Callable[[], None] = nothing,
 ) -> Evaluation:
     """Evaluates ``model``, or each replica of a stack, on ``split``.
 
-    The model is in evaluation mode meanwhile and in its former mode afterwards.
+    The model is in evaluation mode meanwhile and in its former mode afterwards. ``check`` is called
+    now and then, and may raise to end the evaluation.
     """
-    device_type = split.pixels.device.type
     was_training = model.training
     model.eval()
     try:
-        losses: list[Tensor] = []
-        hits: list[Tensor] = []
-        dtype = next((p.dtype for p in model.parameters()), torch.float32)
-        for images, labels in evaluation_batches(split, EVALUATION_BATCH, dtype):
-            stacked = images.repeat(1, replicas, 1, 1)
-            stacked = stacked.contiguous(memory_format=torch.channels_last)
-            with torch.autocast(device_type, torch.bfloat16, enabled=autocast):
-                logits = split_replicas(model(stacked), replicas)
-            wanted = labels[:, None].expand(-1, replicas)
-            losses.append(replica_losses(logits, wanted) * len(labels))
-            hits.append((logits.argmax(-1) == wanted).sum(0))
-        loss = torch.stack(losses).double().sum(0) / len(split)
-        accuracy = torch.stack(hits).sum(0).double() / len(split)
-        return Evaluation(loss.tolist(), accuracy.tolist())
+        return score(
+            model, split, replicas=replicas, batch=EVALUATION_BATCH, autocast=autocast, check=check
+        )
     finally:
         model.train(was_training)
+
+
+@torch.inference_mode()
+def score(
+    model: nn.Module,
+    split: Split,
+    *,
+    replicas: int,
+    batch: int,
+    autocast: bool,
+    check: Callable[[], None],
+) -> Evaluation:
+    """What :func:`evaluate` does, with the layers in the modes that they are in.
+
+    Args:
+        model: the network, or a stack.
+        split: the images.
+        replicas: how many networks the stack has.
+        batch: how many images are looked at together.
+        autocast: whether to compute in bfloat16 where that is safe.
+        check: called for each batch; may raise.
+    """
+    losses: list[Tensor] = []
+    hits: list[Tensor] = []
+    dtype = next((p.dtype for p in model.parameters()), torch.float32)
+    for images, labels in evaluation_batches(split, batch, dtype):
+        check()
+        stacked = images.repeat(1, replicas, 1, 1)
+        stacked = stacked.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(split.pixels.device.type, torch.bfloat16, enabled=autocast):
+            logits = split_replicas(model(stacked), replicas)
+        wanted = labels[:, None].expand(-1, replicas)
+        losses.append(replica_losses(logits, wanted) * len(labels))
+        hits.append((logits.argmax(-1) == wanted).sum(0))
+    loss = torch.stack(losses).double().sum(0) / len(split)
+    accuracy = torch.stack(hits).sum(0).double() / len(split)
+    return Evaluation(loss.tolist(), accuracy.tolist())
+
+
+def memory_of_step(model: nn.Module, images: Tensor, labels: Tensor) -> int:
+    """How many bytes one training step of ``model`` holds: what a norm costs in memory.
+
+    Those of the input, of everything that the forward pass keeps for the backward pass, and of
+    weights, gradients, momentum and buffers. It does not depend on the machine, nor on how PyTorch
+    allocates; scratch memory inside of kernels is not in it.
+
+    Args:
+        model: in training mode; its buffers may change.
+        images: [N, 3, H, W].
+        labels: [N].
+    """
+    kept = {images.untyped_storage().data_ptr(): images.untyped_storage().nbytes()}
+    alive: list[Tensor] = []  # a freed storage's address could be taken for another's
+    own = {p.untyped_storage().data_ptr() for p in [*model.parameters(), *model.buffers()]}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+            alive.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        F.cross_entropy(model(images), labels)
+    learned = sum(p.numel() * p.element_size() for p in model.parameters())
+    buffers = sum(b.numel() * b.element_size() for b in model.buffers())
+    return sum(kept.values()) + 3 * learned + buffers
 
 
 def norm_parameters(model: nn.Module, kinds: Sequence[type[nn.Module]]) -> list[nn.Parameter]:

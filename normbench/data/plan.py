@@ -6,6 +6,7 @@ cropping, mirroring and normalizing are done for many steps at once, because at 
 price of a data path is the number of calls, not the number of pixels.
 """
 
+import copy
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -70,8 +71,7 @@ class Split:
         device: torch.device,
         pad: int = 0,
     ) -> None:
-        n, _, height, width = images.shape
-        self.size = (height, width)
+        self.size = (images.shape[2], images.shape[3])
         self.pad = pad
         padded = F.pad(images, (pad, pad, pad, pad)) if pad else images
         # Pixels with their colours together: a crop's row is then one run of bytes.
@@ -79,14 +79,28 @@ class Split:
         self.labels = labels.to(device)
         self.mean = mean.to(device)
         self.scale = (1.0 / std).to(device)
-        stride = 3 * (width + 2 * pad)
-        self._windows = self.pixels.as_strided(
-            (n, 2 * pad + 1, 2 * pad + 1, height, 3 * width),
-            (stride * (height + 2 * pad), stride, 3, stride, 1),
-        )
+        self._windows = self._windows_of(self.pixels)
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def shuffled(self) -> "Split":
+        """The same images in another order, always the same: folders come class by class."""
+        other = copy.copy(self)
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(0))
+        order = order.to(self.labels.device)
+        other.pixels, other.labels = self.pixels[order], self.labels[order]
+        other._windows = self._windows_of(other.pixels)
+        return other
+
+    def _windows_of(self, pixels: Tensor) -> Tensor:
+        """Every crop of every image as a view [N, 2·pad+1, 2·pad+1, H, 3·W]."""
+        height, width = self.size
+        stride, places = 3 * (width + 2 * self.pad), 2 * self.pad + 1
+        return pixels.as_strided(
+            (len(pixels), places, places, height, 3 * width),
+            (stride * (height + 2 * self.pad), stride, 3, stride, 1),
+        )
 
     def crops(self, index: Tensor, top: Tensor, left: Tensor, mirrored: Tensor) -> Tensor:
         """Crops as uint8 [*shape, H, W, 3], for index tensors of one shape."""
