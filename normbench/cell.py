@@ -8,9 +8,11 @@ from torch import Tensor, nn
 
 from normbench.config import Config
 from normbench.data import ImageSet
-from normbench.data.plan import Splits
+from normbench.data.plan import Splits, split
 from normbench.errors import UsageError
 from normbench.inspection import check_statistics, layers
+
+_SPLITS: dict[tuple[str, str, torch.device], Splits] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,14 @@ class Cell:
         digest = config.digest(images)
         folder = f"{config.norm.name}-b{config.batch}-{digest[:8]}"
         return cls(config, images, digest, Path(config.runs) / config.name / folder)
+
+    def splits(self, device: torch.device) -> Splits:
+        """The images on ``device``, split; those of the last call are kept for the next cell."""
+        key = (self.images.sha256, repr(self.config.data), device)
+        if key not in _SPLITS:
+            _SPLITS.clear()
+            _SPLITS[key] = split(self.images, self.config.data, device)
+        return _SPLITS[key]
 
     def seed_folder(self, seed: int) -> Path:
         """The folder of a seed's records."""

@@ -120,6 +120,34 @@ def run(
 
 
 @app.command(context_settings=SETTINGS)
+def sweep(
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=A,B,...]...",
+            help="Settings, several values where a cell each is wanted: norm=batch,group batch=2,8;"
+            " or experiment=NAME. hydra/launcher=joblib trains several cells at a time.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Train every combination of several settings. The same line again goes on where it stopped.
+
+    For example: normbench sweep norm=batch,group batch=2,8,32 seeds=5
+    """
+    with _one_line_errors():
+        from normbench import report
+        from normbench.display import Screen
+        from normbench.sweeper import sweep as train_all
+
+        screen = Screen()
+        cells = train_all(overrides or [], screen)
+        report.show_sweep(screen, cells)
+    if not all(cell.finished for cell in cells):
+        raise typer.Exit(1)
+
+
+@app.command(context_settings=SETTINGS)
 def show(overrides: Overrides = None) -> None:
     """Print the configuration and the network, layer by layer. Trains nothing."""
     with _one_line_errors():

@@ -4,6 +4,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from enum import Enum
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,10 @@ LIMITS = {"seeds": 10_000, "threads": 1024}
 RECIPE = 1
 """Raised when the same configuration begins to compute something else, so that results of the old
 code are not taken for results of the new."""
+
+
+PLACES = ("name", "runs", "device", "threads", "stack", "save_every", "seed", "seeds")
+"""The keys that cannot change the result of a seed."""
 
 
 class Precision(Enum):
@@ -70,7 +75,12 @@ class Config:
     precision: Precision = Precision.float32
     """float32, or bf16 (autocast) for convolutions and matrix products."""
 
+    save_every: float = 60.0
+    """Seconds between two checkpoints; 0: after every step."""
+
     def __post_init__(self) -> None:
+        if not 0 <= self.save_every < inf:
+            raise UsageError(f"save_every={self.save_every}: must be seconds, at least 0")
         for key in ("batch", "norm_batch", "epochs", "seeds", "threads"):
             value = getattr(self, key)
             if value is not None and value < 1:
@@ -117,13 +127,12 @@ class Config:
     def identity(self, images: ImageSet) -> dict[str, Any]:
         """Everything that can change a result, as plain values.
 
-        Left out are where and with what it runs (name, runs, device, threads, stack) and which
-        seeds: each seed has a folder of its own. The data set enters by name and content, not by
-        how it was asked for, so that ``data=auto`` and ``data=cifar10`` share results where they
-        are the same.
+        Left out are where and how it runs (``PLACES``) and which seeds: each seed has a folder of
+        its own. The data set enters by name and content, not by how it was asked for, so that
+        ``data=auto`` and ``data=cifar10`` share results where they are the same.
         """
         values = asdict(self)
-        for key in ("name", "runs", "device", "threads", "seed", "seeds", "stack"):
+        for key in PLACES:
             del values[key]
         del values["data"]["source"]
         values["data"] |= {"name": images.name, "sha256": images.sha256}

@@ -30,7 +30,7 @@ class Decomposition:
 
     Attributes:
         reestimated: with statistics estimated anew from training images.
-        batch: with the statistics of each batch of the training size.
+        batch: with the statistics of each batch of the training size, over whole batches.
     """
 
     reestimated: list[float]
@@ -67,11 +67,12 @@ def decompose(
     if not layers:
         return None
     replicas = len(training.seeds)
-    test = test.shuffled()  # images of one class have statistics of their own
+    size = min(size, len(test))
+    shuffled = test.shuffled(len(test) // size * size)  # one class has statistics of its own
 
-    def accuracy(images_at_once: int = EVALUATION_BATCH) -> list[float]:
+    def accuracy(split: Split, batch: int) -> list[float]:
         return score(
-            model, test, replicas=replicas, batch=images_at_once, autocast=autocast, check=check
+            model, split, replicas=replicas, batch=batch, autocast=autocast, check=check
         ).accuracy
 
     with _restoring(model, layers):
@@ -79,12 +80,12 @@ def decompose(
         for layer in layers:
             layer.train()
             layer.norm_batch = size
-        by_batch = accuracy(max(1, EVALUATION_BATCH // size) * size)
+        by_batch = accuracy(shuffled, max(1, EVALUATION_BATCH // size) * size)
         for layer in layers:
             layer.norm_batch = None
         _reestimate(model, layers, training, epoch, autocast=autocast, check=check)
         model.eval()
-        return Decomposition(reestimated=accuracy(), batch=by_batch)
+        return Decomposition(reestimated=accuracy(test, EVALUATION_BATCH), batch=by_batch)
 
 
 @contextmanager

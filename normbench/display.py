@@ -4,10 +4,13 @@ On a terminal: colour and a live bar. Elsewhere: plain lines, one an epoch, noth
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from io import TextIOWrapper
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from io import StringIO, TextIOWrapper
 from math import ceil
+from pathlib import Path
 from threading import Lock
+from typing import TextIO
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -25,7 +28,7 @@ from rich.progress import (
 from rich.table import Column, Table
 from rich.text import Text
 
-from normbench.training import Metrics
+from normbench.metrics import Metrics
 
 PLAIN_WIDTH = 120
 """The width of what is not a terminal."""
@@ -48,14 +51,44 @@ class Screen:
         self._live: Progress | None = None
         self._showing = 0
         self._lock = Lock()
+        self._log: TextIO | None = None
         if isinstance(self.console.file, TextIOWrapper):  # an old encoding is no reason to fail
             self.console.file.reconfigure(errors="replace")
         if not self.console.is_terminal:  # a file has no width; lines should not break in it
             self.console.width = max(PLAIN_WIDTH, self.console.width)
 
+    @classmethod
+    @contextmanager
+    def to_file(cls, path: Path) -> Iterator["Screen"]:
+        """A screen that nobody sees, whose lines go to the end of a file."""
+        screen = cls(Console(file=StringIO()))
+        with screen.logged(path):
+            yield screen
+
+    @contextmanager
+    def logged(self, path: Path) -> Iterator[None]:
+        """Within it, all lines go to the end of a file too, as far as it can be written."""
+        with suppress(OSError):
+            self._log = path.open("a", encoding="utf-8", buffering=1)
+        try:
+            yield
+        finally:
+            if self._log is not None:
+                with suppress(OSError):
+                    self._log.close()
+            self._log = None
+
+    def log(self, text: str) -> None:
+        """Writes lines to the log alone, if there is one."""
+        if self._log is not None:
+            now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")
+            with suppress(OSError, ValueError):
+                self._log.write("".join(f"{now}  {line}\n" for line in text.splitlines()))
+
     def facts(self, title: str, rows: Iterable[tuple[str, str]]) -> None:
         """Prints a title and, below it, a name and a value a line."""
         self.console.print(Text(title, style="bold"))
+        self.log(title)
         named = list(rows)
         width = max((len(name) for name, _ in named), default=0)
         for name, value in named:
@@ -63,9 +96,11 @@ class Screen:
                 shown = name if number == 0 else ""
                 text = Text.assemble((f"  {shown:<{width}}  ", "dim"), line)
                 self.console.print(text, soft_wrap=True)
+                self.log(text.plain)
 
     def line(self, text: str, style: str = "") -> None:
         """Prints one line."""
+        self.log(text)
         self.console.print(Text(text, style=style), soft_wrap=True)
 
     def ansi(self, text: str) -> None:

@@ -1,8 +1,9 @@
 """Runs a cell, from its configuration to its records: the composition root, read top to bottom."""
 
 import shutil
+import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
@@ -11,23 +12,25 @@ from typing import Any
 
 import torch
 import yaml
-from filelock import FileLock, Timeout
 
-from normbench import records
+from normbench import checkpoint, records
 from normbench.cell import Cell
+from normbench.checkpoint import Checkpoint
 from normbench.config import Config
-from normbench.data.plan import Splits, split
+from normbench.data.plan import Splits
 from normbench.display import Screen
 from normbench.environment import environment
 from normbench.errors import UsageError
+from normbench.interruption import asking
 from normbench.lockstep import Arrangement, Step, fastest, in_lanes
+from normbench.occupancy import HOLDER, LOCK, holding
 from normbench.records import FINISHED, Result
-from normbench.replicas import Replicas
+from normbench.replicas import Replicas, StoppedError
 from normbench.stacking import StackError, stack
 from normbench.views import show_arrangement, show_header, show_results
 
-LOCK = ".lock"
-"""The file in a cell's directory that the process which trains it holds a lock on."""
+LOG = "log.txt"
+"""The file in a cell's directory that holds all that was said of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,33 +51,38 @@ class Outcome:
         return all(result.status == FINISHED for result in self.results)
 
 
-def run(config: Config, screen: Screen, *, fresh: bool = False) -> Outcome:
-    """Trains the seeds of a cell that have no result yet.
+def run(config: Config, screen: Screen, *, fresh: bool = False, brief: bool = False) -> Outcome:
+    """Trains the seeds of a cell that have no result yet, from their last checkpoints.
 
     Args:
         config: what to train.
         screen: where progress is shown.
         fresh: whether to throw away the cell's earlier records first.
+        brief: whether to show one line of the cell instead of all about it.
 
     Raises:
         UsageError: something about the configuration, the data or the directory; nothing has been
-            written then. Or another process is training this cell.
+            written then. Or another process is training this cell, or all checkpoints are damaged.
+        StoppedError: training was interrupted in a thread other than the first.
     """
-    device = choose_device(config.device)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     cell = Cell.of(config)
-    splits = split(cell.images, config.data, device)
+    device = choose_device(config.device)
+    splits = cell.splits(device)
     cell.check_fit(splits)
-    with _holding(cell, fresh=fresh):
-        done = {result.seed for result in records.read_results(cell.directory)}
-        pending = [seed for seed in config.all_seeds if seed not in done]
-        show_header(screen, cell, splits, device, there=len(config.all_seeds) - len(pending))
+    with held(cell), screen.logged(cell.directory / LOG):
+        if fresh:
+            _clear(cell.directory)
+        pending = [seed for seed in config.all_seeds if not records.is_done(cell.seed_folder(seed))]
+        there = len(config.all_seeds) - len(pending)
+        show_header(screen, cell, splits, device, there=there, brief=brief)
         if pending:
             _describe(cell, device)
             _train(cell, splits, pending, screen)
         summary = write_summary(cell)
-    show_results(screen, cell)
+        if not brief:
+            show_results(screen, cell)
     wanted = set(config.all_seeds)
     results = [r for r in records.read_results(cell.directory) if r.seed in wanted]
     return Outcome(summary, results)
@@ -100,36 +108,32 @@ def choose_device(name: str) -> torch.device:
 
 
 @contextmanager
-def _holding(cell: Cell, *, fresh: bool) -> Iterator[None]:
-    """Makes the cell's directory and keeps other processes from training in it meanwhile."""
-    lock = FileLock(cell.directory / LOCK, timeout=0)
+def held(cell: Cell) -> Iterator[None]:
+    """Keeps other processes from training this cell meanwhile.
+
+    Raises:
+        HeldError: another process does.
+        UsageError: its directory cannot be written to.
+    """
+    lock = holding(cell.directory)
     try:
-        cell.directory.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-        if fresh:
-            _clear(cell.directory)
-    except Timeout:
-        raise UsageError(
-            f"{cell.directory}: another process is training this cell; wait for it, or give this"
-            " run a name of its own with name=NAME"
-        ) from None
+        lock.__enter__()
     except OSError as error:
         raise UsageError(
             f"runs={cell.config.runs} name={cell.config.name}: cannot write to {cell.directory}:"
             f" {error.strerror}; choose another folder with runs=FOLDER"
         ) from None
-    try:
+    with ExitStack() as stack:
+        stack.push(lock)
         yield
-    finally:
-        lock.release()
 
 
 def _clear(directory: Path) -> None:
-    """Removes everything in ``directory`` but the lock that is held on it."""
+    """Removes everything in ``directory`` but the lock that is held on it, and the log."""
     for path in directory.iterdir():
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
-        elif path.name != LOCK:
+        elif path.name not in (LOCK, HOLDER, LOG):
             path.unlink()
 
 
@@ -149,17 +153,76 @@ def _plain(value: Any) -> Any:
     return [_plain(inner) for inner in value] if isinstance(value, list) else value
 
 
-def _train(cell: Cell, splits: Splits, seeds: Sequence[int], screen: Screen) -> None:
-    """Trains ``seeds``, arranged as ``config.stack`` says."""
-    arrangement = _arrange(cell, splits, seeds, screen)
-    stacks = arrangement.divide(seeds)
-    lanes = min(arrangement.lanes, len(stacks))
+def _train(cell: Cell, splits: Splits, pending: Sequence[int], screen: Screen) -> None:
+    """Trains ``pending``: first the stacks that have begun, as they began, then the others.
+
+    A training that raises ends as ``failed`` seeds with the error in the log; no exception leaves.
+    """
+    begun = _begun(cell, pending, screen)
+    rest = sorted(set(pending) - {seed for stack in begun for seed in stack.seeds})
+    try:
+        for threads in sorted({stack.threads for stack in begun}):
+            stacks = [stack.seeds for stack in begun if stack.threads == threads]
+            lanes = min(len(stacks), max(1, torch.get_num_threads() // threads))
+            _train_stacks(cell, splits, stacks, lanes, screen, threads)
+        if rest:
+            arrangement = _arrange(cell, splits, rest, screen)
+            stacks = arrangement.divide(rest)
+            _train_stacks(cell, splits, stacks, min(arrangement.lanes, len(stacks)), screen)
+    except (UsageError, StoppedError):
+        raise
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0]
+        screen.log(traceback.format_exc())
+        screen.line(f"  failed: {type(error).__name__}: {reason} (see {cell.directory / LOG})")
+
+
+def _train_stacks(
+    cell: Cell,
+    splits: Splits,
+    stacks: Sequence[Sequence[int]],
+    lanes: int,
+    screen: Screen,
+    threads: int | None = None,
+) -> None:
+    """Trains ``stacks`` in ``lanes``; a signal lets each save its state before it takes effect."""
     stop = Event()
 
-    def job(members: list[int]) -> Callable[[], None]:
+    def job(members: Sequence[int]) -> Callable[[], None]:
         return lambda: Replicas.of(cell, splits, members).train(screen, stop, lanes)
 
-    in_lanes([job(members) for members in stacks], lanes, stop)
+    with asking(stop.set):
+        in_lanes([job(members) for members in stacks], lanes, stop, threads)
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """Seeds whose training has begun together, and by how many threads they were computed.
+
+    Both have to stay as they were, or sums are taken in another order.
+    """
+
+    seeds: list[int]
+    threads: int
+
+
+def _begun(cell: Cell, pending: Sequence[int], screen: Screen) -> list[_Begun]:
+    """The stacks that have checkpoints and seeds without a result."""
+    found: list[_Begun] = []
+
+    def use(kept: Checkpoint) -> None:
+        seeds, threads = kept.values["seeds"], kept.values["threads"]
+        if not all(type(seed) is int for seed in [*seeds, threads]) or threads < 1:
+            raise ValueError("its seeds and threads make no sense")
+        found.append(_Begun(seeds, threads))
+
+    for seed in cell.config.all_seeds:
+        folder = cell.seed_folder(seed)
+        kept = checkpoint.load(folder, use, screen.line)
+        if kept is not None and set(found[-1].seeds).isdisjoint(pending):
+            checkpoint.clear(folder)  # it was killed after its results were written
+            found.pop()
+    return found
 
 
 def _arrange(cell: Cell, splits: Splits, seeds: Sequence[int], screen: Screen) -> Arrangement:

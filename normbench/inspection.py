@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -103,3 +104,33 @@ def check_statistics(infos: list[LayerInfo], batch: int) -> None:
 def _check_norm(norm: Norm, shape: torch.Size, name: str) -> None:
     if norm.values_per_statistic(shape) < 2:
         raise norm.single_value(shape, f"layer {name}")
+
+
+def memory_of_step(model: nn.Module, images: Tensor, labels: Tensor) -> int:
+    """How many bytes one training step of ``model`` holds: what a norm costs in memory.
+
+    Those of the input, of everything that the forward pass keeps for the backward pass, and of
+    weights, gradients, momentum and buffers. It does not depend on the machine, nor on how PyTorch
+    allocates; scratch memory inside of kernels is not in it.
+
+    Args:
+        model: in training mode; its buffers may change.
+        images: [N, 3, H, W].
+        labels: [N].
+    """
+    kept = {images.untyped_storage().data_ptr(): images.untyped_storage().nbytes()}
+    alive: list[Tensor] = []  # a freed storage's address could be taken for another's
+    own = {p.untyped_storage().data_ptr() for p in [*model.parameters(), *model.buffers()]}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+            alive.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        F.cross_entropy(model(images), labels)
+    learned = sum(p.numel() * p.element_size() for p in model.parameters())
+    buffers = sum(b.numel() * b.element_size() for b in model.buffers())
+    return sum(kept.values()) + 3 * learned + buffers

@@ -1,9 +1,9 @@
-"""From overrides on the command line to a configuration; the only file that knows Hydra."""
+"""From overrides on the command line to a configuration. Only this and sweeper.py know Hydra."""
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Any
 
@@ -42,19 +42,19 @@ def load_config(overrides: Sequence[str]) -> Config:
         UsageError: an override is misspelt, of the wrong type or out of range; the message says
             what was received and what is allowed.
     """
-    _register_schemas()
+    register_schemas()
     GlobalHydra.instance().clear()
     with initialize_config_module(CONFIGS, version_base="1.3"):
-        parsed = [_parse(text) for text in overrides]
+        parsed = [parse(text) for text in overrides]
         for each in parsed:
-            _check(each)
+            check(each)
         try:
             tree = compose("config", overrides=[each.readable for each in parsed])
             config = OmegaConf.to_object(tree)
         except (HydraException, OmegaConfBaseException) as error:
-            raise UsageError(_in_words(error, parsed)) from None
+            raise UsageError(in_words(error, parsed)) from None
     assert isinstance(config, Config)
-    _check_names(config)
+    check_names(config)
     return config
 
 
@@ -71,17 +71,32 @@ def group_names(group: str) -> list[str]:
     return GlobalHydra.instance().config_loader().get_group_options(group)
 
 
-def _register_schemas() -> None:
+def register_schemas() -> None:
+    """Tells Hydra the types of what ``configs/`` holds."""
     store = ConfigStore.instance()
     store.store(group="schema", name="config", node=Config, package="_global_")
+    store.store(group="hydra/sweeper", name="grid", node=GridConfig)
     store.store(group="schema/optim", name="sgd", node=SGDConfig)
     for registry in REGISTRIES:
         for name, node in registry.items():
             store.store(group=f"schema/{registry.kind}", name=name, node=node)
 
 
+@dataclass
+class GridConfig:
+    """``hydra.sweeper``: the cells of a sweep are the union of its grids.
+
+    Attributes:
+        params: values by key, as on the command line; every grid has them.
+        grids: further values, a dictionary a grid.
+    """
+
+    params: dict[str, Any] = field(default_factory=dict)
+    grids: list[Any] = field(default_factory=list)
+
+
 @dataclass(frozen=True, slots=True)
-class _Typed:
+class Typed:
     """An override as a person typed it, the same with the quotes that Hydra wants, and parsed."""
 
     text: str
@@ -90,10 +105,18 @@ class _Typed:
 
     @property
     def key(self) -> str:
+        """What is set, with its dots."""
         return self.override.key_or_group
 
+    @property
+    def value(self) -> Any:
+        """What it is set to."""
+        value = self.override.value()
+        return value.text if isinstance(value, QuotedString) else value
 
-def _parse(text: str) -> _Typed:
+
+def parse(text: str) -> Typed:
+    """Reads ``KEY=VALUE``; raises UsageError with one line where it cannot be read."""
     key, equals, value = text.partition("=")
     if text.lstrip().startswith(("+", "~")):
         raise UsageError(f"{text}: keys cannot be added or removed; write KEY=VALUE")
@@ -106,32 +129,34 @@ def _parse(text: str) -> _Typed:
         for readable in (text, quoted):  # names and paths have characters that Hydra wants quoted
             with suppress(HydraException):
                 override = OverridesParser.create().parse_override(readable)
-                return _Typed(text, readable, override)
+                return Typed(text, readable, override)
     raise UsageError(f"{text}: cannot be read as a setting; write KEY=VALUE, for example batch=2")
 
 
-def _check(typed: _Typed) -> None:
+def check(typed: Typed) -> None:
+    """Raises UsageError with one line for what no run takes."""
     key, text, override = typed.key, typed.text, typed.override
     if key.startswith("hydra"):
         raise UsageError(f"{text}: Hydra's own settings are not used here")
     if override.package is not None:
         raise UsageError(f"{text}: write {key}=VALUE without @{override.package}")
     if override.is_sweep_override():
-        raise UsageError(f"{text}: one run takes one value; give each value a command of its own")
-    if key in _groups():
+        raise UsageError(f"{text}: one run takes one value; for several: normbench sweep {text}")
+    if key in group_keys():
         _check_choice(typed)
     elif key not in _known_keys():
-        raise UsageError(f"{text}: unknown key {key}{_nearest(key, [*_known_keys(), *_groups()])}")
+        raise UsageError(f"{text}: unknown key {key}{_nearest(key)}")
 
 
-def _check_choice(typed: _Typed) -> None:
+def _check_choice(typed: Typed) -> None:
     """Refuses what is none of a group's choices."""
     value, options = typed.override.value(), group_names(typed.key)
     if str(value) not in options:
         raise UsageError(f"{typed.text}: unknown {typed.key}{_choose(str(value), options)}")
 
 
-def _groups() -> list[str]:
+def group_keys() -> list[str]:
+    """The keys whose values are files in ``configs/``."""
     return [registry.kind for registry in REGISTRIES] + ["optim", "experiment"]
 
 
@@ -142,12 +167,13 @@ def _known_keys() -> dict[str, Any]:
         prefix + field.name: field.type
         for prefix, cls in [("", Config), ("optim.", SGDConfig), *members]
         for field in fields(cls)
-        if prefix + field.name not in _groups()
+        if prefix + field.name not in group_keys()
     }
 
 
-def _nearest(word: str, words: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(words), n=1, cutoff=0.6)
+def _nearest(word: str) -> str:
+    words = [*_known_keys(), *group_keys()]
+    close = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
     if not close:  # lr for optim.lr
         close = [known for known in words if known.rpartition(".")[2] == word][:1]
     return f"; did you mean {close[0]}?" if close else "; `normbench show` lists the keys"
@@ -159,7 +185,7 @@ def _choose(word: str, options: Sequence[str]) -> str:
     return f"{suggestion} (choose from {', '.join(options)})" if options else "; there is none"
 
 
-def _check_names(config: Config) -> None:
+def check_names(config: Config) -> None:
     """Refuses a configuration whose ``name`` says one thing and whose class another."""
     for registry, chosen in ((NORMS, config.norm), (MODELS, config.model)):
         if registry.get(chosen.name) is not type(chosen):
@@ -170,7 +196,7 @@ def _check_names(config: Config) -> None:
         raise UsageError(f"data.source={config.data.source}: write data={config.data.source}")
 
 
-def _in_words(error: Exception, parsed: Sequence[_Typed]) -> str:
+def in_words(error: Exception, parsed: Sequence[Typed]) -> str:
     """An error of Hydra's or OmegaConf's in one line, for the person who typed the overrides."""
     first_line = str(error).strip().partition("\n")[0]
     found = error if isinstance(error, OmegaConfBaseException) else error.__cause__

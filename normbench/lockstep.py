@@ -53,34 +53,39 @@ def _up(number: int, by: int) -> int:
     return -(-number // by)
 
 
-def in_lanes(jobs: Sequence[Callable[[], None]], lanes: int, stop: Event) -> None:
+def in_lanes(
+    jobs: Sequence[Callable[[], None]], lanes: int, stop: Event, threads: int | None = None
+) -> None:
     """Runs ``jobs`` in ``lanes`` threads, or one after another in this one if ``lanes`` is 1.
 
     Args:
         jobs: what is to be done; a job that sees ``stop`` set should end.
-        lanes: how many at a time; each computes with its share of this thread's threads.
+        lanes: how many at a time.
         stop: set when a job has failed or this thread has been interrupted.
+        threads: by how many threads each lane computes; an equal share by default.
 
     Raises:
         BaseException: the first failure, or the interruption, once all lanes have come to rest.
     """
-    if lanes == 1:
-        for job in jobs:
-            job()
-        return
-    threads = torch.get_num_threads()
-    share = max(1, threads // lanes)
-    with ThreadPoolExecutor(lanes, initializer=lambda: torch.set_num_threads(share)) as pool:
-        futures = [pool.submit(job) for job in jobs]
-        try:
-            for future in as_completed(futures):
-                future.result()
-        except BaseException:
-            stop.set()
-            pool.shutdown(cancel_futures=True)
-            raise
-        finally:
-            torch.set_num_threads(threads)
+    all_threads = torch.get_num_threads()
+    share = threads or max(1, all_threads // lanes)
+    try:
+        if lanes == 1:
+            torch.set_num_threads(share)
+            for job in jobs:
+                job()
+            return
+        with ThreadPoolExecutor(lanes, initializer=lambda: torch.set_num_threads(share)) as pool:
+            futures = [pool.submit(job) for job in jobs]
+            try:
+                for future in as_completed(futures):
+                    future.result()
+            except BaseException:
+                stop.set()
+                pool.shutdown(cancel_futures=True)
+                raise
+    finally:
+        torch.set_num_threads(all_threads)
 
 
 def fastest(

@@ -107,6 +107,19 @@ class SGD:
             parameter.grad = None
 
     @torch.no_grad()
+    def restore(self, velocities: Sequence[Tensor]) -> None:
+        """Takes over the velocities of an optimizer of the same parameters.
+
+        Raises:
+            ValueError: they are of other parameters.
+        """
+        pairs = list(zip(self.velocities, velocities, strict=True))
+        if any(own.shape != other.shape for own, other in pairs):
+            raise ValueError("the velocities are those of other parameters")
+        for own, other in pairs:
+            own.copy_(other)
+
+    @torch.no_grad()
     def _take_views(self) -> None:
         """Views of the weights and velocities with their axes in the order of their memory.
 

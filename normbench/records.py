@@ -1,4 +1,4 @@
-"""What a run leaves on disk, apart from its curves: results, summary, configuration.
+"""What a run leaves on disk, apart from curves and checkpoints: results, summary, configuration.
 
 Every file is written beside its place, synced and renamed into it, so that a file that is there is
 whole, whatever was killed when.
@@ -7,11 +7,14 @@ whole, whatever was killed when.
 import json
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
+
+from filelock import FileLock
 
 FINISHED, DIVERGED, FAILED = "finished", "diverged", "failed"
 
@@ -30,6 +33,7 @@ class Result:
         test_accuracy_batch: likewise with the statistics of test batches of the training size.
         val_accuracy: on the held-out images; None without ``data.val_fraction``.
         train_loss: mean over the last record of training; None where it was not finite.
+        train_accuracy: 0..1, over the last epoch of training, on augmented images.
         epochs: done.
         steps: done.
         seconds: of training, without evaluation. In a stack, the stack's divided by its replicas.
@@ -49,6 +53,7 @@ class Result:
     steps: int
     seconds: float
     images_per_second: float
+    train_accuracy: float | None = None
     test_accuracy_reestimated: float | None = None
     test_accuracy_batch: float | None = None
     val_accuracy: float | None = None
@@ -111,6 +116,53 @@ def read_result(folder: Path) -> Result | None:
         return Result(**json.loads((folder / "result.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file; None where there is none that can be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+@contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Keeps others who ask for it too from changing ``path`` meanwhile.
+
+    Raises:
+        OSError: its folder cannot be written to.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        yield
+
+
+class KilledError(Exception):
+    """A process that trained was killed by another, or by the system."""
+
+
+def is_done(folder: Path) -> bool:
+    """Whether a seed has a result that another run would only repeat; a failure is tried again."""
+    result = read_result(folder)
+    return result is not None and result.status != FAILED
+
+
+def failure(seed: int, error: BaseException) -> Result:
+    """The result of a seed whose training raised."""
+    reason = str(error).strip().partition("\n")[0]
+    return Result(
+        seed=seed,
+        status=FAILED,
+        test_accuracy=None,
+        test_loss=None,
+        train_loss=None,
+        epochs=0.0,
+        steps=0,
+        seconds=0.0,
+        images_per_second=0.0,
+        error=f"{type(error).__name__}: {reason}" if reason else type(error).__name__,
+    )
 
 
 def read_results(cell: Path) -> list[Result]:

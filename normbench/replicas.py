@@ -1,6 +1,6 @@
 """Trains some seeds of a cell as one network, and writes each one's records."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
@@ -8,7 +8,7 @@ from threading import Event, Lock
 
 import torch
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from normbench import records
 from normbench.cell import Cell
@@ -16,20 +16,15 @@ from normbench.config import Precision
 from normbench.data.plan import Splits, Training
 from normbench.decomposition import Decomposition, decompose
 from normbench.display import Screen
+from normbench.inspection import memory_of_step
+from normbench.metrics import Evaluation, Metrics, Progress
 from normbench.norms import Norm
 from normbench.optim import SGD
 from normbench.records import DIVERGED, FINISHED, Result
+from normbench.saving import Saver
 from normbench.stacking import Stack, stack, unstack
 from normbench.tracking import Tracker
-from normbench.training import (
-    Evaluation,
-    Metrics,
-    evaluate,
-    memory_of_step,
-    norm_parameters,
-    step_function,
-    train,
-)
+from normbench.training import evaluate, norm_parameters, step_function, train
 
 _BUILDING = Lock()
 
@@ -87,7 +82,7 @@ class Replicas:
 
     def stepper(self) -> Callable[[], None]:
         """What trains one step and waits for its end, to be timed."""
-        batches = self.training.endless()
+        batches = self.training.batches()
         train_on = step_function(
             self.model,
             self.training,
@@ -103,23 +98,37 @@ class Replicas:
         return step
 
     def train(self, screen: Screen, stop: Event, lanes: int) -> None:
-        """Trains to the end and writes the records of each seed.
+        """Trains to the end, from the last checkpoint if there is one, and writes the records.
 
         Args:
             screen: where progress is shown.
-            stop: ends training at its next record when it is set.
+            stop: ends training after the step, once it is set; a checkpoint is written then.
             lanes: how many such trainings share the machine.
 
         Raises:
             StoppedError: ``stop`` was set.
+            UsageError: there are checkpoints and all are damaged.
         """
         config = self.cell.config
-        label = f"seed {self.seeds[0]}" if len(self.seeds) == 1 else f"seeds {_few(self.seeds)}"
-        trackers = [_open_tracker(self.cell, seed, screen) for seed in self.seeds]
+
+        def check() -> None:
+            if stop.is_set():
+                raise StoppedError
+
+        saver = Saver(self.cell, self.seeds, self, warn=screen.line)
+        progress = Progress(self.training, config.optim.label_smoothing)
+        if saver.resume(progress):
+            epoch = progress.step / self.training.steps
+            screen.line(f"  {self.label}  goes on after step {progress.step:,}, epoch {epoch:.2f}")
         steps = config.epochs * self.training.steps
-        seconds = 0.0
+        # A seed may have been finished alone, and is trained along with its stack all the same.
+        trackers = {
+            replica: _open_tracker(self.cell, seed, progress, screen)
+            for replica, seed in enumerate(self.seeds)
+            if not records.is_done(self.cell.seed_folder(seed))
+        }
         try:
-            with screen.training(label, steps=steps, epochs=config.epochs) as bar:
+            with screen.training(self.label, steps=steps, epochs=config.epochs) as bar:
                 for metrics in train(
                     self.model,
                     self.training,
@@ -127,42 +136,88 @@ class Replicas:
                     config.optim,
                     epochs=config.epochs,
                     evaluation=self.splits.validation or self.splits.test,
+                    progress=progress,
                     autocast=self.autocast,
+                    check=check,
                 ):
-                    if stop.is_set():
-                        raise StoppedError
-                    for replica, tracker in enumerate(trackers):
-                        _log(tracker, metrics, replica)
-                    seconds += metrics.seconds
-                    bar.update(metrics)
+                    if metrics is not None:
+                        for replica, tracker in trackers.items():
+                            _log(tracker, metrics, replica)
+                        saver.seconds += metrics.seconds / (len(self.seeds) * lanes)
+                        bar.update(metrics)
+                    check()
+                    if saver.due(progress):
+                        saver.save(progress, trackers.values())
+            self._write_results(progress, saver.seconds, check)
+        except StoppedError:
+            saver.save(progress, trackers.values())
+            raise
+        except Exception as error:
+            for replica in trackers:
+                seed = self.seeds[replica]
+                records.write_result(self.cell.seed_folder(seed), records.failure(seed, error))
+            raise
         finally:
-            for tracker in trackers:
+            for tracker in trackers.values():
                 tracker.close()
-        self._write_results(metrics, seconds / (len(self.seeds) * lanes))
+        saver.clear()
 
-    def _write_results(self, metrics: Metrics, seconds: float) -> None:
+    @property
+    def label(self) -> str:
+        """The seeds in a few characters."""
+        return f"seed {self.seeds[0]}" if len(self.seeds) == 1 else f"seeds {_few(self.seeds)}"
+
+    def state(self) -> dict[str, Tensor]:
+        """Weights, buffers and velocities."""
+        weights = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        velocities = self.optimizer.velocities
+        return weights | {f"velocity.{i}": value for i, value in enumerate(velocities)}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Takes over what :meth:`state` gave.
+
+        Raises:
+            RuntimeError, KeyError, ValueError: it is of another network.
+        """
+        weights = {
+            name.removeprefix("model."): value
+            for name, value in tensors.items()
+            if name.startswith("model.")
+        }
+        self.model.load_state_dict(weights)
+        count = len(self.optimizer.velocities)
+        self.optimizer.restore([tensors[f"velocity.{i}"] for i in range(count)])
+
+    def _write_results(self, progress: Progress, seconds: float, check: Callable[[], None]) -> None:
         """Scores the networks and writes weights and results; ``seconds`` are those of one seed."""
-        count = len(self.seeds)
-        test = evaluate(self.model, self.splits.test, replicas=count, autocast=self.autocast)
-        split = self._decomposition()
+        held = progress.evaluation if self.splits.validation is not None else None
+        test = evaluate(
+            self.model,
+            self.splits.test,
+            replicas=len(self.seeds),
+            autocast=self.autocast,
+            check=check,
+        )
+        parts = self._decomposition(check)
         memory = self._memory()
         networks = unstack(self.model) if isinstance(self.model, Stack) else [self.model]
         for replica, seed in enumerate(self.seeds):
             folder = self.cell.seed_folder(seed)
+            if records.is_done(folder):
+                continue
             _save_weights(networks[replica], folder)
-            result = _result(seed, replica, metrics, test, seconds, self.training.batch)
-            if self.splits.validation is not None and metrics.evaluation is not None:
-                result = replace(result, val_accuracy=metrics.evaluation.accuracy[replica])
-            if split is not None and result.status == FINISHED:
+            result = _result(seed, replica, progress, test, seconds, self.training)
+            if result.status == FINISHED and held is not None:
+                result = replace(result, val_accuracy=held.accuracy[replica])
+            if result.status == FINISHED and parts is not None:
                 result = replace(
                     result,
-                    test_accuracy_reestimated=split.reestimated[replica],
-                    test_accuracy_batch=split.batch[replica],
+                    test_accuracy_reestimated=parts.reestimated[replica],
+                    test_accuracy_batch=parts.batch[replica],
                 )
-            result = replace(result, memory_bytes=memory)
-            records.write_result(folder, result)
+            records.write_result(folder, replace(result, memory_bytes=memory))
 
-    def _decomposition(self) -> Decomposition | None:
+    def _decomposition(self, check: Callable[[], None]) -> Decomposition | None:
         """What the running averages cost, where the norm has them."""
         config = self.cell.config
         return decompose(
@@ -172,6 +227,7 @@ class Replicas:
             epoch=config.epochs,
             size=config.norm_batch or config.batch,
             autocast=self.autocast,
+            check=check,
         )
 
     def _memory(self) -> int:
@@ -189,29 +245,35 @@ def _few(seeds: Sequence[int]) -> str:
 
 
 def _result(
-    seed: int, replica: int, metrics: Metrics, test: Evaluation, seconds: float, batch: int
+    seed: int,
+    replica: int,
+    progress: Progress,
+    test: Evaluation,
+    seconds: float,
+    training: Training,
 ) -> Result:
-    """How one replica ended; ``metrics`` are the last ones of training."""
-    loss, diverged_at = test.loss[replica], metrics.diverged[replica]
+    """How one replica ended."""
+    loss, diverged_at = test.loss[replica], progress.diverged[replica]
     if diverged_at is None and not isfinite(loss):
-        diverged_at = metrics.step
+        diverged_at = progress.step
     finished = diverged_at is None
-    train_loss = metrics.epoch_loss[replica]
+    train_loss = progress.epoch_loss[replica]
     return Result(
         seed=seed,
         status=FINISHED if finished else DIVERGED,
         test_accuracy=test.accuracy[replica] if finished else None,
         test_loss=loss if finished else None,
         train_loss=train_loss if isfinite(train_loss) else None,
-        epochs=metrics.epoch,
-        steps=metrics.step,
+        train_accuracy=progress.epoch_accuracy[replica] if finished else None,
+        epochs=progress.step / training.steps,
+        steps=progress.step,
         seconds=seconds,
-        images_per_second=metrics.step * batch / seconds,
+        images_per_second=progress.step * training.batch / seconds,
         diverged_at=diverged_at,
     )
 
 
-def _open_tracker(cell: Cell, seed: int, screen: Screen) -> Tracker:
+def _open_tracker(cell: Cell, seed: int, progress: Progress, screen: Screen) -> Tracker:
     folder = cell.seed_folder(seed)
     folder.mkdir(parents=True, exist_ok=True)
     config = cell.config
@@ -225,7 +287,7 @@ def _open_tracker(cell: Cell, seed: int, screen: Screen) -> Tracker:
         "peak learning rate": config.optim.peak(config.batch),
         "seed": seed,
     }
-    return Tracker(folder, hparams, warn=screen.line)
+    return Tracker(folder, hparams, after=progress.recorded, warn=screen.line)
 
 
 def _log(tracker: Tracker, metrics: Metrics, replica: int) -> None:

@@ -5,8 +5,7 @@ Both work on one network or on a stack of K of them: images are [N, K·3, H, W],
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from time import perf_counter
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -14,94 +13,14 @@ from torch import Tensor, nn
 
 from normbench.capture import CapturedStep, TrainingStep
 from normbench.data.plan import Split, Training, evaluation_batches
+from normbench.metrics import Evaluation, Metrics, Progress, replica_losses
 from normbench.optim import SGD, SGDConfig
 
-LOGS_PER_EPOCH = 50
 EVALUATION_BATCH = 250
 
 
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """Mean cross-entropy and accuracy (0..1) over a set of images, one of each a replica."""
-
-    loss: list[float]
-    accuracy: list[float]
-
-
-@dataclass(frozen=True, slots=True)
-class Metrics:
-    """What is known after some steps; every list has one number a replica.
-
-    Attributes:
-        step: optimizer steps done.
-        epoch: epochs done, as a fraction.
-        loss: mean training loss over the steps since the last record; not finite once diverged.
-        accuracy: training accuracy over the same steps, 0..1, on augmented images.
-        learning_rate: of the last step.
-        epoch_loss, epoch_accuracy: the same over all steps of the epoch so far.
-        seconds: spent on training since the last record, without evaluation.
-        images_per_second: training images of all replicas together over ``seconds``.
-        diverged: for each replica the first step with a loss that is not finite, or None.
-        evaluation: at the end of an epoch; None in between.
-    """
-
-    step: int
-    epoch: float
-    loss: list[float]
-    accuracy: list[float]
-    epoch_loss: list[float]
-    epoch_accuracy: list[float]
-    learning_rate: float
-    seconds: float
-    images_per_second: float
-    diverged: list[int | None]
-    evaluation: Evaluation | None = None
-
-
-class _Epoch:
-    """The logits since the last record, kept on the device until it is time to look, and sums."""
-
-    def __init__(self, training: Training, optim: SGDConfig) -> None:
-        self.training = training
-        self.optim = optim
-        self.logits: list[Tensor] = []
-        self.labels: list[Tensor] = []
-        replicas = len(training.seeds)
-        self.loss = torch.zeros(replicas, dtype=torch.float64)
-        self.hits = torch.zeros(replicas, dtype=torch.int64)
-        self.steps = 0
-        self.start = perf_counter()
-
-    def add(self, logits: Tensor, labels: Tensor) -> None:
-        """Takes a step's logits [N, K, classes] and labels [N, K]."""
-        self.logits.append(logits)
-        self.labels.append(labels)
-
-    def read(self, step: int, rate: float, diverged: Sequence[int | None]) -> Metrics:
-        """The metrics since the last call; this waits for the device."""
-        logits, labels = torch.stack(self.logits), torch.stack(self.labels)
-        losses = replica_losses(logits, labels, self.optim.label_smoothing).cpu().double()
-        hits = (logits.argmax(-1) == labels).sum((0, 1)).cpu()
-        now = perf_counter()
-        seconds, self.start = now - self.start, now
-        self.logits, self.labels = [], []
-        self.loss += losses.sum(0)
-        self.hits += hits
-        self.steps += len(losses)
-        batch = self.training.batch
-        seen = len(losses) * batch
-        return Metrics(
-            step=step,
-            epoch=step / self.training.steps,
-            loss=losses.mean(0).tolist(),
-            accuracy=(hits.double() / seen).tolist(),
-            epoch_loss=(self.loss / self.steps).tolist(),
-            epoch_accuracy=(self.hits.double() / (self.steps * batch)).tolist(),
-            learning_rate=rate,
-            seconds=seconds,
-            images_per_second=seen * len(self.training.seeds) / seconds,
-            diverged=_note_divergence(diverged, losses, step),
-        )
+def nothing() -> None:
+    """Does nothing; a check that never ends an evaluation."""
 
 
 def train(
@@ -112,12 +31,16 @@ def train(
     *,
     epochs: int,
     evaluation: Split,
+    progress: Progress | None = None,
     autocast: bool = False,
-) -> Iterator[Metrics]:
-    """Trains ``model`` in place, yielding metrics some fifty times an epoch.
+    check: Callable[[], None] = nothing,
+) -> Iterator[Metrics | None]:
+    """Trains ``model`` in place; yields after every step, with metrics some fifty times an epoch.
 
-    The last metrics of an epoch carry its evaluation. Training ends early when every replica has
-    diverged; one that has diverged is not stopped while others go on, and cannot touch them.
+    Whenever it yields, ``model``, ``optimizer`` and ``progress`` together can be saved, and
+    training goes on from them to the bit. The last metrics of an epoch carry its evaluation.
+    Training ends early when every replica has diverged; one that has diverged is not stopped while
+    others go on, and cannot touch them.
 
     Args:
         model: maps [N, K·3, H, W] to [N, K·classes].
@@ -126,35 +49,37 @@ def train(
         optim: the course of the learning rate, and label smoothing.
         epochs: how many.
         evaluation: what is evaluated on after each epoch.
+        progress: where training stands; the beginning by default.
         autocast: whether to compute in bfloat16 where that is safe.
+        check: called now and then in evaluations; may raise to end training. ``progress`` is then
+            as it was before the evaluation.
     """
-    replicas = len(training.seeds)
+    if progress is None:
+        progress = Progress(training, optim.label_smoothing)
     total = epochs * training.steps
-    interval = max(1, training.steps // LOGS_PER_EPOCH)
-    diverged: list[int | None] = [None] * replicas
-    step = 0
+    model.train()
     train_on = step_function(model, training, optimizer, optim, autocast=autocast)
-    for epoch in range(epochs):
-        model.train()
-        seen = _Epoch(training, optim)
-        for images, labels in training.epoch(epoch):
-            rate = optim.rate(step, total, training.batch)
-            optimizer.lr = rate
-            logits = train_on(images, labels)
-            seen.add(logits, labels)
-            step += 1
-            at_end = step == (epoch + 1) * training.steps
-            if not at_end and (step - epoch * training.steps) % interval:
-                continue
-            metrics = seen.read(step, rate, diverged)
-            dead = None not in metrics.diverged
-            if at_end and not dead:
-                held = evaluate(model, evaluation, replicas=replicas, autocast=autocast)
+    batches = training.batches(progress.step)
+    while True:
+        if progress.due:
+            metrics = progress.read(optim.rate(progress.step - 1, total, training.batch))
+            if progress.at_end_of_epoch and None in metrics.diverged:
+                held = evaluate(
+                    model,
+                    evaluation,
+                    replicas=len(training.seeds),
+                    autocast=autocast,
+                    check=check,
+                )
                 metrics = replace(metrics, evaluation=held)
-            diverged = metrics.diverged
+            progress.record(metrics)
             yield metrics
-            if dead:
-                return
+        if progress.dead or progress.step == total:
+            return
+        images, labels = next(batches)
+        optimizer.lr = optim.rate(progress.step, total, training.batch)
+        progress.add(train_on(images, labels), labels)
+        yield None
 
 
 def step_function(
@@ -210,29 +135,6 @@ def split_replicas(output: Tensor, replicas: int) -> Tensor:
     """A network's output [N, K·classes] as logits [N, K, classes], in float32 if it was less."""
     logits = output.view(len(output), replicas, -1)
     return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
-
-
-def replica_losses(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Each replica's mean cross-entropy over N: logits [..., N, K, classes] to [..., K]."""
-    losses = F.cross_entropy(
-        logits.flatten(0, -2), labels.flatten(), reduction="none", label_smoothing=label_smoothing
-    )
-    return losses.view(labels.shape).mean(-2)
-
-
-def _note_divergence(diverged: Sequence[int | None], losses: Tensor, step: int) -> list[int | None]:
-    """Adds each replica's first loss that is not finite; ``losses`` [steps, K] end at ``step``."""
-    noted = list(diverged)
-    bad = ~losses.isfinite()
-    for replica in bad.any(0).nonzero().flatten().tolist():
-        if noted[replica] is None:
-            first = int(bad[:, replica].int().argmax())
-            noted[replica] = step - len(losses) + first + 1
-    return noted
-
-
-def nothing() -> None:
-    """Does nothing; a check that never ends an evaluation."""
 
 
 def evaluate(
@@ -293,36 +195,6 @@ def score(
     loss = torch.stack(losses).double().sum(0) / len(split)
     accuracy = torch.stack(hits).sum(0).double() / len(split)
     return Evaluation(loss.tolist(), accuracy.tolist())
-
-
-def memory_of_step(model: nn.Module, images: Tensor, labels: Tensor) -> int:
-    """How many bytes one training step of ``model`` holds: what a norm costs in memory.
-
-    Those of the input, of everything that the forward pass keeps for the backward pass, and of
-    weights, gradients, momentum and buffers. It does not depend on the machine, nor on how PyTorch
-    allocates; scratch memory inside of kernels is not in it.
-
-    Args:
-        model: in training mode; its buffers may change.
-        images: [N, 3, H, W].
-        labels: [N].
-    """
-    kept = {images.untyped_storage().data_ptr(): images.untyped_storage().nbytes()}
-    alive: list[Tensor] = []  # a freed storage's address could be taken for another's
-    own = {p.untyped_storage().data_ptr() for p in [*model.parameters(), *model.buffers()]}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
-            alive.append(tensor)
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        F.cross_entropy(model(images), labels)
-    learned = sum(p.numel() * p.element_size() for p in model.parameters())
-    buffers = sum(b.numel() * b.element_size() for b in model.buffers())
-    return sum(kept.values()) + 3 * learned + buffers
 
 
 def norm_parameters(model: nn.Module, kinds: Sequence[type[nn.Module]]) -> list[nn.Parameter]:

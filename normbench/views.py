@@ -76,13 +76,23 @@ def _degenerate(info: LayerInfo, config: Config) -> str | None:
 
 
 def show_header(
-    screen: Screen, cell: Cell, splits: Splits, device: torch.device, *, there: int
+    screen: Screen,
+    cell: Cell,
+    splits: Splits,
+    device: torch.device,
+    *,
+    there: int,
+    brief: bool = False,
 ) -> None:
     """Prints what will run, on which images, where, and where its records go.
 
-    ``there`` is how many of the seeds have been trained already.
+    ``there`` is how many of the seeds have been trained already; ``brief`` says it in one line.
     """
     config, images = cell.config, cell.images
+    title = f"{config.norm.title}, batch {config.batch}, {config.model.title}"
+    if brief:
+        screen.line(f"{title}, seeds {_seeds(config.all_seeds, there)}: {cell.directory}", "bold")
+        return
     steps = len(splits.train) // config.batch
     where = f"{config.precision.value} on {device}"
     if device.type == "cpu":
@@ -95,7 +105,7 @@ def show_header(
         data += "\n(built in; for CIFAR-10: normbench data fetch cifar10, or"
         data += " normbench data import PATH --name cifar10)"
     screen.facts(
-        f"{config.norm.title}, batch {config.batch}, {config.model.title}",
+        title,
         [
             ("data", data),
             ("steps", f"{_count(config.epochs, 'epoch')} of {steps:,}"),

@@ -78,7 +78,7 @@ def data_path(images: ImageSet, device: torch.device, rounds: int) -> None:
     """Prints the third table."""
     for batch in (2, 128):
         cell = Cell(8, "group", batch, images, device)
-        batches = Training(cell.split(), seeds=[0], batch=batch, flip=True).endless()
+        batches = Training(cell.split(), seeds=[0], batch=batch, flip=True).batches()
 
         def prepare() -> None:
             for _ in range(256 if batch == 2 else 4):  # noqa: B023 (used within this turn)

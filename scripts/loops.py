@@ -181,7 +181,7 @@ def vmapped(cell: Cell, seeds: list[int]) -> Step:
     parameters, buffers = torch.func.stack_module_state(models)
     skeleton = torch_model(cell, 0)
     training = _training(cell, seeds)
-    batches = training.endless()
+    batches = training.batches()
     velocities = [torch.zeros_like(p) for p in parameters.values()]
 
     def loss_of(
@@ -260,7 +260,7 @@ def _normbench(cell: Cell, seeds: list[int], model: nn.Module) -> Step:
     model.train()
     optim = SGDConfig(lr=LR, momentum=MOMENTUM, weight_decay=DECAY)
     optimizer = optim.build(model, norm_parameters(model, [Norm]))
-    batches = _training(cell, seeds).endless()
+    batches = _training(cell, seeds).batches()
     kept: list[Tensor] = []
 
     def step() -> None:

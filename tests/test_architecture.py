@@ -17,8 +17,8 @@ MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob(
 # Who may import what. "torch.utils.tensorboard" is TensorBoard, too.
 DOORS = {
     "typer": {"cli.py"},
-    "hydra": {"launch.py"},
-    "omegaconf": {"launch.py"},
+    "hydra": {"launch.py", "sweeper.py"},
+    "omegaconf": {"launch.py", "sweeper.py"},
     "tensorboard": {"tracking.py"},
     "torch.utils.tensorboard": {"tracking.py"},
     "requests": {"data/fetching.py"},

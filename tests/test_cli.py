@@ -95,10 +95,17 @@ def test_a_run_ends_with_a_table_and_where_to_find_things(finished: Finished) ->
 def test_a_run_directory_holds_what_the_contract_says(finished: Finished) -> None:
     written = {re.sub(r"tfevents\..*", "tfevents", name) for name in files_below(finished.home)}
     cell = finished.cell.relative_to(finished.home).as_posix()
-    of_a_seed = ("metrics.jsonl", "events.out.tfevents", "result.json", "model.safetensors")
+    of_a_seed = (
+        "metrics.jsonl",
+        "hparams.json",
+        "events.out.tfevents",
+        "result.json",
+        "model.safetensors",
+    )
 
     assert written == {
         f"{cell}/.lock",  # held while a process trains the cell
+        f"{cell}/log.txt",
         f"{cell}/config.yaml",
         f"{cell}/environment.json",
         f"{cell}/summary.json",
@@ -123,6 +130,10 @@ def test_a_result_says_how_a_seed_ended(finished: Finished) -> None:
         "test_loss",
         "val_accuracy",
         "train_loss",
+        "train_accuracy",
+        "test_accuracy_reestimated",
+        "test_accuracy_batch",
+        "memory_bytes",
         "epochs",
         "steps",
         "seconds",
@@ -243,7 +254,7 @@ def test_the_same_command_again_trains_nothing(
     assert again.code == 0
     assert "--fresh" in again.stdout
     of_seeds = [name for name in before if "/seed-" in name]
-    assert len(of_seeds) == 8
+    assert len(of_seeds) == 10
     assert [after[name] for name in of_seeds] == [before[name] for name in of_seeds]
     assert before.keys() == after.keys()
 

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from normbench.display import Screen, TrainingBar, duration
-from normbench.training import Evaluation, Metrics
+from normbench.metrics import Evaluation, Metrics
 
 METRICS = Metrics(
     step=12_345,

@@ -174,7 +174,7 @@ def test_an_interruption_of_lanes_stops_them_all_and_leaves_no_result(
 ) -> None:
     def interrupted(*arguments: Any, **keywords: Any) -> Any:
         for metrics in train(*arguments, **keywords):
-            if metrics.step == 3 and 0 in arguments[1].seeds:
+            if metrics and metrics.step == 3 and 0 in arguments[1].seeds:
                 raise KeyboardInterrupt
             yield metrics
 
@@ -227,7 +227,7 @@ def test_an_interruption_leaves_what_was_trained_and_no_result_of_the_rest(
     def interrupted(*arguments: Any, **keywords: Any) -> Any:
         for metrics in train(*arguments, **keywords):
             yield metrics
-            if folder(seed=1).exists() and metrics.step == 3:
+            if folder(seed=1).exists() and metrics and metrics.step == 3:
                 raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

@@ -210,11 +210,11 @@ def test_an_epoch_that_starts_later_yields_the_batches_that_are_left() -> None:
                 assert torch.equal(labels, labels2)
 
 
-def test_endless_training_goes_through_the_epochs_one_after_another() -> None:
+def test_training_goes_through_the_epochs_one_after_another() -> None:
     part, _ = make_split(23)
     training = Training(part, seeds=[5], batch=4, flip=True)
     expected = [batch for epoch in range(3) for batch in training.epoch(epoch)]
-    for (images, labels), (images2, labels2) in zip(training.endless(), expected, strict=False):
+    for (images, labels), (images2, labels2) in zip(training.batches(), expected, strict=False):
         assert torch.equal(images, images2)
         assert torch.equal(labels, labels2)
     assert len(expected) == 15

@@ -41,7 +41,7 @@ def trained(
     model = model.to(dtype).to(memory_format=torch.channels_last).train()
     training = Training(images, seeds=seeds, batch=2, flip=True, dtype=dtype)
     optimizer = OPTIM.build(model, norm_parameters(model, [Norm]))
-    for step, (pixels, labels) in zip(range(steps), training.endless(), strict=False):
+    for step, (pixels, labels) in zip(range(steps), training.batches(), strict=False):
         optimizer.lr = OPTIM.rate(step, steps, 2)
         training_step(model, optimizer, pixels, labels)
     return unstack(model) if isinstance(model, Stack) else [model]
@@ -87,7 +87,8 @@ def test_a_replica_driven_to_nan_leaves_the_others_bit_identical(images: Split) 
         model = Stack(_joined(models), 3) if broken else stack(models)
         training = Training(images, seeds=[0, 1, 2], batch=8, flip=True)
         optimizer = OPTIM.build(model, norm_parameters(model, [Norm]))
-        records = list(train(model, training, optimizer, OPTIM, epochs=1, evaluation=images))
+        every = train(model, training, optimizer, OPTIM, epochs=1, evaluation=images)
+        records = [metrics for metrics in every if metrics is not None]
         evaluation = records[-1].evaluation
         assert evaluation is not None
         return unstack(model), records[-1].diverged, evaluation.accuracy

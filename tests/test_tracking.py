@@ -169,7 +169,7 @@ def test_a_full_disk_ends_recording_and_nothing_else(
 
     monkeypatch.setattr(Path, "open", limited)
     told: list[str] = []
-    tracker = Tracker(tmp_path, HPARAMS, told.append)
+    tracker = Tracker(tmp_path, HPARAMS, warn=told.append)
     for step in range(3):
         tracker.log(step, step / 2, {"train/loss": 2.0})
         tracker.flush()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from normbench.data.library import ImageSet
 from normbench.data.plan import Splits, Training, evaluation_batches, split
 from normbench.data.sources import SyntheticConfig
+from normbench.metrics import Metrics, replica_losses
 from normbench.models.convnet import ConvNetConfig
 from normbench.models.resnet import ResNetConfig
 from normbench.norms import Norm, NormConfig
@@ -19,7 +20,7 @@ from normbench.norms.batch import BatchNorm, BatchNormConfig
 from normbench.norms.group import GroupNormConfig
 from normbench.norms.none import NoNormConfig
 from normbench.optim import Scaling, Schedule, SGDConfig
-from normbench.training import Metrics, evaluate, norm_parameters, replica_losses, train
+from normbench.training import evaluate, norm_parameters, train
 
 CLASSES = 4
 
@@ -90,17 +91,16 @@ def run(
     data = data or splits()
     training = Training(data.train, seeds=seeds, batch=batch, flip=True)
     optimizer = optim.build(model, norm_parameters(model, [Norm]))
-    return list(
-        train(
-            model,
-            training,
-            optimizer,
-            optim,
-            epochs=epochs,
-            evaluation=data.test,
-            autocast=autocast,
-        )
+    every = train(
+        model,
+        training,
+        optimizer,
+        optim,
+        epochs=epochs,
+        evaluation=data.test,
+        autocast=autocast,
     )
+    return [metrics for metrics in every if metrics is not None]
 
 
 @dataclass
@@ -288,7 +288,8 @@ def test_a_float64_network_is_trained_in_float64() -> None:
     optimizer = optim.build(model, norm_parameters(model, [Norm]))
     (images, labels), *_ = training.epoch(0)
     expected = F.cross_entropy(net().double()(images), labels[:, 0]).item()
-    first = next(train(model, training, optimizer, optim, epochs=1, evaluation=data.test))
+    every = train(model, training, optimizer, optim, epochs=1, evaluation=data.test)
+    first = next(metrics for metrics in every if metrics is not None)
     assert first.loss[0] == pytest.approx(expected, rel=1e-12)
 
 

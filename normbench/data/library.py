@@ -37,6 +37,8 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 RESERVED = ("auto", "synthetic", "images")  # values of `data=` that are not one particular set
 DOWNLOADABLE = ("cifar10", "cifar100")  # names only the genuine data may carry
 
+_LOADED: dict[tuple[Path, int, int, int], ImageSet] = {}
+
 
 class DamagedError(UsageError):
     """A data set's file is not what was saved."""
@@ -122,8 +124,14 @@ def load(name: str) -> ImageSet:
         raise UsageError(
             f"data set {name!r} is not on this machine ({root()} has: {there}): {_bring(name)}"
         )
+    status = path.stat()
+    key = (path, status.st_ino, status.st_size, status.st_mtime_ns)
     try:
-        return image_set.read(path)
+        if key not in _LOADED:  # a sweep's cells have the same images
+            images = image_set.read(path)
+            _LOADED.clear()
+            _LOADED[key] = images
+        return _LOADED[key]
     except DamageError as damage:
         raise DamagedError(
             f"data set {name!r} is damaged ({path}: {damage}): delete the file and {_bring(name)}"
@@ -136,6 +144,7 @@ def verify(name: str) -> Entry:
     Raises:
         UsageError: as ``load`` does.
     """
+    _LOADED.clear()
     load(name)
     return image_set.read_header(_path(name))
 

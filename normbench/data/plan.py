@@ -84,11 +84,11 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def shuffled(self) -> "Split":
-        """The same images in another order, always the same: folders come class by class."""
+    def shuffled(self, count: int) -> "Split":
+        """``count`` of the images in random order, always the same: folders come class by class."""
         other = copy.copy(self)
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(0))
-        order = order.to(self.labels.device)
+        order = order[:count].to(self.labels.device)
         other.pixels, other.labels = self.pixels[order], self.labels[order]
         other._windows = self._windows_of(other.pixels)
         return other
@@ -155,10 +155,11 @@ class Training:
             for step in range(max(start - first, 0), len(images)):
                 yield images[step], labels[step]
 
-    def endless(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yields the steps of all epochs, without end."""
-        for epoch in itertools.count():
-            yield from self.epoch(epoch)
+    def batches(self, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yields the steps of all epochs from step ``start`` on, without end."""
+        first, within = divmod(start, self.steps)
+        for epoch in itertools.count(first):
+            yield from self.epoch(epoch, within if epoch == first else 0)
 
     def _plan(self, epoch: int) -> EpochPlan:
         """The replicas' plans side by side: tensors of shape [steps, batch, K]."""

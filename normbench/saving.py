@@ -1,0 +1,99 @@
+"""Saves what a training needs to go on, now and then, and brings it back."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from time import perf_counter
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from normbench import checkpoint
+from normbench.cell import Cell
+from normbench.checkpoint import Checkpoint
+from normbench.metrics import Progress
+from normbench.tracking import Tracker
+
+
+class Trained(Protocol):
+    """What has tensors that training changes."""
+
+    def state(self) -> dict[str, Tensor]:
+        """The tensors by name."""
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Takes over what ``state`` gave; RuntimeError, KeyError or ValueError if it is not its."""
+
+
+class Saver:
+    """The checkpoints of seeds that are trained together; they are in the folder of the first.
+
+    Args:
+        cell: whose seeds.
+        seeds: which.
+        trained: the network and its optimizer.
+        warn: told, in one line, of what could not be saved or used.
+
+    Attributes:
+        seconds: of training so far, of one seed.
+    """
+
+    def __init__(
+        self, cell: Cell, seeds: Sequence[int], trained: Trained, warn: Callable[[str], None]
+    ) -> None:
+        self._cell = cell
+        self._seeds = list(seeds)
+        self._trained = trained
+        self._folder = cell.seed_folder(seeds[0])
+        self._warn = warn
+        self._saved = perf_counter()
+        self._cost = 0.0
+        self.seconds = 0.0
+
+    def resume(self, progress: Progress) -> bool:
+        """Sets network, optimizer and progress to the last checkpoint; whether there is one.
+
+        Raises:
+            UsageError: there are some and all are damaged.
+        """
+
+        def use(found: Checkpoint) -> None:
+            if found.values["digest"] != self._cell.digest:
+                raise ValueError("is of another cell")
+            if found.values["seeds"] != self._seeds:
+                raise ValueError("is of other seeds")
+            self._trained.restore(found.tensors)
+            progress.restore(found.tensors, found.values["progress"])
+            self.seconds = float(found.values["seconds"])
+
+        return checkpoint.load(self._folder, use, self._warn) is not None
+
+    def due(self, progress: Progress) -> bool:
+        """Whether it is time: by the clock, and after an epoch unless saving would take 1 %."""
+        since = perf_counter() - self._saved
+        after_epoch = progress.at_end_of_epoch and progress.recorded == progress.step
+        return since >= self._cell.config.save_every or (after_epoch and since >= 100 * self._cost)
+
+    def save(self, progress: Progress, trackers: Iterable[Tracker]) -> None:
+        """Writes a checkpoint; where that fails, for example on a full disk, training goes on."""
+        start = perf_counter()
+        tensors, position = progress.state()
+        values = {
+            "digest": self._cell.digest,
+            "seeds": self._seeds,
+            "threads": torch.get_num_threads(),
+            "seconds": self.seconds,
+            "progress": position,
+        }
+        for tracker in trackers:  # the metrics before a checkpoint must be there when it is used
+            tracker.sync()
+        try:
+            checkpoint.save(self._folder, progress.step, self._trained.state() | tensors, values)
+        except OSError as error:
+            reason = error.strerror or error
+            self._warn(f"  no checkpoint at step {progress.step:,}: {self._folder}: {reason}")
+        self._saved = perf_counter()
+        self._cost = self._saved - start
+
+    def clear(self) -> None:
+        """Removes the checkpoints: the results are there."""
+        checkpoint.clear(self._folder)
