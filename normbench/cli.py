@@ -142,9 +142,31 @@ def sweep(
 
         screen = Screen()
         cells = train_all(overrides or [], screen)
-        report.show_sweep(screen, cells)
-    if not all(cell.finished for cell in cells):
+        report.write(cells.directory, screen)
+        for cell in cells.bad():
+            screen.line(f"not finished: {cell.directory}: {cell.problem} (see {cell.log})")
+    if cells.bad():
         raise typer.Exit(1)
+
+
+@app.command("report")
+def write_report(
+    directory: Annotated[
+        Path, typer.Argument(help="A folder of records: runs/NAME, or one cell, or runs.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write; DIRECTORY/report by default.")
+    ] = None,
+    papers: Annotated[
+        bool, typer.Option("--papers", help="Draw the published lines beside the pictures.")
+    ] = False,
+) -> None:
+    """Write tables, pictures, verdicts and one HTML page; of a running sweep too."""
+    with _one_line_errors():
+        from normbench import report
+        from normbench.display import Screen
+
+        report.write(directory, Screen(), out=out, papers=papers)
 
 
 @app.command(context_settings=SETTINGS)
@@ -256,13 +278,20 @@ def data_verify(
 def tensorboard(
     directory: Annotated[Path, typer.Argument(help="The folder of the runs.")] = Path("runs"),
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port.")] = 6006,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="First make damaged curves anew from metrics.jsonl.")
+    ] = False,
 ) -> None:
     """Open TensorBoard on this machine over the runs."""
     with _one_line_errors():
-        if next(directory.glob("**/events.out.tfevents.*"), None) is None:
+        if next(directory.glob("**/metrics.jsonl"), None) is None:
             raise UsageError(
                 f"{directory}: no runs there; train one with `normbench run`, or name its folder"
             )
+        from normbench import views
+        from normbench.display import Screen
+
+        views.check_curves(Screen(), directory, rebuild=rebuild)
         command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(directory)]
         # The process becomes TensorBoard, so that Ctrl-C and signals reach it directly.
         os.execv(sys.executable, [*command, "--port", str(port)])

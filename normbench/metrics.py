@@ -1,7 +1,7 @@
 """What training measures, and where it stands: all that it needs to go on, but the network."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from time import perf_counter
 from typing import Any
 
@@ -12,6 +12,9 @@ from torch import Tensor
 from normbench.data.plan import Training
 
 LOGS_PER_EPOCH = 50
+
+DIAGNOSED = 5
+"""One in so many metrics says what happens inside the network."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,8 @@ class Metrics:
         images_per_second: training images of all replicas together over ``seconds``.
         diverged: for each replica the first step with a loss that is not finite, or None.
         evaluation: at the end of an epoch; None in between.
+        diagnosis: of the last step, by name, see :class:`normbench.diagnosis.Diagnosis`; often
+            empty.
     """
 
     step: int
@@ -50,6 +55,7 @@ class Metrics:
     images_per_second: float
     diverged: list[int | None]
     evaluation: Evaluation | None = None
+    diagnosis: Mapping[str, list[float]] = field(default_factory=dict)
 
 
 class Progress:
@@ -67,6 +73,7 @@ class Progress:
         recorded: how many of them are in the last metrics.
         diverged: for each replica the first step with a loss that is not finite, or None.
         evaluation: the last one, or None.
+        diagnosis: of the last step, until it is recorded.
     """
 
     def __init__(self, training: Training, label_smoothing: float = 0.0) -> None:
@@ -77,6 +84,7 @@ class Progress:
         self.recorded = 0
         self.diverged: list[int | None] = [None] * replicas
         self.evaluation: Evaluation | None = None
+        self.diagnosis: dict[str, list[float]] = {}
         # Sums over the epoch of the last metrics, without the steps that came after them.
         self._loss = torch.zeros(replicas, dtype=torch.float64)
         self._hits = torch.zeros(replicas, dtype=torch.int64)
@@ -99,10 +107,19 @@ class Progress:
     @property
     def due(self) -> bool:
         """Whether it is time for metrics: fifty times an epoch, and at its end."""
-        steps = self._training.steps
-        interval = max(1, int(steps // LOGS_PER_EPOCH))
-        rest = self.step % steps
-        return self.step > self.recorded and (rest == 0 or rest % interval == 0)
+        rest = self.step % self._training.steps
+        return self.step > self.recorded and (rest == 0 or rest % self._interval == 0)
+
+    @property
+    def diagnosis_due(self) -> bool:
+        """Whether the next step is one to be diagnosed."""
+        rest = (self.step + 1) % self._training.steps
+        return rest == 0 or rest % (DIAGNOSED * self._interval) == 0
+
+    @property
+    def _interval(self) -> int:
+        """Steps between two metrics."""
+        return max(1, int(self._training.steps // LOGS_PER_EPOCH))
 
     @property
     def epoch_loss(self) -> list[float]:
@@ -153,6 +170,7 @@ class Progress:
             seconds=seconds,
             images_per_second=seen * len(self._training.seeds) / seconds,
             diverged=_note_divergence(self.diverged, losses, self.step),
+            diagnosis=self.diagnosis,
         )
 
     def record(self, metrics: Metrics) -> None:
@@ -161,6 +179,7 @@ class Progress:
         self.diverged = list(metrics.diverged)
         self.evaluation = metrics.evaluation or self.evaluation
         self.recorded = self.step
+        self.diagnosis = {}
         self._logits, self._labels = [], []
         self._start = perf_counter()
 
@@ -174,6 +193,7 @@ class Progress:
             "recorded": self.recorded,
             "diverged": self.diverged,
             "evaluation": None if self.evaluation is None else asdict(self.evaluation),
+            "diagnosis": self.diagnosis,
             "seconds": perf_counter() - self._start,
         }
         return tensors, values
@@ -196,6 +216,7 @@ class Progress:
         self.diverged = list(values["diverged"])
         held = values["evaluation"]
         self.evaluation = None if held is None else Evaluation(**held)
+        self.diagnosis = dict(values["diagnosis"])
         self._loss, self._hits = tensors["loss"], tensors["hits"]
         device = self._training.split.pixels.device
         self._logits = list(tensors["logits"].to(device).unbind()) if pending else []

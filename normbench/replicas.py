@@ -301,6 +301,7 @@ def _log(tracker: Tracker, metrics: Metrics, replica: int) -> None:
     if metrics.evaluation is not None:
         values["eval/loss"] = metrics.evaluation.loss[replica]
         values["eval/accuracy"] = metrics.evaluation.accuracy[replica]
+    values |= {name: each[replica] for name, each in metrics.diagnosis.items()}
     tracker.log(metrics.step, metrics.epoch, values)
     if metrics.evaluation is not None:
         tracker.flush()

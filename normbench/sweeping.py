@@ -68,6 +68,24 @@ class Planned:
         found = [records.read_result(folder) for folder in folders]
         return all(result is not None and result.status == FINISHED for result in found)
 
+    @property
+    def problem(self) -> str:
+        """What keeps it from being finished, in a few words."""
+        said: dict[str, list[int]] = {}
+        for seed in self.cell.config.all_seeds:
+            result = records.read_result(self.cell.seed_folder(seed))
+            if result is None:
+                said.setdefault("no result", []).append(seed)
+            elif result.status != FINISHED:
+                at = "" if result.diverged_at is None else f" at step {result.diverged_at:,}"
+                said.setdefault(result.error or f"{result.status}{at}", []).append(seed)
+        return "; ".join(f"seed {', '.join(map(str, seeds))} {why}" for why, seeds in said.items())
+
+    @property
+    def log(self) -> Path:
+        """All that was said of it."""
+        return self.directory / experiment.LOG
+
     def entry(self) -> dict[str, Any]:
         """What the plan says of it."""
         config = self.cell.config
@@ -89,6 +107,10 @@ class Cells(list[Planned]):
     def directory(self) -> Path:
         """The folder of the cells."""
         return self[0].directory.parent
+
+    def bad(self) -> "Cells":
+        """Those that are not finished."""
+        return Cells(each for each in self if not each.finished)
 
     def unfinished(self) -> "Cells":
         """Those with something left to train; what has diverged would diverge again."""

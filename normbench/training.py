@@ -6,6 +6,7 @@ Both work on one network or on a stack of K of them: images are [N, K·3, H, W],
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from normbench.capture import CapturedStep, TrainingStep
 from normbench.data.plan import Split, Training, evaluation_batches
+from normbench.diagnosis import Diagnosis
 from normbench.metrics import Evaluation, Metrics, Progress, replica_losses
 from normbench.optim import SGD, SGDConfig
 
@@ -58,6 +60,8 @@ def train(
         progress = Progress(training, optim.label_smoothing)
     total = epochs * training.steps
     model.train()
+    smoothing = optim.label_smoothing
+    eager = partial(training_step, model, optimizer, label_smoothing=smoothing, autocast=autocast)
     train_on = step_function(model, training, optimizer, optim, autocast=autocast)
     batches = training.batches(progress.step)
     while True:
@@ -78,7 +82,14 @@ def train(
             return
         images, labels = next(batches)
         optimizer.lr = optim.rate(progress.step, total, training.batch)
-        progress.add(train_on(images, labels), labels)
+        if progress.diagnosis_due:
+            diagnosis = Diagnosis(model, len(training.seeds))
+            with diagnosis.watching() as after_backward:
+                logits = eager(images, labels, after_backward)
+            progress.diagnosis = diagnosis.values
+        else:
+            logits = train_on(images, labels)
+        progress.add(logits, labels)
         yield None
 
 
@@ -91,12 +102,13 @@ def step_function(
     autocast: bool = False,
 ) -> TrainingStep:
     """What trains one step as fast as the device can: on a GPU, recorded and replayed."""
-
-    def eager(images: Tensor, labels: Tensor) -> Tensor:
-        return training_step(
-            model, optimizer, images, labels, optim.label_smoothing, autocast=autocast
-        )
-
+    eager = partial(
+        training_step,
+        model,
+        optimizer,
+        label_smoothing=optim.label_smoothing,
+        autocast=autocast,
+    )
     on_cuda = training.split.pixels.device.type == "cuda"
     return CapturedStep(eager) if on_cuda else eager
 
@@ -106,11 +118,14 @@ def training_step(
     optimizer: SGD,
     images: Tensor,
     labels: Tensor,
-    label_smoothing: float = 0.0,
+    after_backward: Callable[[], None] = nothing,
     *,
+    label_smoothing: float = 0.0,
     autocast: bool = False,
 ) -> Tensor:
     """One step on images [N, K·3, H, W] and labels [N, K].
+
+    ``after_backward`` is called when the gradients are there and not yet used.
 
     Returns:
         The replicas' logits [N, K, classes] before the step.
@@ -127,6 +142,7 @@ def training_step(
         logits.flatten(0, 1), labels.flatten(), reduction="sum", label_smoothing=label_smoothing
     )
     (loss / len(images)).backward()
+    after_backward()
     optimizer.step()
     return logits.detach()
 

@@ -1,10 +1,11 @@
 """What a person reads about a cell: its network, what will run, how it ended."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 
-from normbench import records
+from normbench import records, tracking
 from normbench.cell import Cell
 from normbench.config import Config
 from normbench.data.plan import Splits
@@ -143,6 +144,31 @@ def _arranged(arrangement: Arrangement) -> str:
         return "one seed after another"
     stacks = f"stacks of {arrangement.size}" if arrangement.size > 1 else "single seeds"
     return f"{stacks}, {arrangement.lanes} at a time" if arrangement.lanes > 1 else stacks
+
+
+def check_curves(screen: Screen, directory: Path, *, rebuild: bool) -> None:
+    """Compares the event files of all finished seeds below ``directory`` with their metrics.
+
+    Those that differ, for example because a disk was full, are named, or made anew.
+    """
+    folders = sorted(path.parent for path in directory.rglob("result.json"))
+    bad: list[Path] = []
+    with screen.working("checking the curves") as bar:
+        for done, folder in enumerate(folders):
+            bar.update("checking the curves", done, len(folders))
+            try:
+                if tracking.is_sound(folder):
+                    continue
+                if rebuild:
+                    tracking.rebuild(folder)
+                else:
+                    bad.append(folder)
+            except (OSError, ValueError) as error:
+                screen.line(f"{folder}: the curves cannot be read: {error}")
+    for folder in bad:
+        screen.line(f"{folder}: TensorBoard's file does not say what {tracking.METRICS} says")
+    if bad:
+        screen.line(f"normbench tensorboard --rebuild {directory} makes them anew")
 
 
 def show_results(screen: Screen, cell: Cell) -> None:

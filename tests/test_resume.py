@@ -47,13 +47,14 @@ def cell(tiny: list[str]) -> Callable[..., Config]:
 
 
 def cut_off_after(steps: int) -> Callable[..., Iterator[Metrics | None]]:
-    """``train``, whose process is gone after so many steps of its own."""
+    """``train``, whose process is gone after so many steps of its own: before the next is saved,
+    and before the metrics of this one are recorded."""
 
     def training(*arguments: Any, **keywords: Any) -> Iterator[Metrics | None]:
         count = 0
         for metrics in train(*arguments, **keywords):
             count += metrics is None
-            if count > steps:
+            if count > steps or (count == steps and metrics is not None):
                 raise CutOffError
             yield metrics
 
@@ -182,6 +183,45 @@ def _without_window(tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
     values["progress"]["recorded"] = values["progress"]["step"]
 
 
+def _without_diagnosis(_: dict[str, Tensor], values: dict[str, Any]) -> None:
+    assert values["progress"].pop("diagnosis")
+    values["progress"]["diagnosis"] = {}
+
+
+def test_without_what_was_diagnosed_the_end_is_another(
+    cell: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, cut = cell("whole", "norm=batch", "batch=2"), cell("cut", "norm=batch", "batch=2")
+    assert experiment.run(whole, quiet()).finished
+
+    forget_at(24, cut, _without_diagnosis, monkeypatch)
+    assert experiment.run(cut, quiet()).finished
+
+    assert differences(content(whole), content(cut)) == ["0/metrics"]
+
+
+def forget_at(
+    step: int,
+    cut: Config,
+    forget: Callable[[dict[str, Tensor], dict[str, Any]], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Mapping[str, Any]:
+    """Cuts a run off at ``step`` and changes its checkpoint; returns the values then in it."""
+    with monkeypatch.context() as patch:
+        patch.setattr(replicas, "train", cut_off_after(step))
+        with pytest.raises(CutOffError):
+            experiment.run(cut, quiet())
+    (place,) = (Path(cut.runs) / "cut").glob("*/seed-0")
+    kept = checkpoint.read(checkpoint.files(place)[0])
+    assert kept.values["progress"]["step"] == step
+    tensors, values = dict(kept.tensors), dict(kept.values)
+    forget(tensors, values)
+    for path in checkpoint.files(place):
+        path.unlink()
+    checkpoint.save(place, step, tensors, values)
+    return values
+
+
 @pytest.mark.parametrize(
     "forget",
     [
@@ -209,19 +249,8 @@ def test_without_a_part_of_the_state_the_end_is_another(
     overrides = ["norm=batch", "batch=2", "seeds=2", "stack=2"]
     whole, cut = cell("whole", *overrides), cell("cut", *overrides)
     assert experiment.run(whole, quiet()).finished
-    with monkeypatch.context() as patch:
-        patch.setattr(replicas, "train", cut_off_after(33))
-        with pytest.raises(CutOffError):
-            experiment.run(cut, quiet())
-    (place,) = (Path(cut.runs) / "cut").glob("*/seed-0")
-    kept = checkpoint.read(checkpoint.files(place)[0])
-    assert kept.values["progress"]["step"] == 33
-    tensors, values = dict(kept.tensors), dict(kept.values)
 
-    forget(tensors, values)
-    for path in checkpoint.files(place):
-        path.unlink()
-    checkpoint.save(place, 33, tensors, values)
+    values = forget_at(33, cut, forget, monkeypatch)
     assert experiment.run(cut, quiet()).results[1].status == "finished"
 
     if values["progress"]["diverged"] != [None, None]:
