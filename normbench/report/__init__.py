@@ -1,0 +1,20 @@
+"""normbench report: run folders -> tables, pictures, verdicts and one page, and how sure they are.
+
+From the top down; imports only ever go downward::
+
+    writing.py          files and the screen: start reading here
+    contents.py         what a report says, in order
+    answers.py          the answer in words     fairness.py   what was equal
+    tables.py           rows and CSV            figures.py    pictures     verdicts.py  shapes
+    recipes.py          commands that do it again             document.py  Markdown and HTML
+    analysis.py         differences, crossings, what is lost to what, costs
+    progress.py         how far it is           plotting.py   how pictures look
+    comparisons.py      what may stand in one picture
+    regimes.py          what "batch size" means there
+    collection.py       folders -> cells and seeds            wording.py   numbers in words
+    reading.py          files, not believed     statistics.py intervals    published.py  papers
+"""
+
+from normbench.report.writing import Report, show_table, write
+
+__all__ = ["Report", "show_table", "write"]

@@ -1,0 +1,197 @@
+"""What a comparison says in numbers: differences, crossings, what is lost to what, costs."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+from normbench.records import Result
+from normbench.report.collection import CellRun
+from normbench.report.comparisons import Comparison, Line, Point
+from normbench.report.statistics import Crossing, Estimate, crossings, estimate, paired
+
+
+def error(point: Point) -> Estimate | None:
+    """The test error in %, over the seeds that finished; None where none has."""
+    return estimate([value for _, value in sorted(point.errors.items())])
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """How much higher the test error of ``first`` is than that of ``second`` at ``x``.
+
+    Attributes:
+        first, second: the lines.
+        x: where.
+        points: percentage points, paired by seed; None where no seed finished in both.
+    """
+
+    first: Line
+    second: Line
+    x: int
+    points: Estimate | None
+
+
+def difference(first: Line, second: Line, x: int) -> Difference:
+    """The paired difference of two lines at one place."""
+    a, b = first.at(x), second.at(x)
+    return Difference(first, second, x, paired(a.errors, b.errors) if a and b else None)
+
+
+def pairs(comparison: Comparison) -> list[tuple[Line, Line]]:
+    """Every two lines, batch-dependent norms first."""
+    return list(combinations(comparison.lines, 2))
+
+
+@dataclass(frozen=True, slots=True)
+class Meeting:
+    """Where two lines cross, if they do.
+
+    Attributes:
+        first, second: the lines.
+        xs: the places at which both were measured with common seeds, in order; two at least.
+        crossings: from left to right.
+        above: whether ``first`` has the higher error at the left end.
+    """
+
+    first: Line
+    second: Line
+    xs: tuple[float, ...]
+    crossings: tuple[Crossing, ...]
+    above: bool
+
+
+def meeting(first: Line, second: Line) -> Meeting | None:
+    """Looks for crossings of two lines; None with fewer than two common places."""
+    a, b = first.errors, second.errors
+    xs = tuple(sorted(x for x in a.keys() & b.keys() if a[x].keys() & b[x].keys()))
+    start = paired(a[xs[0]], b[xs[0]]) if xs else None
+    if len(xs) < 2 or start is None or (first.level and second.level):
+        return None
+    return Meeting(first, second, xs, tuple(crossings(a, b)), start.mean >= 0)
+
+
+def change(line: Line, x: int, reference: int) -> Estimate | None:
+    """How much higher a line's test error is at ``x`` than at ``reference``, paired by seed."""
+    here, there = line.at(x), line.at(reference)
+    return paired(here.errors, there.errors) if here and there else None
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """What a norm with running averages loses to what, in percentage points of test accuracy.
+
+    Attributes:
+        line: the norm.
+        x: where.
+        running, reestimated, batch: test error in % of the same weights with running averages,
+            with statistics estimated anew, and with those of test batches of the training size.
+        reference: whether this is the largest x, that the others are held against.
+        lost: against the reference, in total; None there, and where no seed is common.
+        averages: of it, what the running averages alone cost: reestimated minus running accuracy.
+        rest: what is lost even with statistics that fit: ``lost`` minus ``averages``.
+    """
+
+    line: Line
+    x: int
+    running: Estimate
+    reestimated: Estimate
+    batch: Estimate | None
+    reference: bool
+    lost: Estimate | None
+    averages: Estimate
+    rest: Estimate | None
+
+
+def decomposition(comparison: Comparison) -> list[Split]:
+    """A row for each batch-dependent cell whose seeds were also evaluated with other statistics."""
+    rows = []
+    for line in comparison.lines:
+        if not line.batch_dependent:
+            continue
+        points = [p for p in line.measured if _accuracies(p.cell, "test_accuracy_reestimated")]
+        rows += [_split(line, point, points[-1]) for point in points]
+    return rows
+
+
+def _accuracies(cell: CellRun, key: str) -> dict[int, float]:
+    """Test accuracies in % by seed, with one kind of statistics."""
+    values = {result.seed: getattr(result, key) for result in cell.finished}
+    return {seed: round(100 * value, 8) for seed, value in values.items() if value is not None}
+
+
+def _split(line: Line, point: Point, largest: Point) -> Split:
+    running = _accuracies(point.cell, "test_accuracy")
+    anew = _accuracies(point.cell, "test_accuracy_reestimated")
+    running = {seed: running[seed] for seed in anew}  # the same seeds, so that parts add up
+    best = _accuracies(largest.cell, "test_accuracy")
+    same = point.x == largest.x
+    common = {seed for seed in anew if seed in best} or set(anew)  # so that the parts add up
+    averages = paired({seed: anew[seed] for seed in common}, running)
+    wrong, wrong_anew = _error(running), _error(anew)
+    assert wrong is not None
+    assert wrong_anew is not None
+    assert averages is not None
+    return Split(
+        line=line,
+        x=point.x,
+        running=wrong,
+        reestimated=wrong_anew,
+        batch=_error(_accuracies(point.cell, "test_accuracy_batch")),
+        reference=same,
+        lost=None if same else paired(best, running),
+        averages=averages,
+        rest=None if same else paired(best, anew),
+    )
+
+
+def _error(accuracies: Mapping[int, float]) -> Estimate | None:
+    return estimate([100 - value for _, value in sorted(accuracies.items())])
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a cell costs; each value None where nothing measured it.
+
+    Attributes:
+        rate: the peak learning rate.
+        seconds: of training, an epoch and seed.
+        images: trained a second and seed.
+        memory: bytes that one training step of one seed holds.
+    """
+
+    rate: float | None
+    seconds: Estimate | None
+    images: Estimate | None
+    memory: int | None
+
+
+def cost(cell: CellRun) -> Cost:
+    """What a cell's finished seeds cost."""
+    results = cell.finished
+    held = [r.memory_bytes for r in results if r.memory_bytes is not None]
+    return Cost(
+        rate=peak_rate(cell),
+        seconds=_mean(results, lambda r: r.seconds / r.epochs if r.epochs else 0.0),
+        images=_mean(results, lambda r: r.images_per_second),
+        memory=max(held, default=None),
+    )
+
+
+def _mean(results: list[Result], value: Callable[[Result], float]) -> Estimate | None:
+    """Over the seeds for which it was measured: nothing takes no time."""
+    return estimate([number for r in results if (number := value(r)) > 0])
+
+
+def peak_rate(cell: CellRun) -> float | None:
+    """The peak learning rate: from the configuration, else the highest that the curves record."""
+    from normbench.optim import Scaling, SGDConfig  # brings torch
+
+    optim: Any = cell.settings.get("optim")
+    try:
+        scaling = Scaling(optim["scaling"])
+        config = SGDConfig(lr=optim["lr"], scaling=scaling, scaling_batch=optim["scaling_batch"])
+        return float(config.peak(cell.batch))
+    except (KeyError, TypeError, ValueError, OverflowError):
+        rates = [m.learning_rate for run in cell.seeds for m in run.curve if m.learning_rate]
+        return max(rates, default=None)

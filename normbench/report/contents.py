@@ -1,0 +1,259 @@
+"""What a report says, as blocks: first the answer, then the picture, then everything else."""
+
+from collections.abc import Sequence
+
+from normbench.records import DIVERGED, FAILED
+from normbench.report.analysis import decomposition
+from normbench.report.answers import answers
+from normbench.report.collection import UNREADABLE, CellRun, Collection, SeedRun
+from normbench.report.comparisons import Comparison
+from normbench.report.document import (
+    Block,
+    Bullets,
+    Commands,
+    Facts,
+    Folded,
+    Heading,
+    Lead,
+    Pictures,
+    Table,
+    Text,
+)
+from normbench.report.fairness import fairness
+from normbench.report.figures import (
+    cost_drawing,
+    curves_drawing,
+    error_drawing,
+    published_drawing,
+    split_drawing,
+)
+from normbench.report.progress import progress, state
+from normbench.report.published import PUBLICATIONS
+from normbench.report.recipes import commands
+from normbench.report.tables import (
+    cell_columns,
+    cell_rows,
+    crossing_rows,
+    decomposition_rows,
+    difference_rows,
+)
+from normbench.report.verdicts import Judgement, judge
+
+_DECOMPOSED = (
+    "norm", "batch", "running averages", "estimated anew", "of the batch", "lost in total",
+    "to the averages", "to the rest", "n",
+)  # fmt: skip
+
+
+def contents(
+    collection: Collection, comparisons: Sequence[Comparison], *, papers: bool
+) -> list[Block]:
+    """The whole report; with ``papers``, published lines stand beside the pictures."""
+    blocks: list[Block] = [Heading(1, f"normbench: {collection.name}")]
+    blocks.append(Text(f"{progress(collection.cells)}.", muted=True))
+    if len(comparisons) > 1:
+        blocks.append(
+            Text(
+                f"{len(comparisons)} comparisons: cells are compared only where data set, network"
+                " and recipe are the same."
+            )
+        )
+    for number, comparison in enumerate(comparisons, start=1):
+        suffix = "" if len(comparisons) == 1 else f"-{number}"
+        blocks += _section(comparison, suffix, papers=papers)
+    return [*blocks, *_unreadable(collection), *_method()]
+
+
+def _section(comparison: Comparison, suffix: str, *, papers: bool) -> list[Block]:
+    """One comparison, from the answer to the commands."""
+    measured = any(line.measured for line in comparison.lines)
+    blocks: list[Block] = [Heading(2, comparison.title), Lead(answers(comparison))]
+    if measured:
+        drawings = [error_drawing(comparison, f"error{suffix}")]
+        if papers and comparison.axis in ("batch", "norm_batch"):
+            drawings += [published_drawing(p, f"published-{p.key}{suffix}") for p in PUBLICATIONS]
+        blocks.append(Pictures(drawings))
+        blocks.append(Text(_caption(comparison), muted=True))
+    blocks += [Heading(3, "Every cell"), Table(cell_columns(comparison), cell_rows(comparison))]
+    if comparison.left_out:
+        blocks.append(Text(f"The same cell again, left out: {', '.join(comparison.left_out)}."))
+    blocks += [*_differences(comparison), *_decomposition(comparison, suffix)]
+    if measured:
+        blocks += _costs(comparison, suffix)
+    blocks += _curves(comparison, suffix)
+    blocks.append(Facts("What was equal", fairness(comparison)))
+    blocks += [block for judgement in judge(comparison) for block in _verdicts(judgement)]
+    blocks += _trouble(comparison.cells)
+    again = commands(comparison)
+    if again:
+        blocks += [Heading(3, "To do it again"), Commands(again)]
+    return blocks
+
+
+def _caption(comparison: Comparison) -> str:
+    said = (
+        "Large marks are means over seeds, bars their 95 % intervals (Student's t; cut off where"
+        " they leave the picture), dots the seeds."
+    )
+    if any(line.level for line in comparison.lines):
+        said += " Dashed lines are norms to which the axis means nothing: one cell each."
+    return said
+
+
+def _differences(comparison: Comparison) -> list[Block]:
+    columns, rows = difference_rows(comparison)
+    if not rows:
+        return []
+    blocks: list[Block] = [
+        Heading(3, "Differences"),
+        Text(
+            "Test error of the first minus that of the second, in percentage points, paired by"
+            " seed, with 95 % intervals: above 0 the second is better. Each interval is for"
+            " itself: of twenty, one misses by chance.",
+            muted=True,
+        ),
+        Table(columns, rows),
+    ]
+    crossed = crossing_rows(comparison)
+    if crossed:
+        blocks += [
+            Table(["lines", "they cross", "lower mean error"], crossed),
+            Text(
+                "Crossings are interpolated on log₂ between measured places. The interval holds"
+                " all places around it at which the paired difference may be 0.",
+                muted=True,
+            ),
+        ]
+    return blocks
+
+
+def _decomposition(comparison: Comparison, suffix: str) -> list[Block]:
+    rows = decomposition(comparison)
+    if not rows:
+        return []
+    labels = list(dict.fromkeys(row.line.label for row in rows))
+    drawings = []
+    for number, label in enumerate(labels):
+        mine = [row for row in rows if row.line.label == label]
+        if len(mine) > 1:
+            name = f"statistics{suffix}" + (f"-{number + 1}" if len(labels) > 1 else "")
+            drawings.append(split_drawing(mine, comparison.axis, name))
+    columns = [comparison.axis if name == "batch" else name for name in _DECOMPOSED]
+    return [
+        Heading(3, "What is lost to what"),
+        Text(
+            "The same weights, evaluated with the running averages as usual, with statistics"
+            " estimated anew from training images (PreciseBN), and with those of test batches of"
+            " the training size: test error in %. What is lost against the largest finished place"
+            " (the row called reference), in points, is what the running averages alone cost, plus"
+            " the rest: training on noisy statistics, and whatever else the batch size changes,"
+            " such as the number of steps.",
+            muted=True,
+        ),
+        *([Pictures(drawings)] if drawings else []),
+        Table(columns, decomposition_rows(comparison)),
+    ]
+
+
+def _costs(comparison: Comparison, suffix: str) -> list[Block]:
+    drawing = cost_drawing(comparison, f"cost{suffix}")
+    if drawing is None:
+        return []
+    return [
+        Heading(3, "What it costs"),
+        Pictures([drawing]),
+        Text(
+            "Training time of one seed, without evaluation; seeds that train together share it"
+            " evenly. Memory is what one training step of one seed holds. Times compare only"
+            " cells of one machine that did nothing else.",
+            muted=True,
+        ),
+    ]
+
+
+def _curves(comparison: Comparison, suffix: str) -> list[Block]:
+    places = [
+        x for x in comparison.xs if any(line.at(x) and not line.level for line in comparison.lines)
+    ]
+    found = [curves_drawing(comparison, x, f"curves{suffix}-{x}") for x in places]
+    drawings = [drawing for drawing in found if drawing is not None]
+    if not drawings:
+        return []
+    note = "Thin lines are seeds, thick ones their mean where every seed has got to."
+    return [Heading(3, "Curves"), Pictures(drawings), Text(note, muted=True)]
+
+
+def _verdicts(judgement: Judgement) -> list[Block]:
+    publication = judgement.publication
+    rows = [[v.outcome, v.statement, v.published, v.ours, v.rule] for v in judgement.verdicts]
+    like = "Not like for like: " + "; ".join(judgement.unlike) + "."
+    if not judgement.unlike:
+        like = "Like for like in images, network, epochs and batch; other settings may differ."
+    blocks: list[Block] = [
+        Heading(3, f"Against {publication.cite}"),
+        Text(
+            f"{like} Only shapes are compared, never numbers. There: {publication.regime}; learning"
+            f" rate {publication.rate}; {publication.seeds or 'an unknown number of'} seeds;"
+            f" {'; '.join(publication.caveats)}."
+        ),
+    ]
+    if rows:
+        blocks.append(Table(["verdict", "published", "there", "here", "rule"], rows))
+    if judgement.missing:
+        blocks += [Text("Not asked:"), Bullets(judgement.missing)]
+    return blocks
+
+
+def _trouble(cells: Sequence[CellRun]) -> list[Block]:
+    """The seeds that came to a bad end, each with its reason."""
+    rows = [
+        [cell.folder, str(run.seed), run.state, _why(run)]
+        for cell in cells
+        for run in cell.seeds
+        if run.state in (DIVERGED, FAILED, UNREADABLE)
+    ]
+    if not rows:
+        return []
+    return [
+        Heading(3, "What went wrong"),
+        Table(["cell", "seed", "state", "why"], rows),
+        Text("These seeds are in no mean and no difference.", muted=True),
+    ]
+
+
+def _why(run: SeedRun) -> str:
+    step = None if run.result is None else run.result.diverged_at
+    found = "" if step is None else f"the loss was not finite at step {step:,}"
+    return run.problem or found or "not recorded"
+
+
+def _unreadable(collection: Collection) -> list[Block]:
+    """Cells and plans that cannot be read; they are in no comparison."""
+    bad = [cell for cell in collection.cells if cell.problem is not None]
+    if not bad and not collection.problems:
+        return []
+    blocks: list[Block] = [Heading(2, "What cannot be read")]
+    if bad:
+        rows = [[c.folder, c.norm, str(c.batch), state(c), c.problem or ""] for c in bad]
+        blocks.append(Table(["cell", "norm", "batch", "state", "why"], rows))
+    return [*blocks, Bullets(collection.problems)] if collection.problems else blocks
+
+
+def _method() -> list[Block]:
+    return [
+        Folded(
+            "How the numbers were made",
+            [
+                Bullets(
+                    [
+                        "An interval is Student's t over seeds at 95 %; one seed has none.",
+                        "Differences are taken seed by seed, then averaged: a seed has the same"
+                        " first weights and the same images in the same order for every norm.",
+                        "Seeds that diverged or failed are listed and counted, but in no mean.",
+                        "Every seed is in seeds.csv, every cell in cells.csv, and every difference"
+                        " in differences.csv.",
+                    ]
+                )
+            ],
+        )
+    ]

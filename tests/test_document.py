@@ -1,0 +1,147 @@
+"""A document in its two forms: nothing that a file says can mean anything in either."""
+
+from html.parser import HTMLParser
+
+import pytest
+
+from normbench.report.document import (
+    Block,
+    Bullets,
+    Commands,
+    Facts,
+    Folded,
+    Heading,
+    Lead,
+    Pictures,
+    Table,
+    Text,
+    to_html,
+    to_markdown,
+)
+from normbench.report.plotting import Drawing
+
+EVIL = "<script>alert(1)</script> & \"quotes\" 'single' `code` *bold* [a](b) | ![i](j) \n# x"
+DRAWING = Drawing(
+    "error", "an <alt>", '<?xml?><svg viewBox="0 0 1 1" xmlns="urn:x"><g id="a"/></svg>', b""
+)
+
+
+def every_block(text: str) -> list[Block]:
+    return [
+        Heading(1, text),
+        Text(text),
+        Text(text, muted=True),
+        Lead([text]),
+        Bullets([text]),
+        Table([text, "n"], [[text, "1"]]),
+        Facts(text, [(text, text)]),
+        Pictures([DRAWING]),
+        Commands([text]),
+        Folded(text, [Text(text)]),
+    ]
+
+
+class Reader(HTMLParser):
+    """Collects tags and text, and checks that what is opened is closed."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(page)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_text_stays_text_in_html() -> None:
+    reader = Reader(to_html(EVIL, every_block(EVIL)))
+
+    assert "script" not in reader.tags
+    assert "img" not in reader.tags
+    # The title, each block once, and more often in those that take several texts.
+    assert reader.text.count("<script>alert(1)</script>") == 14
+
+
+def test_text_stays_text_in_markdown() -> None:
+    text = to_markdown([block for block in every_block(EVIL) if not isinstance(block, Commands)])
+
+    assert "<script" not in text
+    assert "\\`code\\`" in text
+    assert "\\*bold\\*" in text
+    assert "\\[a\\](b)" in text
+    assert "\\|" in text
+    assert "\n# x" not in text
+
+
+def test_a_command_cannot_end_its_block() -> None:
+    text = to_markdown([Commands(["echo ```", "second\nline"])])
+
+    assert text == "````bash\necho ```\nsecond line\n````\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("# no heading", "\\# no heading"),
+        ("- no list", "\\- no list"),
+        ("1. no list", "1\\. no list"),
+        ("> no quote", "&gt; no quote"),
+        ("norm_batch 2", "norm_batch 2"),
+        ("_not emphasis_", "\\_not emphasis\\_"),
+        ("a ~~b~~", "a \\~\\~b\\~\\~"),
+        ("&lt;", "&amp;lt;"),
+        ("1.5 points - less", "1.5 points - less"),
+    ],
+)
+def test_markdown_is_escaped_only_where_it_means_something(text: str, written: str) -> None:
+    assert to_markdown([Text(text)]) == f"{written}\n"
+
+
+def test_columns_of_numbers_are_aligned_to_the_right() -> None:
+    table = Table(["norm", "error"], [["batch", "36.8 ± 1.2"], ["group", "-"], ["layer", "−1"]])
+
+    assert to_markdown([table]).splitlines()[1] == "| --- | ---: |"
+    assert '<td>batch</td><td class="number">36.8 ± 1.2</td>' in to_html("", [table])
+
+
+def test_columns_of_words_that_begin_with_a_number_are_not() -> None:
+    table = Table(["n", "here"], [["2–5", "6.1 points"], ["3", "2 MB"]])
+
+    assert [table.numeric(i) for i in (0, 1)] == [True, False]
+
+
+def test_a_page_needs_nothing_else() -> None:
+    page = to_html("title", every_block("text"))
+
+    assert "default-src 'none'" in page
+    assert "://" not in page
+    assert "<script" not in page
+    assert "src=" not in page
+    assert "url(" not in page
+
+
+def test_a_page_knows_light_dark_and_phones() -> None:
+    page = to_html("title", [])
+
+    assert "prefers-color-scheme:dark" in page
+    assert 'name="color-scheme" content="light dark"' in page
+    assert "width=device-width" in page
+    assert "overflow-x:auto" in page
+
+
+def test_markdown_shows_pictures_from_beside_it() -> None:
+    assert to_markdown([Pictures([DRAWING])]) == "![an &lt;alt&gt;](error.png)\n"

@@ -1,0 +1,225 @@
+"""Each verdict in each of its outcomes, and what is said of how alike the comparison is."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+from report_helpers import around, write_cell, write_sweep
+
+from normbench.report.collection import collect
+from normbench.report.comparisons import Comparison, compare
+from normbench.report.published import BEFRANKE, PUBLICATIONS, WU_HE
+from normbench.report.verdicts import DIFFERENT, SAME, UNDECIDED, Judgement, Verdict, judge
+
+BATCH = {2: 0.60, 8: 0.68, 32: 0.71}
+GROUP = {2: 0.665, 8: 0.667, 32: 0.668}
+NOISY = (-0.05, 0.0, 0.05)
+
+
+def write(
+    folder: Path,
+    norm: str,
+    values: Mapping[int, float],
+    spread: Sequence[float] = (-0.001, 0, 0.001),
+) -> None:
+    """A line whose seeds lie at ``spread`` at the smallest batch, and apart by little elsewhere."""
+    for batch, accuracy in values.items():
+        offsets = spread if batch == min(values) else [-s / 50 for s in spread]
+        write_cell(folder, norm, batch, [accuracy + s for s in offsets])
+
+
+def only(directory: Path) -> Comparison:
+    (comparison,) = compare(collect(directory))
+    return comparison
+
+
+def judgement(directory: Path, key: str = "befranke-groupnorm") -> Judgement:
+    return next(j for j in judge(only(directory)) if j.publication.key == key)
+
+
+def verdict(directory: Path, words: str, key: str = "befranke-groupnorm") -> Verdict:
+    found = [v for v in judgement(directory, key).verdicts if words in v.statement]
+    assert len(found) == 1, [v.statement for v in found]
+    return found[0]
+
+
+# --- The four questions, each in its three outcomes -----------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("group", "spread", "outcome"),
+    [
+        (GROUP, (-0.001, 0, 0.001), SAME),
+        ({2: 0.60, 8: 0.66, 32: 0.67}, (-0.001, 0, 0.001), DIFFERENT),
+        (GROUP, NOISY, UNDECIDED),
+    ],
+)
+def test_group_norm_hardly_moves(
+    tmp_path: Path, group: Mapping[int, float], spread: Sequence[float], outcome: str
+) -> None:
+    write(tmp_path, "group", group, spread)
+
+    found = verdict(tmp_path, "hardly moves")
+
+    assert found.outcome == outcome
+    assert found.published == "0.3 points from best to worst"
+
+
+@pytest.mark.parametrize(
+    ("batch", "spread", "outcome"),
+    [
+        (BATCH, (-0.001, 0, 0.001), SAME),
+        ({2: 0.705, 8: 0.70, 32: 0.71}, (-0.001, 0, 0.001), DIFFERENT),
+        (BATCH, NOISY, UNDECIDED),
+    ],
+)
+def test_batch_norm_falls_off(
+    tmp_path: Path, batch: Mapping[int, float], spread: Sequence[float], outcome: str
+) -> None:
+    write(tmp_path, "batch", batch, spread)
+
+    found = verdict(tmp_path, "falls off")
+
+    assert found.outcome == outcome
+    assert found.published == "+6.1 points of error"
+    assert verdict(tmp_path, "falls off", "wu-he-2018").published == "+11.1 points of error"
+
+
+@pytest.mark.parametrize(
+    ("batch", "spread", "outcome"),
+    [
+        (BATCH, (-0.001, 0, 0.001), SAME),
+        ({2: 0.69, 8: 0.70, 32: 0.71}, (-0.001, 0, 0.001), DIFFERENT),
+        ({2: 0.60, 8: 0.61, 32: 0.62}, (-0.001, 0, 0.001), DIFFERENT),
+        (BATCH, NOISY, UNDECIDED),
+    ],
+    ids=["crosses", "batch wins at both ends", "group wins at both ends", "noisy"],
+)
+def test_they_cross(
+    tmp_path: Path, batch: Mapping[int, float], spread: Sequence[float], outcome: str
+) -> None:
+    write(tmp_path, "batch", batch, spread)
+    write(tmp_path, "group", GROUP)
+
+    found = verdict(tmp_path, "they cross")
+
+    assert found.outcome == outcome
+    assert found.published == "at 6.8, interpolated"  # between 4 and 8: +1.20 and -0.37 points
+    assert verdict(tmp_path, "they cross", "wu-he-2018").published == "at 12.3, interpolated"
+
+
+@pytest.mark.parametrize(
+    ("large", "spread", "outcome"),
+    [
+        (0.71, (-0.001, 0, 0.001), SAME),
+        (0.62, (-0.001, 0, 0.001), DIFFERENT),
+        (0.668, (-0.5, 0.0, 0.5), UNDECIDED),
+    ],
+)
+def test_batch_norm_wins_at_large_batches(
+    tmp_path: Path, large: float, spread: Sequence[float], outcome: str
+) -> None:
+    write_cell(tmp_path, "batch", 32, [large + s / 10 for s in spread])
+    write_cell(tmp_path, "group", 32, around(0.668))
+
+    assert verdict(tmp_path, "large batch").outcome == outcome
+
+
+@pytest.mark.parametrize(
+    ("layer", "outcome"),
+    [(around(0.60), SAME), (around(0.70), DIFFERENT), ([0.60, 0.70, 0.65], UNDECIDED)],
+)
+def test_layer_norm_is_behind_group_norm(
+    tmp_path: Path, layer: Sequence[float], outcome: str
+) -> None:
+    write_cell(tmp_path, "layer", 32, layer)
+    write_cell(tmp_path, "group", 32, around(0.668))
+
+    assert verdict(tmp_path, "layer norm is worse", "wu-he-2018").outcome == outcome
+    assert not judgement(tmp_path).verdicts  # the other has no layer norm
+
+
+@pytest.mark.parametrize(
+    ("one", "outcome"),
+    [(around(0.60), SAME), (around(0.70), DIFFERENT), ([0.60, 0.70, 0.65], UNDECIDED)],
+)
+def test_one_group_is_worse_than_several(
+    tmp_path: Path, one: Sequence[float], outcome: str
+) -> None:
+    write_cell(tmp_path, "group", 32, one, changes={"norm.groups": 1})
+    write_cell(tmp_path, "group", 32, around(0.66), changes={"norm.groups": 4})
+    write_cell(tmp_path, "group", 32, around(0.67), changes={"norm.groups": 8})
+
+    found = verdict(tmp_path, "worse with G = 1 than with G = 8", "wu-he-2018")
+
+    assert found.outcome == outcome
+    assert found.published == "by 0.9 points"
+
+
+# --- Honesty --------------------------------------------------------------------------------------
+
+
+def test_one_seed_decides_nothing(tmp_path: Path) -> None:
+    for batch in (2, 8, 32):
+        write_cell(tmp_path, "batch", batch, [BATCH[batch]])
+        write_cell(tmp_path, "group", batch, [GROUP[batch]])
+
+    for found in judge(only(tmp_path)):
+        assert {v.outcome for v in found.verdicts} == {UNDECIDED}
+
+
+def test_what_cannot_be_asked_is_said(tmp_path: Path) -> None:
+    write_cell(tmp_path, "batch", 2, around(0.6))
+    write_cell(tmp_path, "group", 2, around(0.6))
+
+    found = judgement(tmp_path)
+
+    assert found.verdicts == ()
+    assert len(found.missing) == 4
+
+
+def test_the_range_is_the_one_that_both_have(tmp_path: Path) -> None:
+    write(tmp_path, "batch", {1: 0.2, 2: 0.60, 32: 0.71, 128: 0.9})
+
+    assert verdict(tmp_path, "falls off").statement == "batch norm falls off from 32 to 2"
+
+
+def test_other_images_networks_and_epochs_are_said_plainly(tmp_path: Path) -> None:
+    write_sweep(tmp_path)
+
+    there = " ".join(judgement(tmp_path).unlike)
+    assert "CIFAR-10 there, cifar10-jpeg here" in there
+    assert "ResNet-20 there, ResNet-8 here" in there
+    assert "100 there, 3 here" in there
+    assert "8 GPUs" in " ".join(judgement(tmp_path, "wu-he-2018").unlike)
+
+
+def test_like_is_compared_with_like(tmp_path: Path) -> None:
+    for norm, values in (("batch", BATCH), ("group", GROUP)):
+        for batch, accuracy in values.items():
+            changes = {"epochs": 100, "model.depth": 20}
+            write_cell(
+                tmp_path, norm, batch, around(accuracy), data="cifar10", model="ResNet-20",
+                changes=changes,
+            )  # fmt: skip
+
+    assert judgement(tmp_path).unlike == ()
+
+
+def test_no_verdict_claims_equal_numbers() -> None:
+    assert {SAME, DIFFERENT, UNDECIDED} == {
+        "same shape",
+        "different shape",
+        "not enough seeds to say",
+    }
+
+
+def test_published_numbers_are_the_papers() -> None:
+    assert WU_HE.lines["batch"] == {32: 23.6, 16: 23.7, 8: 24.8, 4: 27.3, 2: 34.7}
+    assert WU_HE.lines["group"] == {32: 24.1, 16: 24.2, 8: 24.0, 4: 24.2, 2: 24.1}
+    assert (WU_HE.lines["layer"], WU_HE.lines["instance"]) == ({32: 25.3}, {32: 28.4})
+    accuracies = {2: 80.30, 4: 84.77, 8: 86.14, 16: 86.40, 32: 86.40}
+    assert BEFRANKE.lines["batch"] == pytest.approx({k: 100 - v for k, v in accuracies.items()})
+    accuracies = {2: 85.79, 4: 85.97, 8: 85.77, 16: 85.71, 32: 85.95}
+    assert BEFRANKE.lines["group"] == pytest.approx({k: 100 - v for k, v in accuracies.items()})
+    assert len({p.key for p in PUBLICATIONS}) == len(PUBLICATIONS)
