@@ -8,7 +8,9 @@ renamed; the one before it is kept, and read where the newest turns out to be da
 import hashlib
 import json
 import re
+import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,7 +81,7 @@ def save(folder: Path, step: int, tensors: Mapping[str, Tensor], values: Mapping
     path = folder / f"step-{step:09d}.checkpoint"
     write_atomically(path, write)
     for old in [each for each in before if each != path][KEPT - 1 :]:
-        old.unlink(missing_ok=True)
+        _remove(old)
     return path
 
 
@@ -98,9 +100,13 @@ def read(path: Path) -> Checkpoint:
         DamagedCheckpointError: it is not what was saved; says how it can be told.
     """
     try:
+        if not path.is_file():  # a pipe would be waited for
+            raise DamagedCheckpointError("is not a file")
         content = path.read_bytes()
     except OSError as error:
         raise DamagedCheckpointError(f"cannot be read: {error.strerror}") from None
+    except MemoryError:
+        raise DamagedCheckpointError("is larger than the memory") from None
     if not content.startswith(MAGIC):
         raise DamagedCheckpointError("is not a checkpoint of this version")
     start = len(MAGIC)
@@ -136,7 +142,7 @@ def load(
         UsageError: there are some and all are damaged: starting over is not for us to decide.
     """
     for half_written in folder.glob(".step-*"):
-        half_written.unlink(missing_ok=True)
+        _remove(half_written)
     found = files(folder)
     reasons = []
     for number, path in enumerate(found):
@@ -170,4 +176,13 @@ def clear(folder: Path) -> None:
     """Removes the checkpoints of a training that has come to its end."""
     for pattern in ("step-*.checkpoint", f"step-*{DAMAGED}", ".step-*"):
         for path in folder.glob(pattern):
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """Removes what may also be a folder; what cannot be removed is no reason to end anything."""
+    with suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
             path.unlink(missing_ok=True)

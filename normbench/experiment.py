@@ -2,10 +2,11 @@
 
 import shutil
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -39,16 +40,19 @@ class Outcome:
 
     Attributes:
         summary: the content of ``summary.json``: all seeds that the cell has.
-        results: how each seed that was asked for ended.
+        wanted: the seeds that were asked for.
+        results: how each of them ended.
     """
 
     summary: dict[str, Any]
+    wanted: list[int]
     results: list[Result]
 
     @property
     def finished(self) -> bool:
         """Whether every seed that was asked for has finished."""
-        return all(result.status == FINISHED for result in self.results)
+        found = {result.seed for result in self.results if result.status == FINISHED}
+        return found == set(self.wanted)
 
 
 def run(config: Config, screen: Screen, *, fresh: bool = False, brief: bool = False) -> Outcome:
@@ -85,7 +89,7 @@ def run(config: Config, screen: Screen, *, fresh: bool = False, brief: bool = Fa
             show_results(screen, cell)
     wanted = set(config.all_seeds)
     results = [r for r in records.read_results(cell.directory) if r.seed in wanted]
-    return Outcome(summary, results)
+    return Outcome(summary, config.all_seeds, results)
 
 
 def choose_device(name: str) -> torch.device:
@@ -166,7 +170,8 @@ def _train(cell: Cell, splits: Splits, pending: Sequence[int], screen: Screen) -
             lanes = min(len(stacks), max(1, torch.get_num_threads() // threads))
             _train_stacks(cell, splits, stacks, lanes, screen, threads)
         if rest:
-            arrangement = _arrange(cell, splits, rest, screen)
+            with _noting_failure(cell, rest):
+                arrangement = _arrange(cell, splits, rest, screen)
             stacks = arrangement.divide(rest)
             _train_stacks(cell, splits, stacks, min(arrangement.lanes, len(stacks)), screen)
     except (UsageError, StoppedError):
@@ -175,6 +180,28 @@ def _train(cell: Cell, splits: Splits, pending: Sequence[int], screen: Screen) -
         reason = str(error).strip().partition("\n")[0]
         screen.log(traceback.format_exc())
         screen.line(f"  failed: {type(error).__name__}: {reason} (see {cell.directory / LOG})")
+
+
+def note_failure(cell: Cell, seeds: Iterable[int], error: BaseException) -> None:
+    """Makes ``error`` the result of those ``seeds`` that have none; a later run tries again."""
+    for seed in seeds:
+        folder = cell.seed_folder(seed)
+        if not records.is_done(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            records.write_result(folder, records.failure(seed, error))
+
+
+@contextmanager
+def _noting_failure(cell: Cell, seeds: Iterable[int]) -> Iterator[None]:
+    """Makes what is raised, other than being asked to stop, the result of ``seeds``."""
+    try:
+        yield
+    except (UsageError, StoppedError):
+        raise
+    except Exception as error:
+        with suppress(OSError):  # for example on the full disk that is the error
+            note_failure(cell, seeds, error)
+        raise
 
 
 def _train_stacks(
@@ -188,11 +215,12 @@ def _train_stacks(
     """Trains ``stacks`` in ``lanes``; a signal lets each save its state before it takes effect."""
     stop = Event()
 
-    def job(members: Sequence[int]) -> Callable[[], None]:
-        return lambda: Replicas.of(cell, splits, members).train(screen, stop, lanes)
+    def job(members: Sequence[int]) -> None:
+        with _noting_failure(cell, members):
+            Replicas.of(cell, splits, members).train(screen, stop, lanes)
 
     with asking(stop.set):
-        in_lanes([job(members) for members in stacks], lanes, stop, threads)
+        in_lanes([partial(job, members) for members in stacks], lanes, stop, threads)
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +242,8 @@ def _begun(cell: Cell, pending: Sequence[int], screen: Screen) -> list[_Begun]:
         seeds, threads = kept.values["seeds"], kept.values["threads"]
         if not all(type(seed) is int for seed in [*seeds, threads]) or threads < 1:
             raise ValueError("its seeds and threads make no sense")
+        if cell.seed_folder(seeds[0]) != kept.path.parent:
+            raise ValueError("is of other seeds")
         found.append(_Begun(seeds, threads))
 
     for seed in cell.config.all_seeds:

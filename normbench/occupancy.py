@@ -17,6 +17,12 @@ from normbench.records import write_json
 LOCK, HOLDER = ".lock", ".holder.json"
 """Files in a cell's directory: what is locked, and who has locked it last."""
 
+SWEEP = "NORMBENCH_SWEEP"
+"""The environment variable by which the processes of a sweep are told from all others."""
+
+PATIENCE = 0.5
+"""Seconds to wait for a lock: whoever looks who holds it has it for a moment."""
+
 
 @dataclass(frozen=True, slots=True)
 class Holder:
@@ -26,11 +32,13 @@ class Holder:
         pid: its number.
         host: the machine it runs on.
         since: when it began, in UTC.
+        sweep: which sweep has started it; empty if none has.
     """
 
     pid: int
     host: str
     since: str
+    sweep: str = ""
 
     @property
     def here(self) -> bool:
@@ -56,9 +64,9 @@ def holding(directory: Path) -> Iterator[None]:
         OSError: the directory cannot be written to.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(directory / LOCK, timeout=0)
+    lock = FileLock(directory / LOCK, timeout=PATIENCE)
     try:
-        lock.acquire()
+        lock.acquire(poll_interval=0.02)
     except Timeout:
         who = _last(directory) or "another process"
         raise HeldError(
@@ -67,7 +75,8 @@ def holding(directory: Path) -> Iterator[None]:
         ) from None
     try:
         now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-        write_json(directory / HOLDER, asdict(Holder(os.getpid(), platform.node(), now)))
+        me = Holder(os.getpid(), platform.node(), now, os.environ.get(SWEEP, ""))
+        write_json(directory / HOLDER, asdict(me))
         yield
     finally:
         with suppress(OSError):
@@ -93,6 +102,8 @@ def _last(directory: Path) -> Holder | None:
     """The last process that has said that it holds the cell."""
     try:
         values = json.loads((directory / HOLDER).read_text(encoding="utf-8"))
-        return Holder(int(values["pid"]), str(values["host"]), str(values["since"]))
-    except (OSError, ValueError, TypeError, KeyError):
+        pid, sweep = int(values["pid"]), str(values.get("sweep", ""))
+        found = Holder(pid, str(values["host"]), str(values["since"]), sweep)
+    except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None
+    return found if pid > 0 else None  # a signal to process -1 would reach all there are

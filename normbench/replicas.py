@@ -16,6 +16,7 @@ from normbench.config import Precision
 from normbench.data.plan import Splits, Training
 from normbench.decomposition import Decomposition, decompose
 from normbench.display import Screen
+from normbench.errors import UsageError
 from normbench.inspection import memory_of_step
 from normbench.metrics import Evaluation, Metrics, Progress
 from normbench.norms import Norm
@@ -152,11 +153,6 @@ class Replicas:
         except StoppedError:
             saver.save(progress, trackers.values())
             raise
-        except Exception as error:
-            for replica in trackers:
-                seed = self.seeds[replica]
-                records.write_result(self.cell.seed_folder(seed), records.failure(seed, error))
-            raise
         finally:
             for tracker in trackers.values():
                 tracker.close()
@@ -287,7 +283,15 @@ def _open_tracker(cell: Cell, seed: int, progress: Progress, screen: Screen) -> 
         "peak learning rate": config.optim.peak(config.batch),
         "seed": seed,
     }
-    return Tracker(folder, hparams, after=progress.recorded, warn=screen.line)
+    try:
+        return Tracker(folder, hparams, after=progress.recorded, warn=screen.line)
+    except (OSError, ValueError) as error:
+        if progress.recorded == 0:
+            raise
+        raise UsageError(
+            f"{folder}: its curves cannot be gone on with ({error}); put a sound metrics.jsonl"
+            " there, or start this cell over with --fresh"
+        ) from None
 
 
 def _log(tracker: Tracker, metrics: Metrics, replica: int) -> None:

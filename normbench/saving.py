@@ -1,8 +1,9 @@
 """Saves what a training needs to go on, now and then, and brings it back."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import isfinite
 from time import perf_counter
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -47,6 +48,7 @@ class Saver:
         self._warn = warn
         self._saved = perf_counter()
         self._cost = 0.0
+        self._failing = False
         self.seconds = 0.0
 
     def resume(self, progress: Progress) -> bool:
@@ -61,6 +63,7 @@ class Saver:
                 raise ValueError("is of another cell")
             if found.values["seeds"] != self._seeds:
                 raise ValueError("is of other seeds")
+            _check_numbers(found.values, len(self._seeds))
             self._trained.restore(found.tensors)
             progress.restore(found.tensors, found.values["progress"])
             self.seconds = float(found.values["seconds"])
@@ -88,12 +91,32 @@ class Saver:
             tracker.sync()
         try:
             checkpoint.save(self._folder, progress.step, self._trained.state() | tensors, values)
+            self._failing = False
         except OSError as error:
-            reason = error.strerror or error
-            self._warn(f"  no checkpoint at step {progress.step:,}: {self._folder}: {reason}")
+            if not self._failing:  # a full disk stays full: one line, not one a minute
+                reason = error.strerror or error
+                self._warn(f"  no checkpoint at step {progress.step:,}: {self._folder}: {reason}")
+            self._failing = True
         self._saved = perf_counter()
         self._cost = self._saved - start
 
     def clear(self) -> None:
         """Removes the checkpoints: the results are there."""
         checkpoint.clear(self._folder)
+
+
+def _check_numbers(values: Mapping[str, Any], replicas: int) -> None:
+    """Raises ValueError or TypeError where numbers make no sense, though their digest is right."""
+    position = values["progress"]
+    step, recorded, diverged = position["step"], position["recorded"], position["diverged"]
+    steps = [step, recorded, *(each for each in diverged if each is not None)]
+    if any(type(each) is not int for each in steps) or not 0 <= recorded <= step < 2**63:
+        raise ValueError("its steps make no sense")
+    held = position["evaluation"]
+    scores = [] if held is None else [held["loss"], held["accuracy"]]
+    if any(len(each) != replicas for each in (diverged, *scores)):
+        raise ValueError("is of other seeds")
+    if any(type(each) is not float for score in scores for each in score):
+        raise ValueError("its evaluation makes no sense")
+    if any(not isfinite(each) or each < 0 for each in (values["seconds"], position["seconds"])):
+        raise ValueError("its seconds make no sense")

@@ -7,6 +7,7 @@ trained, no cell is trained twice, and a launcher gets only those that are not f
 
 import copy
 import itertools
+import math
 import os
 from collections.abc import Iterator, Sequence
 
@@ -14,6 +15,7 @@ from hydra import initialize_config_module
 from hydra._internal.callbacks import Callbacks
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.types import Glob
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.types import HydraContext, RunMode
@@ -21,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from normbench import sweeping
-from normbench.config import Config
+from normbench.config import PLACES, Config
 from normbench.display import Screen
 from normbench.errors import UsageError
 from normbench.launch import (
@@ -120,10 +122,9 @@ class _Grid:
                 axes[key] = _values(parse(f"{key}={value}"))
             # What is typed replaces what the experiment says.
             axes |= {each.key: _values(each) for each in typed}
+            count += math.prod(map(len, axes.values()))
+            _check_number(count)
             for values in itertools.product(*axes.values()):
-                count += 1
-                if count > MOST_CELLS:
-                    raise UsageError(f"this sweep has more than {MOST_CELLS:,} cells")
                 for each in values:
                     if each.key not in fixed:
                         check(each)
@@ -192,21 +193,33 @@ def _cores() -> int:
 
 def _values(typed: Typed) -> list[Typed]:
     """The values of an axis, or the one value of what is none."""
-    if not typed.override.is_sweep_override():
+    override = typed.override
+    if not override.is_sweep_override():
         return [typed]
-    if not typed.override.is_discrete_sweep():
+    if not override.is_discrete_sweep() or isinstance(override.value(), Glob):
         raise UsageError(f"{typed.text}: give values, {typed.key}=A,B or {typed.key}=range(1,5)")
-    key = typed.override.get_key_element()
-    return [parse(f"{key}={value}") for value in typed.override.sweep_string_iterator()]
+    try:
+        values = list(itertools.islice(override.sweep_string_iterator(), MOST_CELLS + 1))
+    except ValueError as error:  # a range whose step is 0
+        raise UsageError(f"{typed.text}: {error}") from None
+    if not values:
+        raise UsageError(f"{typed.text}: there is no value in it")
+    _check_number(len(values))
+    return [parse(f"{override.get_key_element()}={value}") for value in values]
+
+
+def _check_number(cells: int) -> None:
+    if cells > MOST_CELLS:
+        raise UsageError(f"this sweep has more than {MOST_CELLS:,} cells")
 
 
 def _check_axis(typed: Typed) -> None:
     """Refuses what no run takes, and axes along which the records cannot be told apart."""
     values = _values(typed)
-    if len(values) > 1 and typed.key in ("experiment", "runs", "name", "save_every"):
-        raise UsageError(f"{typed.text}: a sweep takes one {typed.key}")
     if len(values) > 1 and typed.key in ("seed", "seeds"):
         raise UsageError(f"{typed.text}: every cell has all its seeds, for example seeds=5")
+    if len(values) > 1 and typed.key in ("experiment", *PLACES):
+        raise UsageError(f"{typed.text}: a sweep takes one {typed.key}")
     for value in values:
         check(value)
 
@@ -221,7 +234,7 @@ def _check_launcher(text: str) -> None:
             raise UsageError(
                 f"{text}: not installed; pip install 'normbench[{_EXTRAS[value]}]' brings it"
             )
-    elif not key.startswith("hydra.launcher.") or "_target_" in key:
+    elif not key.startswith("hydra.launcher.") or "_target_" in text:
         raise UsageError(f"{text}: of Hydra's settings, only those of hydra/launcher are used")
 
 

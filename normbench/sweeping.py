@@ -8,11 +8,12 @@ import os
 import signal
 import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import torch
 
@@ -22,7 +23,7 @@ from normbench.config import Config
 from normbench.display import Screen
 from normbench.errors import UsageError
 from normbench.interruption import asking
-from normbench.occupancy import HOLDER, HeldError, holder
+from normbench.occupancy import HOLDER, SWEEP, HeldError, Holder, holder
 from normbench.records import FINISHED
 
 PLAN = "sweep.json"
@@ -32,6 +33,8 @@ GRACE = 3.5
 """Seconds that other processes get to save their state when the sweep is interrupted."""
 
 KILLED = "its process was killed"
+
+_THIS = uuid4().hex
 
 
 class InterruptedSweepError(BaseException):
@@ -188,11 +191,7 @@ def _note_failure(cell: Cell, error: BaseException, details: str) -> None:
     """Makes ``error`` the result of the seeds that have none."""
     with experiment.held(cell), Screen.to_file(cell.directory / experiment.LOG) as log:
         log.log(details)
-        for seed in cell.config.all_seeds:
-            folder = cell.seed_folder(seed)
-            if not records.is_done(folder):
-                folder.mkdir(parents=True, exist_ok=True)
-                records.write_result(folder, records.failure(seed, error))
+        experiment.note_failure(cell, cell.config.all_seeds, error)
         experiment.write_summary(cell)
 
 
@@ -212,11 +211,12 @@ def finish(
         screen: where it is said what went wrong.
     """
     suspects = Cells()
+    earlier = {each.directory: _failures(each) for each in todo}
     while todo:
         died = _attempt(cells, todo, launch)
-        if died is None:
+        left = [each for each in todo.unfinished() if _failures(each) == earlier[each.directory]]
+        if died is None or not left:
             break
-        left = [each for each in todo.unfinished() if not _failed(each)]
         begun = [each for each in left if (each.directory / HOLDER).exists()]
         screen.line(f"a process of the launcher died ({_first_line(died)}); {len(left)} cells left")
         if not begun:
@@ -225,13 +225,18 @@ def finish(
         todo = Cells(each for each in left if each not in begun)
     for each in suspects:
         if _attempt(cells, Cells([each]), launch) is not None and each.left:
-            with suppress(OSError, HeldError):
+            with suppress(OSError, UsageError):
                 _note_failure(each.cell, records.KilledError(KILLED), KILLED)
 
 
-def _failed(planned: Planned) -> bool:
-    """Whether every seed that is left has failed by itself."""
-    return all(records.read_result(planned.cell.seed_folder(seed)) for seed in planned.left)
+def _failures(planned: Planned) -> list[tuple[int, int]]:
+    """The seeds that have failed by themselves, and when."""
+    found = []
+    for seed in planned.left:
+        with suppress(OSError):
+            status = (planned.cell.seed_folder(seed) / "result.json").stat()
+            found.append((seed, status.st_mtime_ns))
+    return found
 
 
 def _attempt(
@@ -243,32 +248,45 @@ def _attempt(
         _end_others(cells)
         raise InterruptedSweepError
 
-    with asking(leave):
+    with asking(leave), _marked():
         try:
             launch(todo)
         except (UsageError, InterruptedSweepError):
             raise
         except Exception as error:
             # A launcher that waits for its jobs in turn raises while the others are at work.
-            while any(holder(each.directory) for each in todo):
+            while _others(todo):
                 time.sleep(0.2)
             return error
     return None
 
 
+@contextmanager
+def _marked() -> Iterator[None]:
+    """Within it, whatever this process starts inherits the mark of its sweep."""
+    os.environ[SWEEP] = _THIS
+    try:
+        yield
+    finally:
+        del os.environ[SWEEP]
+
+
 def _end_others(cells: Cells) -> None:
     """Asks the processes on this machine that train ``cells`` to save and leave, and waits."""
-    others = {}
-    for each in cells:
-        found = holder(each.directory)
-        if found is not None and found.here and found.pid not in (0, os.getpid()):
-            others[each.directory] = found
-    for found in others.values():
+    asked = _others(cells)
+    for found in asked:
         with suppress(OSError):
             os.kill(found.pid, signal.SIGTERM)
     end = time.monotonic() + GRACE
-    while time.monotonic() < end and any(holder(path) == who for path, who in others.items()):
+    while time.monotonic() < end and not asked.isdisjoint(_others(cells)):
         time.sleep(0.05)
+
+
+def _others(cells: Cells) -> set[Holder]:
+    """The other processes on this machine that this sweep has started and that train ``cells``."""
+    found = {holder(each.directory) for each in cells}
+    own = os.getpid()
+    return {who for who in found if who and who.here and who.sweep == _THIS and who.pid != own}
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,5 +1,6 @@
 """Where the curves go: ``metrics.jsonl``, which is the truth, and TensorBoard, which mirrors it."""
 
+import errno
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -12,6 +13,7 @@ from typing import Any, BinaryIO
 
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard.summary import hparams
 
@@ -19,6 +21,9 @@ from normbench.records import write_atomically, write_json, write_text
 
 HPARAM_METRIC = "eval/accuracy"
 METRICS, HPARAMS, EVENTS = "metrics.jsonl", "hparams.json", "events.out.tfevents."
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What a system calls a disk that takes no more."""
 
 HParam = str | int | float | bool
 
@@ -37,7 +42,7 @@ class Tracker:
         warn: told, in one line, why recording has stopped.
 
     Raises:
-        OSError: the files cannot be opened.
+        OSError: the files cannot be opened, though the disk is not full.
     """
 
     def __init__(
@@ -52,16 +57,25 @@ class Tracker:
         self._warn = warn
         self._recording = True
         kept = [line for line in read_metrics(folder) if line["step"] <= after] if after else []
-        write_text(folder / METRICS, "".join(json.dumps(line) + "\n" for line in kept))
         head = {"time": kept[0]["time"] if kept else round(time(), 3), "values": dict(values)}
-        write_json(folder / HPARAMS, head)
-        for stale in folder.glob(f"{EVENTS}*"):
+        try:
+            write_text(folder / METRICS, "".join(json.dumps(line) + "\n" for line in kept))
+            write_json(folder / HPARAMS, head)
+            self._open(folder / METRICS, folder / _new_name())
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            self._open(Path(os.devnull), Path(os.devnull))
+            self._stop(error)
+        self._guarded(lambda: self._events.write_all(head, kept))
+
+    def _open(self, lines: Path, events: Path) -> None:
+        for stale in self._folder.glob(f"{EVENTS}*"):
             stale.unlink()
         # A line at a time, so that a killed run has left all but its last.
-        self._lines = (folder / METRICS).open("a", encoding="utf-8", buffering=1)
+        self._lines = lines.open("a", encoding="utf-8", buffering=1)
         # PyTorch's SummaryWriter has a thread of its own, whose errors nobody can catch.
-        self._events = _Events((folder / _new_name()).open("wb"))
-        self._guarded(lambda: self._events.write_all(head, kept))
+        self._events = _Events(events.open("wb"))
 
     def log(self, step: int, epoch: float, metrics: Mapping[str, float]) -> None:
         """Records ``metrics`` after ``step`` steps; those that are not finite are left out."""
@@ -97,9 +111,12 @@ class Tracker:
         try:
             write()
         except OSError as error:
-            self._recording = False
-            reason = error.strerror or error
-            self._warn(f"recording stopped, training goes on: {self._folder}: {reason}")
+            self._stop(error)
+
+    def _stop(self, error: OSError) -> None:
+        self._recording = False
+        reason = error.strerror or error
+        self._warn(f"recording stopped, training goes on: {self._folder}: {reason}")
 
 
 class _Events:
@@ -114,6 +131,10 @@ class _Events:
         """Writes what ``hparams.json`` says, and ``metrics``."""
         self._write(head["time"], file_version="brain.Event:2")
         for summary in hparams(dict(head["values"]), {HPARAM_METRIC: None}):
+            for value in summary.value:  # maps: each process has an order of its own
+                plugin = value.metadata.plugin_data
+                parsed = HParamsPluginData.FromString(plugin.content)
+                plugin.content = parsed.SerializeToString(deterministic=True)
             self._write(head["time"], summary=summary)
         for line in metrics:
             self.write_metrics(line)
@@ -128,9 +149,16 @@ class _Events:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of ``metrics.jsonl``; a last line that was cut short is left out."""
+    """The lines of ``metrics.jsonl``; a last line that was cut short is left out.
+
+    Raises:
+        OSError, ValueError: it cannot be read.
+    """
     lines = (folder / METRICS).read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    read = [json.loads(line) for line in lines if line.endswith("\n")]
+    if not all(isinstance(line, dict) and isinstance(line.get("step"), int) for line in read):
+        raise ValueError(f"{folder / METRICS}: there are lines without a step")
+    return read
 
 
 def is_sound(folder: Path) -> bool:
@@ -150,13 +178,15 @@ def rebuild(folder: Path) -> None:
         OSError, ValueError: the JSON files cannot be read, or the event file cannot be written.
     """
     content = _rendered(folder)
-    for stale in folder.glob(f"{EVENTS}*"):
-        stale.unlink()
+    new = folder / _new_name()
 
     def write(path: Path) -> None:
         path.write_bytes(content)
 
-    write_atomically(folder / _new_name(), write)
+    write_atomically(new, write)
+    for stale in folder.glob(f"{EVENTS}*"):
+        if stale != new:
+            stale.unlink()
 
 
 def _rendered(folder: Path) -> bytes:
@@ -166,7 +196,7 @@ def _rendered(folder: Path) -> bytes:
     head = json.loads((folder / HPARAMS).read_text(encoding="utf-8"))
     try:
         events.write_all(head, read_metrics(folder))
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{folder}: {HPARAMS} or {METRICS} make no sense: {error}") from None
     events.flush()
     return file.getvalue()

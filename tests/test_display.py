@@ -3,6 +3,7 @@
 import io
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -206,3 +207,69 @@ def test_an_encoding_without_greek_does_not_end_a_command() -> None:
     file.flush()
 
     assert b"mean over" in raw.getvalue()
+
+
+# ---- the log of a cell ----
+
+
+def test_what_is_said_is_in_the_log_with_the_time(tmp_path: Path) -> None:
+    (shown, _), path = screen(), tmp_path / "log.txt"
+    shown.line("before")
+    with shown.logged(path):
+        shown.line("  seed 0  γ = 1", style="bold")
+        shown.log("two\nlines")
+        shown.facts("Group norm", [("data", "synthetic")])
+    shown.line("after")
+    with shown.logged(path):
+        shown.line("again")
+
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert [re.sub(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d  ", "", line) for line in lines] == [
+        "  seed 0  γ = 1",
+        "two",
+        "lines",
+        "Group norm",
+        "  data  synthetic",
+        "again",
+    ]
+    assert all(re.match(r"\d{4}-\d\d-\d\d ", line) for line in lines)
+
+
+def test_a_log_without_a_screen_shows_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Screen.to_file(tmp_path / "log.txt") as shown:
+        shown.line("quietly")
+
+    assert capsys.readouterr() == ("", "")
+    assert "quietly" in (tmp_path / "log.txt").read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device here")
+def test_a_log_on_a_full_disk_keeps_nobody_from_working(tmp_path: Path) -> None:
+    (tmp_path / "log.txt").symlink_to("/dev/full")
+    shown, file = screen()
+    with shown.logged(tmp_path / "log.txt"):
+        for _ in range(3):
+            shown.line("shown")
+    shown.log("nowhere")
+
+    assert file.getvalue() == "shown\n" * 3
+
+
+@pytest.mark.parametrize("place", ["nowhere/log.txt", "."])
+def test_a_log_that_cannot_be_opened_keeps_nobody_from_working(tmp_path: Path, place: str) -> None:
+    shown, file = screen()
+    with shown.logged(tmp_path / place):
+        shown.line("shown")
+
+    assert file.getvalue() == "shown\n"
+
+
+def test_a_log_ends_with_what_is_logged_whatever_happens(tmp_path: Path) -> None:
+    shown, _ = screen()
+    with pytest.raises(KeyboardInterrupt), shown.logged(tmp_path / "log.txt"):
+        raise KeyboardInterrupt
+    shown.line("after")
+
+    assert (tmp_path / "log.txt").read_text() == ""

@@ -12,7 +12,7 @@ from normbench.config import Config, Precision
 from normbench.data import DATA
 from normbench.data.sources import AutoConfig, SyntheticConfig
 from normbench.errors import UsageError
-from normbench.launch import group_names, load_config, to_yaml
+from normbench.launch import check, group_names, load_config, parse, to_yaml
 from normbench.models import MODELS
 from normbench.models.convnet import ConvNetConfig
 from normbench.models.resnet import ResNetConfig
@@ -327,3 +327,57 @@ def test_of_several_mistakes_one_is_named() -> None:
     message = refusal("batch=0", "epochs=-1", "norm=grup", "btach=3")
 
     assert message.startswith(("norm=grup: ", "btach=3: ", "batch=0: ", "epochs=-1: "))
+
+
+# ---- one override ----
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "value"),
+    [
+        ("batch=2", "batch", 2),
+        ("optim.lr=1e-3", "optim.lr", 0.001),
+        ("norm=group", "norm", "group"),
+        ("norm.groups=auto", "norm.groups", "auto"),
+        ("norm_batch=null", "norm_batch", None),
+        ("optim.steps_at=[0.5,0.75]", "optim.steps_at", [0.5, 0.75]),
+        ("name='a b'", "name", "a b"),
+        ("name=größe", "name", "größe"),
+        ("runs=/a/b c/d", "runs", "/a/b c/d"),
+        ("name=a=b", "name", "a=b"),
+    ],
+)
+def test_an_override_is_read_as_its_key_and_its_value(text: str, key: str, value: object) -> None:
+    typed = parse(text)
+
+    assert (typed.text, typed.key, typed.value) == (text, key, value)
+
+
+@pytest.mark.parametrize("text", ["batch=2", "norm=group", "experiment=quick", "save_every=0"])
+def test_what_a_run_takes_passes(text: str) -> None:
+    check(parse(text))
+
+
+@pytest.mark.parametrize("value", ["-1", "inf", "nan", "soon", "null"])
+def test_the_time_between_checkpoints_is_a_number_of_seconds(value: str) -> None:
+    assert refusal(f"save_every={value}").startswith("save_every=")
+
+
+def test_an_unknown_experiment_lists_what_there_is() -> None:
+    message = refusal("experiment=naiv")
+
+    assert message.startswith("experiment=naiv: unknown experiment; did you mean naive?")
+    assert all(name in message for name in EXPERIMENTS)
+
+
+def test_a_single_run_of_an_experiment_is_the_cell_with_its_defaults() -> None:
+    config = load_config(["experiment=isolated", "norm=batch", "norm_batch=2"])
+
+    assert (config.name, config.batch, config.norm_batch) == ("isolated", 128, 2)
+    assert config.norm == BatchNormConfig()
+
+
+def test_the_command_line_wins_over_an_experiment() -> None:
+    config = load_config(["experiment=quick", "batch=8", "epochs=9", "name=mine", "data.limit=32"])
+
+    assert (config.batch, config.epochs, config.name, config.data.limit) == (8, 9, "mine", 32)

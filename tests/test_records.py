@@ -6,6 +6,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -244,3 +245,96 @@ def test_equal_values_have_an_interval_of_no_width() -> None:
 @pytest.mark.parametrize("values", [[], [0.5]])
 def test_fewer_than_two_values_have_no_interval(values: list[float]) -> None:
     assert records.confidence_interval(values) is None
+
+
+# ---- what is done, and what is tried again ----
+
+
+@pytest.mark.parametrize(
+    ("status", "done"), [(FINISHED, True), (DIVERGED, True), (FAILED, False), (None, False)]
+)
+def test_a_seed_is_done_unless_it_failed(tmp_path: Path, status: str | None, done: bool) -> None:
+    if status is not None:
+        records.write_result(tmp_path, result(status=status))
+
+    assert records.is_done(tmp_path) is done
+
+
+def test_a_damaged_result_is_not_done(tmp_path: Path) -> None:
+    records.write_result(tmp_path, result())
+    path = tmp_path / "result.json"
+    path.write_text(path.read_text()[:-9])
+
+    assert not records.is_done(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ValueError("no such thing\nin detail"), "ValueError: no such thing"),
+        (RuntimeError(), "RuntimeError"),
+        (OSError(28, "No space left on device"), "OSError: [Errno 28] No space left on device"),
+        (records.KilledError("its process was killed"), "KilledError: its process was killed"),
+    ],
+)
+def test_a_failure_says_why_in_one_line(tmp_path: Path, error: Exception, said: str) -> None:
+    failed = records.failure(3, error)
+    records.write_result(tmp_path, failed)
+
+    assert (failed.seed, failed.status, failed.error) == (3, FAILED, said)
+    assert failed.test_accuracy is None
+    assert records.read_result(tmp_path) == failed
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[" * 100_000, b"{}x", None])
+def test_json_that_cannot_be_read_is_none(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "a.json"
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content)
+
+    assert records.read_json(path) is None
+    assert records.read_json(tmp_path / "nowhere.json") is None
+
+
+def test_json_is_read_as_it_was_written(tmp_path: Path) -> None:
+    records.write_json(tmp_path / "a.json", {"γ": [1, None, 0.1]})
+
+    assert records.read_json(tmp_path / "a.json") == {"γ": [1, None, 0.1]}
+
+
+def test_of_those_who_ask_to_change_a_file_one_at_a_time_does(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "count.json"
+
+    def count() -> None:
+        for _ in range(20):
+            with records.exclusive(path):
+                records.write_json(path, (records.read_json(path) or 0) + 1)
+
+    threads = [threading.Thread(target=count) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert records.read_json(path) == 60
+
+
+def test_a_process_that_was_killed_keeps_nobody_from_changing_a_file(tmp_path: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from normbench import records\n"
+        "with records.exclusive(Path(sys.argv[1])): print('in', flush=True); sys.stdin.read()\n"
+    )
+    path = tmp_path / "a.json"
+    with subprocess.Popen(
+        [sys.executable, "-c", program, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"in\n"
+        child.kill()
+        child.wait()
+        with records.exclusive(path):
+            records.write_json(path, 1)
+
+    assert records.read_json(path) == 1

@@ -1,6 +1,11 @@
 """Curves: the JSON lines are the truth, TensorBoard says the same, and HParams has one session."""
 
 import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable
 from math import inf, nan
 from pathlib import Path
 from typing import Any
@@ -12,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.plugins.hparams import metadata
 
-from normbench.tracking import HPARAM_METRIC, Tracker, read_metrics
+from normbench.tracking import HPARAM_METRIC, Tracker, is_sound, read_metrics, rebuild
 
 Curves = dict[str, dict[int, float]]
 
@@ -72,6 +77,7 @@ def test_a_run_records_training_and_evaluation(finished: Finished) -> None:
         "train/images_per_second",
         "eval/loss",
         "eval/accuracy",
+        "gradient/norm",
     }
     assert list(curves["eval/accuracy"]) == [6, 12], "once at the end of each epoch"
     assert list(curves["train/loss"]) == list(range(1, 13)), "the last steps of an epoch included"
@@ -196,3 +202,158 @@ def test_a_last_line_that_was_cut_is_left_out(tmp_path: Path, cut: int) -> None:
     (tmp_path / "metrics.jsonl").write_text(text[:-cut], encoding="utf-8")
 
     assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2]
+
+
+# ---- going on, and the event file that follows from the others ----
+
+
+def recorded(folder: Path, steps: int = 6) -> Tracker:
+    """A tracker that has recorded so many steps and is not closed."""
+    tracker = Tracker(folder, HPARAMS)
+    for step in range(1, steps + 1):
+        tracker.log(step, step / 4, {"train/loss": 1 / step, "train/accuracy": 0.25})
+    return tracker
+
+
+@pytest.mark.parametrize("after", [1, 3, 6, 100])
+def test_going_on_keeps_what_was_before_and_drops_what_came_later(
+    tmp_path: Path, after: int
+) -> None:
+    recorded(tmp_path).close()
+    before = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    start = json.loads((tmp_path / "hparams.json").read_text())["time"]
+
+    tracker = Tracker(tmp_path, HPARAMS, after=after)
+    assert (tmp_path / "metrics.jsonl").read_text().splitlines() == before[:after]
+    tracker.log(after + 1, (after + 1) / 4, {"train/loss": 7.0})
+    tracker.close()
+
+    curves = curves_of_lines(tmp_path)
+    assert curves["train/loss"] == {n: 1 / n for n in range(1, min(6, after) + 1)} | {after + 1: 7}
+    events = curves_of_events(tmp_path)
+    assert events.keys() == curves.keys()
+    for tag, curve in curves.items():
+        assert events[tag] == {n: np.float32(value) for n, value in curve.items()}
+    assert json.loads((tmp_path / "hparams.json").read_text())["time"] == pytest.approx(
+        start, abs=1
+    )
+    assert is_sound(tmp_path)
+
+
+def test_going_on_after_a_kill_drops_the_line_that_was_cut(tmp_path: Path) -> None:
+    recorded(tmp_path, 3).close()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "epo')
+
+    Tracker(tmp_path, HPARAMS, after=4).close()
+
+    assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2, 3]
+    assert is_sound(tmp_path)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from normbench.tracking import Tracker
+tracker = Tracker(Path(sys.argv[1]), {"norm": "group", "batch": 2, "seed": 7})
+for step in range(1, 101):
+    tracker.log(step, step / 4, {"train/loss": 1 / step})
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_killed_process_has_left_all_lines_and_its_events_are_rebuilt(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", KILLED, tmp_path], timeout=100, check=False)
+    assert len(read_metrics(tmp_path)) == 100
+    assert not is_sound(tmp_path), "events wait in memory; that is why there are two files"
+
+    rebuild(tmp_path)
+
+    assert is_sound(tmp_path)
+    assert curves_of_events(tmp_path)["train/loss"][100] == np.float32(0.01)
+
+
+def test_what_another_process_wrote_is_rebuilt_to_the_same_bytes(tmp_path: Path) -> None:
+    finished = KILLED.replace("os.kill(os.getpid(), signal.SIGKILL)", "tracker.close()")
+    subprocess.run([sys.executable, "-c", finished, tmp_path], timeout=100, check=True)
+
+    assert is_sound(tmp_path)
+
+
+def test_syncing_reaches_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    tracker = recorded(tmp_path)
+    monkeypatch.setattr(os, "fsync", lambda number: synced.append(os.fstat(number).st_ino))
+    tracker.sync()
+    tracker.close()
+
+    assert synced == [(tmp_path / "metrics.jsonl").stat().st_ino]
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    place = random.Random(len(content)).randrange(len(content))
+    content[place] ^= 4
+    path.write_bytes(content)
+
+
+DAMAGES: list[Callable[[Path], object]] = [
+    flip,
+    lambda path: path.write_bytes(path.read_bytes()[:-1]),
+    lambda path: path.write_bytes(path.read_bytes() + b"\0"),
+    lambda path: path.write_bytes(b""),
+    lambda path: path.unlink(),
+    lambda path: path.with_name(path.name + ".v2").write_bytes(path.read_bytes()),
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=["flip", "cut", "more", "empty", "gone", "two"])
+def test_a_damaged_event_file_is_found_and_rebuilt(
+    tmp_path: Path, damage: Callable[[Path], object]
+) -> None:
+    recorded(tmp_path).close()
+    assert is_sound(tmp_path)
+    whole = event_file(tmp_path).read_bytes()
+
+    damage(event_file(tmp_path))
+    assert not is_sound(tmp_path)
+    rebuild(tmp_path)
+
+    assert is_sound(tmp_path)
+    assert event_file(tmp_path).read_bytes() == whole
+
+
+def test_every_flipped_bit_of_an_event_file_is_found(tmp_path: Path) -> None:
+    recorded(tmp_path, 2).close()
+    path = event_file(tmp_path)
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        wrong = bytearray(whole)
+        wrong[place] ^= 1 << place % 8
+        path.write_bytes(wrong)
+        assert not is_sound(tmp_path), place
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "hparams.json"])
+@pytest.mark.parametrize(
+    "text",
+    ["{\n", "[]\n", "3\n", "null\n", "{}\n", '{"step": 1, "time": "x", "a/b": 1}\n',
+     '{"step": 1, "time": 1.0, "a/b": "x"}\n', '{"time": 1.0, "values": {"a": []}, "a/b": 1}\n',
+     '{"time": 1.0, "values": 3, "step": 1e99}\n', "\0\0\0\n", None],
+)  # fmt: skip
+def test_nothing_is_rebuilt_from_what_makes_no_sense(
+    tmp_path: Path, name: str, text: str | None
+) -> None:
+    recorded(tmp_path).close()
+    path, before = event_file(tmp_path), event_file(tmp_path).read_bytes()
+    if text is None:
+        (tmp_path / name).unlink()
+    else:
+        (tmp_path / name).write_text(text)
+
+    for look in (rebuild, is_sound):
+        with pytest.raises((OSError, ValueError)):
+            look(tmp_path)
+
+    assert event_file(tmp_path) == path
+    assert path.read_bytes() == before
