@@ -131,7 +131,7 @@ def load(
 
     Args:
         folder: where the checkpoints of this training are.
-        use: takes a checkpoint over; KeyError, TypeError, ValueError or RuntimeError from it mean
+        use: takes a checkpoint over; LookupError, TypeError, ValueError or RuntimeError from it mean
             that the checkpoint does not fit, which counts as damage.
         warn: told, in one line, of each one that is damaged.
 
@@ -151,7 +151,7 @@ def load(
             use(checkpoint)
         except (
             DamagedCheckpointError,
-            KeyError,
+            LookupError,
             TypeError,
             ValueError,
             RuntimeError,
