@@ -131,8 +131,8 @@ def load(
 
     Args:
         folder: where the checkpoints of this training are.
-        use: takes a checkpoint over; LookupError, TypeError, ValueError or RuntimeError from it mean
-            that the checkpoint does not fit, which counts as damage.
+        use: takes a checkpoint over; LookupError, TypeError, ValueError or RuntimeError from it
+            mean that the checkpoint does not fit, which counts as damage.
         warn: told, in one line, of each one that is damaged.
 
     Returns:

@@ -97,6 +97,10 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         temporary.chmod(0o666 & ~umask)
         temporary.replace(path)
         _sync_folder(path.parent)
+    except OSError as error:
+        if error.filename is None:  # a full disk does not say what was being written
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

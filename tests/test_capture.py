@@ -30,7 +30,7 @@ def trained(device: torch.device, *, captured: bool, steps: int = 12) -> nn.Modu
         return training_step(model, optimizer, images, labels)
 
     step = CapturedStep(eager) if captured else eager
-    batches = Training(images, seeds=[0], batch=4, flip=True).endless()
+    batches = Training(images, seeds=[0], batch=4, flip=True).batches()
     for number in range(steps):
         optimizer.lr = config.rate(number, steps, 4)
         step(*next(batches))
