@@ -1,6 +1,6 @@
 """Copies the small records of finished cells: what a report needs, no weights, no event files.
 
-    python scripts/keep.py runs/naive results/naive
+python scripts/keep.py runs/naive results/naive
 """
 
 from __future__ import annotations

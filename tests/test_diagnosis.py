@@ -44,7 +44,8 @@ def diagnosed(model: nn.Module, replicas: int = 1) -> dict[str, list[float]]:
 def test_the_gradient_norm_is_that_of_all_gradients() -> None:
     model = net(GroupNormConfig())
     x, labels = images()
-    gradients = torch.autograd.grad(F.cross_entropy(model(x), labels[:, 0]), list(model.parameters()))
+    loss = F.cross_entropy(model(x), labels[:, 0])
+    gradients = torch.autograd.grad(loss, list(model.parameters()))
     expected = torch.cat([g.flatten() for g in gradients]).norm().item()
 
     assert diagnosed(model) == {"gradient/norm": [pytest.approx(expected, rel=1e-4)]}
