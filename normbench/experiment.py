@@ -17,7 +17,7 @@ import yaml
 from normbench import checkpoint, records
 from normbench.cell import Cell
 from normbench.checkpoint import Checkpoint
-from normbench.config import Config
+from normbench.config import LIMITS, Config
 from normbench.data.plan import Splits
 from normbench.display import Screen
 from normbench.environment import environment
@@ -240,9 +240,13 @@ def _begun(cell: Cell, pending: Sequence[int], screen: Screen) -> list[_Begun]:
 
     def use(kept: Checkpoint) -> None:
         seeds, threads = kept.values["seeds"], kept.values["threads"]
-        if not all(type(seed) is int for seed in [*seeds, threads]) or threads < 1:
+        numbers = all(type(number) is int for number in [*seeds, threads])
+        if not numbers or not 1 <= threads <= LIMITS["threads"] or len(seeds) > LIMITS["seeds"]:
             raise ValueError("its seeds and threads make no sense")
-        if cell.seed_folder(seeds[0]) != kept.path.parent:
+        if (
+            len(kept.tensors["loss"]) != len(seeds)
+            or cell.seed_folder(seeds[0]) != kept.path.parent
+        ):
             raise ValueError("is of other seeds")
         found.append(_Begun(seeds, threads))
 

@@ -121,6 +121,10 @@ class Progress:
         """Steps between two metrics."""
         return max(1, int(self._training.steps // LOGS_PER_EPOCH))
 
+    def end(self, epochs: int) -> int:
+        """The steps that so many epochs have."""
+        return epochs * self._training.steps
+
     @property
     def epoch_loss(self) -> list[float]:
         """Each replica's mean training loss over the epoch of the last metrics."""

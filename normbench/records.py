@@ -9,7 +9,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -117,9 +117,27 @@ def _sync_folder(folder: Path) -> None:
 def read_result(folder: Path) -> Result | None:
     """The result in a seed's folder; None where there is none that can be believed."""
     try:
-        return Result(**json.loads((folder / "result.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        result = Result(**json.loads((folder / "result.json").read_text(encoding="utf-8")))
+        return result if _makes_sense(result) else None
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
+
+
+def _makes_sense(result: Result) -> bool:
+    """Whether every value is of its type, and every number one: the file may be anybody's."""
+    for field in fields(result):
+        value, kind = getattr(result, field.name), str(field.type)
+        if value is None:
+            fits = "None" in kind
+        elif "float" in kind:
+            fits = type(value) in (int, float) and abs(value) < 1e300
+        elif "int" in kind:
+            fits = type(value) is int and 0 <= value < 2**63
+        else:
+            fits = isinstance(value, str)
+        if not fits:
+            return False
+    return result.status in (FINISHED, DIVERGED, FAILED)
 
 
 def read_json(path: Path) -> Any:

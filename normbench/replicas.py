@@ -149,6 +149,8 @@ class Replicas:
                     check()
                     if saver.due(progress):
                         saver.save(progress, trackers.values())
+            for tracker in trackers.values():  # before the results say that all is there
+                tracker.flush()
             self._write_results(progress, saver.seconds, check)
         except StoppedError:
             saver.save(progress, trackers.values())

@@ -64,6 +64,8 @@ class Saver:
             if found.values["seeds"] != self._seeds:
                 raise ValueError("is of other seeds")
             _check_numbers(found.values, len(self._seeds))
+            if found.values["progress"]["step"] > progress.end(self._cell.config.epochs):
+                raise ValueError("is beyond the end of training")
             self._trained.restore(found.tensors)
             progress.restore(found.tensors, found.values["progress"])
             self.seconds = float(found.values["seconds"])

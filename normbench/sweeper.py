@@ -234,6 +234,8 @@ def _check_launcher(text: str) -> None:
             raise UsageError(
                 f"{text}: not installed; pip install 'normbench[{_EXTRAS[value]}]' brings it"
             )
+    elif "${" in value:
+        raise UsageError(f"{text}: write the value itself; references are not followed here")
     elif not key.startswith("hydra.launcher.") or "_target_" in text:
         raise UsageError(f"{text}: of Hydra's settings, only those of hydra/launcher are used")
 

@@ -68,6 +68,7 @@ class Tracker:
             self._open(Path(os.devnull), Path(os.devnull))
             self._stop(error)
         self._guarded(lambda: self._events.write_all(head, kept))
+        self.flush()  # where nothing is left to record, nobody else does before the results
 
     def _open(self, lines: Path, events: Path) -> None:
         for stale in self._folder.glob(f"{EVENTS}*"):

@@ -78,7 +78,7 @@ def train(
                 metrics = replace(metrics, evaluation=held)
             progress.record(metrics)
             yield metrics
-        if progress.dead or progress.step == total:
+        if progress.dead or progress.step >= total:
             return
         images, labels = next(batches)
         optimizer.lr = optim.rate(progress.step, total, training.batch)

@@ -338,3 +338,35 @@ def test_a_process_that_was_killed_keeps_nobody_from_changing_a_file(tmp_path: P
             records.write_json(path, 1)
 
     assert records.read_json(path) == 1
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"seed": "0"},
+        {"seed": True},
+        {"steps": 2**70},
+        {"test_accuracy": "high"},
+        {"test_accuracy": float("nan")},
+        {"test_loss": float("inf")},
+        {"seconds": None},
+        {"status": "excellent"},
+        {"error": ["x"]},
+        {"memory_bytes": 1.5},
+    ],
+    ids=str,
+)
+def test_a_result_of_other_types_is_not_believed(
+    tmp_path: Path, changed: dict[str, object]
+) -> None:
+    records.write_result(tmp_path, result(0))
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | changed))
+
+    assert records.read_result(tmp_path) is None
+
+
+def test_a_result_without_end_is_not_believed(tmp_path: Path) -> None:
+    (tmp_path / "result.json").write_text("[" * 100_000)
+
+    assert records.read_result(tmp_path) is None

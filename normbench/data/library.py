@@ -170,6 +170,8 @@ def _path(name: str) -> Path:
 
 def _entry(path: Path) -> Entry:
     try:
+        if not path.is_file():  # a pipe would be waited for
+            raise DamageError("it is not a file")
         return image_set.read_header(path)
     except DamageError as damage:
         num_bytes = path.lstat().st_size if os.path.lexists(path) else 0
