@@ -63,6 +63,9 @@ Overrides = Annotated[
 ]
 
 
+TERMINATED = "normbench: terminated; the same command trains what is missing"
+
+
 class _Terminated(BaseException):
     """SIGTERM; like KeyboardInterrupt, it passes every handler of errors."""
 
@@ -73,13 +76,19 @@ def _one_line_errors() -> Iterator[None]:
     1, interruptions into 130 or 143.
     """
 
-    def terminate(_signal: int, _frame: FrameType | None) -> None:
+    received: list[int] = []
+
+    def terminate(signum: int, _frame: FrameType | None) -> None:
+        received.append(signum)
         raise _Terminated
 
     previous = signal.signal(signal.SIGTERM, terminate)
     try:
         yield
     except UsageError as error:
+        if received:  # a library that was interrupted has made an error of its own of it
+            typer.echo(TERMINATED, err=True)
+            raise typer.Exit(143) from None
         typer.echo(f"normbench: {error}", err=True)
         raise typer.Exit(2) from None
     except BrokenPipeError:  # `normbench norms | head`: Typer ends it quietly
@@ -92,7 +101,7 @@ def _one_line_errors() -> Iterator[None]:
         typer.echo("normbench: interrupted; the same command trains what is missing", err=True)
         raise typer.Exit(130) from None
     except _Terminated:
-        typer.echo("normbench: terminated; the same command trains what is missing", err=True)
+        typer.echo(TERMINATED, err=True)
         raise typer.Exit(143) from None
     finally:
         signal.signal(signal.SIGTERM, previous)

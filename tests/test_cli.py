@@ -35,6 +35,7 @@ from conftest import (
 from safetensors.torch import load_file
 from typer.testing import Result
 
+from normbench.errors import UsageError
 from normbench.norms import NORMS
 from normbench.tracking import read_metrics
 
@@ -970,3 +971,20 @@ def test_help_imports_nothing_that_takes_a_while() -> None:
 
     assert "Train one norm" in done.stdout
     assert done.stderr.split() == []
+
+
+def test_a_library_that_makes_an_error_of_sigterm_does_not_hide_it(
+    nb: Command, tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(_: object) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+        except BaseException:
+            raise UsageError("defaults:") from None
+
+    monkeypatch.setattr("normbench.launch.load_config", interrupted)
+    done = nb("run", *tiny)
+
+    assert done.exit_code == 143
+    assert done.stderr == "normbench: terminated; the same command trains what is missing\n"
