@@ -117,10 +117,7 @@ class Replicas:
                 raise StoppedError
 
         saver = Saver(self.cell, self.seeds, self, warn=screen.line)
-        progress = Progress(self.training, config.optim.label_smoothing)
-        if saver.resume(progress):
-            epoch = progress.step / self.training.steps
-            screen.line(f"  {self.label}  goes on after step {progress.step:,}, epoch {epoch:.2f}")
+        progress = self._resume(saver, screen)
         steps = config.epochs * self.training.steps
         # A seed may have been finished alone, and is trained along with its stack all the same.
         trackers = {
@@ -159,6 +156,14 @@ class Replicas:
             for tracker in trackers.values():
                 tracker.close()
         saver.clear()
+
+    def _resume(self, saver: Saver, screen: Screen) -> Progress:
+        """Where training stands: as in the last checkpoint, or at the beginning."""
+        progress = Progress(self.training, self.cell.config.optim.label_smoothing)
+        if saver.resume(progress):
+            epoch = progress.step / self.training.steps
+            screen.line(f"  {self.label}  goes on after step {progress.step:,}, epoch {epoch:.2f}")
+        return progress
 
     @property
     def label(self) -> str:

@@ -68,13 +68,8 @@ def train(
         if progress.due:
             metrics = progress.read(optim.rate(progress.step - 1, total, training.batch))
             if progress.at_end_of_epoch and None in metrics.diverged:
-                held = evaluate(
-                    model,
-                    evaluation,
-                    replicas=len(training.seeds),
-                    autocast=autocast,
-                    check=check,
-                )
+                k = len(training.seeds)
+                held = evaluate(model, evaluation, replicas=k, autocast=autocast, check=check)
                 metrics = replace(metrics, evaluation=held)
             progress.record(metrics)
             yield metrics
@@ -83,14 +78,24 @@ def train(
         images, labels = next(batches)
         optimizer.lr = optim.rate(progress.step, total, training.batch)
         if progress.diagnosis_due:
-            diagnosis = Diagnosis(model, len(training.seeds))
-            with diagnosis.watching() as after_backward:
-                logits = eager(images, labels, after_backward)
-            progress.diagnosis = diagnosis.values
+            logits, progress.diagnosis = _diagnosed(eager, model, images, labels)
         else:
             logits = train_on(images, labels)
         progress.add(logits, labels)
         yield None
+
+
+def _diagnosed(
+    step: Callable[[Tensor, Tensor, Callable[[], None]], Tensor],
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+) -> tuple[Tensor, dict[str, list[float]]]:
+    """Trains one step under observation: the logits, and what was found."""
+    diagnosis = Diagnosis(model, labels.shape[1])
+    with diagnosis.watching() as after_backward:
+        logits = step(images, labels, after_backward)
+    return logits, diagnosis.values
 
 
 def step_function(

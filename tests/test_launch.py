@@ -353,9 +353,20 @@ def test_an_override_is_read_as_its_key_and_its_value(text: str, key: str, value
     assert (typed.text, typed.key, typed.value) == (text, key, value)
 
 
-@pytest.mark.parametrize("text", ["batch=2", "norm=group", "experiment=quick", "save_every=0"])
-def test_what_a_run_takes_passes(text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("batch=2", "batch: 2"),
+        ("norm=layer", "  name: layer"),
+        ("experiment=quick", "name: quick"),
+        ("save_every=0", "save_every: 0.0"),
+    ],
+)
+def test_what_a_run_takes_passes_and_takes_effect(text: str, line: str) -> None:
     check(parse(text))
+
+    assert line in to_yaml(load_config([text])).splitlines()
+    assert line not in to_yaml(load_config([])).splitlines()
 
 
 @pytest.mark.parametrize("value", ["-1", "inf", "nan", "soon", "null"])
