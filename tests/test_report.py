@@ -119,6 +119,21 @@ def test_published_lines_come_only_on_request(naive: report.Report, tmp_path: Pa
     assert not published & set(files_below(write(tmp_path / "x").folder))
 
 
+def test_pictures_of_an_earlier_report_go_and_nothing_else_does(tmp_path: Path) -> None:
+    runs = write_sweep(tmp_path / "runs")
+    out = tmp_path / "out"
+    write(runs, out=out, papers=True)
+    write_text(out / "mine.png", "a user's own")
+    with (out / "report.md").open("a", encoding="utf-8") as file:
+        file.write("\n\n![Mine](mine.png)\n\n![Not here](../runs.png)\n")
+
+    write(runs, out=out)
+
+    names = set(files_below(out))
+    assert {"mine.png", "error.png", "error.svg"} <= names
+    assert not [name for name in names if name.startswith("published")]
+
+
 def test_names_from_files_can_only_be_read(tmp_path: Path) -> None:
     write_cell(tmp_path / "x", "group", 2, around(0.5), data=EVIL, model="<b>net</b>")
     write_cell(tmp_path / "x", "batch", 2, around(0.5), data=EVIL, model="<b>net</b>")

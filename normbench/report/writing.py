@@ -3,6 +3,7 @@
 Equal records give equal bytes. Nothing is believed that is read, and nothing is fetched.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,9 +57,11 @@ def write(
     collection = collect(directory)
     comparisons = compare(collection)
     blocks = contents(collection, comparisons, papers=papers)
+    drawings = list(_drawings(blocks))
     folder = directory / FOLDER if out is None else out
     try:
-        for drawing in _drawings(blocks):
+        before = _shown_before(folder)
+        for drawing in drawings:
             write_text(folder / f"{drawing.name}.svg", drawing.svg)
             _write_bytes(folder / f"{drawing.name}.png", drawing.png)
         write_text(folder / "seeds.csv", seeds_csv(collection))
@@ -66,6 +69,9 @@ def write(
         write_text(folder / "differences.csv", differences_csv(comparisons))
         write_text(folder / "report.md", to_markdown(blocks))
         write_text(folder / "report.html", to_html(f"normbench: {collection.name}", blocks))
+        for name in before - {drawing.name for drawing in drawings}:
+            for suffix in ("png", "svg"):
+                (folder / f"{name}.{suffix}").unlink(missing_ok=True)
     except OSError as error:
         raise UsageError(
             f"{folder}: cannot be written to: {error.strerror}; choose another folder with --out"
@@ -108,6 +114,16 @@ def _drawings(blocks: Sequence[Block]) -> Iterator[Drawing]:
                 yield from _drawings(inner)
             case _:
                 pass
+
+
+def _shown_before(folder: Path) -> set[str]:
+    """The pictures that the report of an earlier time in ``folder`` shows, by name."""
+    try:
+        text = (folder / "report.md").read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return set()
+    names = re.findall(r"^!\[.*\]\(([a-z0-9-]+)\.png\)$", text, re.MULTILINE)
+    return {name for name in names if (folder / f"{name}.svg").exists()}
 
 
 def _write_bytes(path: Path, content: bytes) -> None:
