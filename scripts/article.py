@@ -19,18 +19,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import article_batches as batches
-import article_correlation as correlation
-import article_definitions as definitions
-import article_figures as figures
-import article_gradients as gradients
-import article_layers as alone
-import article_learning as learning
-import article_runs as long
 import torch
-from article_base import Finding, Store
-from article_networks import Cells, Images, Seed, found_in, norm_inputs, slots, with_weights
-from article_training import CONVERGENCE, FITTING, Trainer
+from claims import batches, correlation, definitions, figures, gradients, learning
+from claims import layers as alone
+from claims import runs as long
+from claims.base import Finding, Store
+from claims.networks import Cells, Images, Seed, found_in, norm_inputs, slots, with_weights
+from claims.training import CONVERGENCE, FITTING, Trainer
 
 from normbench.records import Result, write_text
 

@@ -20,13 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import faults_cells
-import faults_files
-import faults_hostile
-import faults_kills
-import faults_places
 import torch
-from faults_world import World
+from faults import cells, files, hostile, kills, places
+from faults.world import World
 from timing import machine
 
 Rows = dict[str, dict[str, Any]]
@@ -56,77 +52,73 @@ ROWS = {
         "SIGKILL at a random step, time, evaluation or write",
         "bit-identical end after resume",
         100,
-        faults_kills.killed,
+        kills.killed,
         12,
     ),
     "save": Row(
         "SIGKILL inside a save (every write, sync and rename)",
         "a valid checkpoint always loads",
         500,
-        faults_kills.killed_in_save,
+        kills.killed_in_save,
         48,
     ),
     "damage": Row(
         "bit flips and truncations of a checkpoint",
         "found, named, previous one used",
         1000,
-        faults_files.damaged,
+        files.damaged,
         10,
     ),
     "signal": Row(
         "SIGTERM/SIGINT at a random time",
         "out within 5 s, resumes",
         50,
-        faults_kills.interrupted,
+        kills.interrupted,
         10,
     ),
     "full": Row(
         "disk full while saving, while logging",
         "old checkpoint intact, one clear line; logging never ends training",
         50,
-        faults_files.full,
+        files.full,
         2,
     ),
     "sweep": Row(
         "sweep of 24 cells killed",
         "same line again: only the missing work, same table as undisturbed",
         20,
-        faults_cells.killed_sweep,
+        cells.killed_sweep,
     ),
     "jobs": Row(
         "one job raises, is killed, diverges; launchers basic, joblib, submitit_local",
         "the others finish",
         9,
-        faults_cells.bad_job,
+        cells.bad_job,
         9,
     ),
     "two": Row(
         "two processes start one cell",
         "one works, the other says who holds it",
         100,
-        faults_cells.two,
+        cells.two,
         10,
     ),
     "events": Row(
         "event file damaged",
         "found, rebuilt from metrics.jsonl on request",
         100,
-        faults_files.events,
+        files.events,
         10,
     ),
     "hostile": Row(
         "damaged data set, archive bomb, hostile archive, checkpoint, config and records",
         "refused, named, nothing run, nothing outside the folder",
-        len(faults_hostile.PAYLOADS),
-        faults_hostile.payloads,
+        len(hostile.PAYLOADS),
+        hostile.payloads,
     ),
-    "readonly": Row(
-        "read-only directory", "works or one clear line", 10, faults_places.read_only, 3
-    ),
-    "paths": Row(
-        "path with spaces and non-ASCII", "works or one clear line", 10, faults_places.paths
-    ),
-    "clock": Row("clock set back", "works or one clear line", 10, faults_places.clock),
+    "readonly": Row("read-only directory", "works or one clear line", 10, places.read_only, 3),
+    "paths": Row("path with spaces and non-ASCII", "works or one clear line", 10, places.paths),
+    "clock": Row("clock set back", "works or one clear line", 10, places.clock),
 }
 
 SHOWN = 12
@@ -190,11 +182,11 @@ def table(rows: Rows, command: str) -> str:
         )
     processes = sum(found["processes"] for found in there.values())
     leaks = sum(len(found["leaks"]) for found in there.values())
-    files = sum(found["files_searched"] for found in there.values())
+    searched = sum(found["files_searched"] for found in there.values())
     seconds = sum(found["seconds"] for found in there.values())
     lines.append(
         f"| secrets in the environment of all {processes:,} processes | in none of the files that"
-        f" they wrote | {files:,} | {files - leaks:,} | |"
+        f" they wrote | {searched:,} | {searched - leaks:,} | |"
     )
     lines += ["", f"{seconds / 60:.0f} minutes in all. What the tries were:", ""]
     for name, found in there.items():

@@ -9,11 +9,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 
-from article_base import NOT, Estimate, Finding, Store, Table, estimate, number, paired
-from article_batches import dependence
-from article_correlation import correlation, correlation_within_images, look, mean_off_diagonal
-from article_definitions import ArticleGroupNorm
-from article_layers import (
+from claims.base import NOT, Estimate, Finding, Store, Table, estimate, number, paired
+from claims.batches import dependence
+from claims.correlation import correlation, correlation_within_images, look, mean_off_diagonal
+from claims.definitions import ArticleGroupNorm
+from claims.layers import (
     STATED,
     layer,
     measured_shortfall,
@@ -23,8 +23,8 @@ from article_layers import (
     theory,
     unbiased_group_norm,
 )
-from article_learning import at_equal_fit, smooth, steps_to
-from article_training import Arm, Trainer
+from claims.learning import at_equal_fit, smooth, steps_to
+from claims.training import Arm, Trainer
 
 
 def test_numbers_as_text() -> None:

@@ -15,27 +15,23 @@ if not SCRIPTS.exists():
 sys.path.insert(0, str(SCRIPTS))
 
 import fault_matrix  # noqa: E402
-import faults_cells  # noqa: E402
-import faults_files  # noqa: E402
-import faults_hostile  # noqa: E402
-import faults_kills  # noqa: E402
-import faults_places  # noqa: E402
-from faults_world import World  # noqa: E402
+from faults import cells, files, hostile, kills, places  # noqa: E402
+from faults.world import World  # noqa: E402
 
 from normbench import checkpoint  # noqa: E402
 
 SEED = 1
 SHARES: dict[str, tuple[Callable[[World, int], Iterator[str | None]], int]] = {
-    "kill": (faults_kills.killed, 3),
-    "save": (faults_kills.killed_in_save, 48),
-    "damage": (faults_files.damaged, 20),
-    "signal": (faults_kills.interrupted, 2),
-    "full": (faults_files.full, 2),
-    "two": (faults_cells.two, 1),
-    "events": (faults_files.events, 10),
-    "readonly": (faults_places.read_only, 3),
-    "paths": (faults_places.paths, 1),
-    "clock": (faults_places.clock, 1),
+    "kill": (kills.killed, 3),
+    "save": (kills.killed_in_save, 48),
+    "damage": (files.damaged, 20),
+    "signal": (kills.interrupted, 2),
+    "full": (files.full, 2),
+    "two": (cells.two, 1),
+    "events": (files.events, 10),
+    "readonly": (places.read_only, 3),
+    "paths": (places.paths, 1),
+    "clock": (places.clock, 1),
 }
 
 
@@ -78,11 +74,11 @@ def test_a_share_of_each_row_holds(world: World, row: str) -> None:
 def test_a_share_of_the_payloads_is_refused(
     world: World, monkeypatch: pytest.MonkeyPatch, start: str
 ) -> None:
-    chosen = {k: v for k, v in faults_hostile.PAYLOADS.items() if k.startswith(start)}
+    chosen = {k: v for k, v in hostile.PAYLOADS.items() if k.startswith(start)}
     assert chosen
-    monkeypatch.setattr(faults_hostile, "PAYLOADS", chosen)
+    monkeypatch.setattr(hostile, "PAYLOADS", chosen)
 
-    results = list(faults_hostile.payloads(world, len(chosen)))
+    results = list(hostile.payloads(world, len(chosen)))
 
     assert [problem for problem in results if problem is not None] == []
 
@@ -113,9 +109,9 @@ def test_every_row_is_in_the_matrix_and_has_as_many_tries_as_was_promised() -> N
 @pytest.mark.parametrize(
     ("sabotage", "row", "tries"),
     [
-        pytest.param("write_in_place", faults_kills.killed_in_save, 30, id="writing in place"),
-        pytest.param("forget_velocities", faults_kills.killed, 4, id="forgotten velocities"),
-        pytest.param("train_unheld", faults_cells.two, 1, id="no lock"),
+        pytest.param("write_in_place", kills.killed_in_save, 30, id="writing in place"),
+        pytest.param("forget_velocities", kills.killed, 4, id="forgotten velocities"),
+        pytest.param("train_unheld", cells.two, 1, id="no lock"),
     ],
 )
 def test_a_broken_product_does_not_hold(
@@ -134,7 +130,7 @@ def test_a_secret_in_a_file_is_found(world: World, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(world, "sabotage", [["quote_environment"]])
     monkeypatch.setattr(world, "leaks", [])
 
-    list(faults_places.clock(world, 1))
+    list(places.clock(world, 1))
 
     assert any("environment.json" in leak for leak in world.leaks)
 
@@ -144,7 +140,7 @@ def test_a_checkpoint_whose_digest_is_not_checked_does_not_hold(
 ) -> None:
     monkeypatch.setattr(checkpoint, "read", _read_unchecked)
 
-    assert any(problem is not None for problem in faults_files.damaged(world, 7))
+    assert any(problem is not None for problem in files.damaged(world, 7))
 
 
 def _read_unchecked(path: Path) -> checkpoint.Checkpoint:
@@ -159,6 +155,6 @@ def _read_unchecked(path: Path) -> checkpoint.Checkpoint:
 def test_an_event_file_that_nobody_compares_does_not_hold(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(faults_files, "is_sound", lambda folder: any(folder.glob("events*")))
+    monkeypatch.setattr(files, "is_sound", lambda folder: any(folder.glob("events*")))
 
-    assert any(problem is not None for problem in faults_files.events(world, 3))
+    assert any(problem is not None for problem in files.events(world, 3))

@@ -8,8 +8,7 @@ from functools import partial
 from pathlib import Path
 from random import Random
 
-from faults_world import TINY, World, cell_of, content, hold, hold_same
-
+from faults.world import TINY, World, cell_of, content, hold, hold_same
 from normbench.tracking import read_metrics
 
 CELL = ["norm=group", "batch=4", "epochs=3"]

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 
-from faults_archives import ARCHIVES, LIBRARIES
-from faults_kills import saved_at
-from faults_states import CELL, PLANTED, STATES
-from faults_world import NUM_TRAIN, TINY, Ended, World, cell_of, hold, hold_same
+from faults.archives import ARCHIVES, LIBRARIES
+from faults.kills import saved_at
+from faults.states import CELL, PLANTED, STATES
+from faults.world import NUM_TRAIN, TINY, Ended, World, cell_of, hold, hold_same
 
 MARK = "pwned"
 SOON = 60.0

@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from article_base import (
+from torch import Tensor
+
+from claims.base import (
     HOLDS,
     NOT,
     OPEN,
@@ -20,8 +22,7 @@ from article_base import (
     paired,
     spread,
 )
-from article_networks import Cells, Images, Seed, accuracy, with_weights
-from torch import Tensor
+from claims.networks import Cells, Images, Seed, accuracy, with_weights
 
 COMMAND = "normbench sweep experiment=naive data=images data.name={data}"
 NORMS = ("batch", "group", "layer", "instance")

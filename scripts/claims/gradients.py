@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from article_base import HOLDS, NOT, PARTLY, Finding, Table, estimate, number, spread
-from article_layers import configured
-from article_networks import Images
 from torch import Tensor, nn
 
+from claims.base import HOLDS, NOT, PARTLY, Finding, Table, estimate, number, spread
+from claims.layers import configured
+from claims.networks import Images
 from normbench.models import NormBuilder
 from normbench.models.base import build_quietly
 from normbench.models.resnet import ResNetConfig

@@ -3,7 +3,7 @@
 Importing torch takes seconds, and the fault matrix needs thousands of processes. This one imports
 everything, starts no threads and computes nothing; then it forks a child for each line of JSON that
 it reads. A child has its own process group, working folder, environment and output, and runs
-``normbench`` as the installed command does, or one of the tasks in ``faults_inside.py``.
+``normbench`` as the installed command does, or one of the tasks in ``inside.py``.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ def serve() -> None:
 
 def _warm() -> None:
     """Imports all that a command may need."""
-    import faults_inside  # noqa: F401
     import torch
     import torchvision  # noqa: F401
 
+    from faults import inside  # noqa: F401
     from normbench import cli, experiment, report, sweeper  # noqa: F401
     from normbench.launch import load_config
 
@@ -58,7 +58,7 @@ def _fork(request: dict[str, Any]) -> int:
 
 
 def _child(request: dict[str, Any]) -> int:
-    import faults_inside
+    from faults import inside
 
     os.setpgid(0, 0)
     os.environ.clear()
@@ -71,10 +71,10 @@ def _child(request: dict[str, Any]) -> int:
         os.close(handle)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for name, *arguments in request["faults"]:
-        faults_inside.FAULTS[name](*arguments)
+        inside.FAULTS[name](*arguments)
     if "task" in request:
         name, *arguments = request["task"]
-        faults_inside.TASKS[name](*arguments)
+        inside.TASKS[name](*arguments)
         return 0
     from normbench import cli
 

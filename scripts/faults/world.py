@@ -150,7 +150,7 @@ class World:
         # Jobs of a shell without job control ignore it, and would hand that on.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         self.library = folder / "library"
-        here = str(Path(__file__).parent)
+        here = str(Path(__file__).parents[1])
         paths = [here, *filter(None, [os.environ.get("PYTHONPATH")])]
         self.environment = {
             **{k: v for k, v in os.environ.items() if k not in ("FORCE_COLOR", "NO_COLOR")},
@@ -178,7 +178,7 @@ class World:
         """The warm process's answer to a request."""
         if self._server is None:
             self._server = subprocess.Popen(
-                [sys.executable, str(Path(__file__).with_name("faults_server.py"))],
+                [sys.executable, "-P", "-m", "faults.server"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,

@@ -13,8 +13,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from faults_world import TINY, Ended, NotHeldError, Running, World, cell_of, hold, hold_same
-
+from faults.world import TINY, Ended, NotHeldError, Running, World, cell_of, hold, hold_same
 from normbench.records import read_result
 
 BASE = [each for each in TINY if not each.startswith(("batch=", "epochs="))]

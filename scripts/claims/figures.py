@@ -6,10 +6,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from article_gradients import LAYERS
-from article_learning import smooth
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from claims.gradients import LAYERS
+from claims.learning import smooth
 
 COLOURS = {
     "none": "#999999",

@@ -12,9 +12,8 @@ from pathlib import Path
 from random import Random
 from threading import Event
 
-from faults_kills import saved_at
-from faults_world import TINY, NotHeldError, World, cell_of, hold, hold_same
-
+from faults.kills import saved_at
+from faults.world import TINY, NotHeldError, World, cell_of, hold, hold_same
 from normbench import checkpoint
 from normbench.cell import Cell
 from normbench.config import Config

@@ -12,9 +12,9 @@ from math import gcd, sqrt
 from typing import Any
 
 import torch
-from article_base import HOLDS, NOT, PARTLY, Finding, Table, number
 from torch import Tensor, nn
 
+from claims.base import HOLDS, NOT, PARTLY, Finding, Table, number
 from normbench.errors import UsageError
 from normbench.norms import NORMS, NormConfig
 from normbench.norms.group import GroupNormConfig

@@ -13,10 +13,10 @@ from random import Random
 from typing import Any
 
 import torch
-from faults_archives import Bomb
 from safetensors.torch import save as bytes_of
 from torch import Tensor
 
+from faults.archives import Bomb
 from normbench import checkpoint
 
 CELL = ["norm=batch", "batch=4", "epochs=3"]

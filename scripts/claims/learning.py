@@ -8,7 +8,7 @@ from math import inf, isfinite
 from statistics import fmean
 from typing import Any
 
-from article_base import (
+from claims.base import (
     HOLDS,
     NOT,
     OPEN,
@@ -20,9 +20,8 @@ from article_base import (
     paired,
     spread,
 )
-from article_networks import Cells, Images, Seed, accuracy, seed_at, with_weights
-from article_training import Arm, Trainer, curve
-
+from claims.networks import Cells, Images, Seed, accuracy, seed_at, with_weights
+from claims.training import Arm, Trainer, curve
 from normbench.data.plan import evaluation_batches
 
 WINDOW = 5

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 import yaml
-from article_base import digest
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from claims.base import digest
 from normbench.data.image_set import ImageSet
 from normbench.data.plan import Split, evaluation_batches
 from normbench.data.plan import split as split_images

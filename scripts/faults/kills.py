@@ -10,9 +10,9 @@ from pathlib import Path
 from random import Random
 
 import torch
-from faults_inside import content_of
-from faults_world import NUM_TRAIN, TINY, Running, World, cell_of, hold, hold_same
 
+from faults.inside import content_of
+from faults.world import NUM_TRAIN, TINY, Running, World, cell_of, hold, hold_same
 from normbench import checkpoint
 from normbench.errors import UsageError
 

@@ -7,9 +7,10 @@ from functools import partial
 from typing import Any
 
 import torch
-from article_base import HOLDS, NOT, OPEN, PARTLY, Finding, Table, number
-from article_layers import EXACT, configured, layer, measured_shortfall, random, theory
 from torch import Tensor, nn
+
+from claims.base import HOLDS, NOT, OPEN, PARTLY, Finding, Table, number
+from claims.layers import EXACT, configured, layer, measured_shortfall, random, theory
 
 
 class ArticleGroupNorm(nn.Module):

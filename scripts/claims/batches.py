@@ -6,11 +6,11 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from article_base import HOLDS, NOT, PARTLY, Finding, Table, number, spread
-from article_layers import configured, layer
-from article_networks import Images, Seed, logits, slots
 from torch import Tensor, nn
 
+from claims.base import HOLDS, NOT, PARTLY, Finding, Table, number, spread
+from claims.layers import configured, layer
+from claims.networks import Images, Seed, logits, slots
 from normbench.inspection import layers, memory_of_step
 from normbench.models.resnet import ResNetConfig
 from normbench.norms import Norm

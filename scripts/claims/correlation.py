@@ -12,10 +12,11 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from article_base import NOT, OPEN, PARTLY, Estimate, Finding, Table, fixed, number, paired
-from article_layers import layer
-from article_networks import Cells, Images, Seed, norm_inputs, slots
 from torch import Tensor
+
+from claims.base import NOT, OPEN, PARTLY, Estimate, Finding, Table, fixed, number, paired
+from claims.layers import layer
+from claims.networks import Cells, Images, Seed, norm_inputs, slots
 
 NORMS_APPLIED = ("batch", "group", "layer", "instance")
 COUNT = 500

@@ -1,0 +1,1 @@
+"""The sections of article.py: what is measured for each claim, and how it is put."""
