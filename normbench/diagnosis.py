@@ -23,7 +23,8 @@ class Diagnosis:
     ``gradient/norm`` is the Euclidean norm of all gradients. For each batch norm layer,
     ``stray_mean/LAYER`` is the mean over channels of |μ_B - μ|/√(σ² + ε), and
     ``stray_variance/LAYER`` that of |log((σ²_B + ε)/(σ² + ε))|, where μ and σ² are the running
-    statistics before the step, and μ_B and σ²_B those of its whole batch.
+    statistics before the step, and μ_B and σ²_B those of its batch; with ghost statistics, the
+    mean over the sub-batches that are normalized each for itself.
 
     Args:
         model: a network, or a stack of networks.
@@ -57,11 +58,12 @@ class Diagnosis:
     def _hook(self, name: str) -> Any:
         def look(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             assert isinstance(layer, BatchNorm)
-            x = inputs[0].detach()
-            var, mean = torch.var_mean(x.float(), (0, *range(2, x.dim())), correction=0)
+            x = inputs[0].detach().float()
+            x = x.unflatten(0, (-1, layer.norm_batch or len(x)))  # [sub-batches, their size, C, …]
+            var, mean = torch.var_mean(x, (1, *range(3, x.dim())), correction=0)
             running = layer.running_var + layer.eps
-            by_mean = (mean - layer.running_mean).abs() / running.sqrt()
-            by_variance = ((var + layer.eps) / running).log().abs()
+            by_mean = ((mean - layer.running_mean).abs() / running.sqrt()).mean(0)
+            by_variance = ((var + layer.eps) / running).log().abs().mean(0)
             self._found[f"stray_mean/{name}"] = by_mean.view(self._replicas, -1).mean(1)
             self._found[f"stray_variance/{name}"] = by_variance.view(self._replicas, -1).mean(1)
 

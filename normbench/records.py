@@ -39,7 +39,10 @@ class Result:
         seconds: of training, without evaluation. In a stack, the stack's divided by its replicas.
         images_per_second: training images of this seed over ``seconds``.
         memory_bytes: what one training step of one seed holds, see
-            :func:`normbench.training.memory_of_step`; None where it was not measured.
+            :func:`normbench.inspection.memory_of_step`; None where it was not measured.
+        stacked: how many seeds were trained as one network with this one, itself included; other
+            numbers sum in another order, which shows in float32.
+        threads: how many processor threads it was trained with; likewise.
         diverged_at: the first step with a loss that was not finite, or None.
         error: why it failed, or None.
     """
@@ -58,6 +61,8 @@ class Result:
     test_accuracy_batch: float | None = None
     val_accuracy: float | None = None
     memory_bytes: int | None = None
+    stacked: int | None = None
+    threads: int | None = None
     diverged_at: int | None = None
     error: str | None = None
 

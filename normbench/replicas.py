@@ -218,7 +218,13 @@ class Replicas:
                     test_accuracy_reestimated=parts.reestimated[replica],
                     test_accuracy_batch=parts.batch[replica],
                 )
-            records.write_result(folder, replace(result, memory_bytes=memory))
+            result = replace(
+                result,
+                memory_bytes=memory,
+                stacked=len(self.seeds),
+                threads=torch.get_num_threads(),
+            )
+            records.write_result(folder, result)
 
     def _decomposition(self, check: Callable[[], None]) -> Decomposition | None:
         """What the running averages cost, where the norm has them."""

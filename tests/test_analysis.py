@@ -16,6 +16,7 @@ from normbench.report.analysis import (
     meeting,
     pairs,
     peak_rate,
+    spread,
 )
 from normbench.report.collection import collect
 from normbench.report.comparisons import Comparison, compare
@@ -74,18 +75,54 @@ def test_a_change_is_against_the_same_seeds(batch_norm: Comparison) -> None:
 def test_what_is_lost_is_split_without_a_rest_unaccounted_for(batch_norm: Comparison) -> None:
     small, large = decomposition(batch_norm)
 
-    averages = [100 * (b - a) for a, b in zip(RUNNING[2], ANEW[2], strict=True)]
-    rest = [100 * (b - a) for a, b in zip(ANEW[2], RUNNING[32], strict=True)]
-    assert small.lost is not None
-    assert small.rest is not None
+    gaps = {x: [100 * (b - a) for a, b in zip(RUNNING[x], ANEW[x], strict=True)] for x in ANEW}
+    averages = [here - there for here, there in zip(gaps[2], gaps[32], strict=True)]
+    rest = [100 * (b - a) for a, b in zip(ANEW[2], ANEW[32], strict=True)]
+    lost = [100 * (b - a) for a, b in zip(RUNNING[2], RUNNING[32], strict=True)]
     assert small.batch is not None
-    assert (small.averages.mean, small.averages.half) == pytest.approx(
-        (np.mean(averages), half(averages))
-    )
-    assert (small.rest.mean, small.rest.half) == pytest.approx((np.mean(rest), half(rest)))
-    assert small.lost.mean == pytest.approx(small.averages.mean + small.rest.mean)
+    for value, expected in (
+        (small.gap, gaps[2]),
+        (small.averages, averages),
+        (small.rest, rest),
+        (small.lost, lost),
+        (large.gap, gaps[32]),
+    ):
+        assert value is not None
+        assert (value.mean, value.half) == pytest.approx((np.mean(expected), half(expected)))
+    assert np.mean(lost) == pytest.approx(np.mean(averages) + np.mean(rest))
     assert small.batch.mean == pytest.approx(50.0)
-    assert (large.lost, large.rest) == (None, None)
+    assert (large.lost, large.averages, large.rest) == (None, None, None)
+
+
+def test_what_the_reference_loses_to_its_averages_is_not_lost_on_the_way(tmp_path: Path) -> None:
+    for batch in (2, 32):
+        write_cell(tmp_path, "batch", batch, around(0.6), reestimated=around(0.65))
+    small, _ = decomposition(only(tmp_path))
+
+    assert small.averages is not None
+    assert small.averages.mean == pytest.approx(0)
+    assert small.gap.mean == pytest.approx(5.0)
+
+
+def test_the_reference_is_32_even_where_larger_batches_were_measured(tmp_path: Path) -> None:
+    for batch in (2, 32, 128):
+        write_cell(tmp_path, "batch", batch, around(0.6), reestimated=around(0.6))
+
+    assert [row.reference for row in decomposition(only(tmp_path))] == [False, True, False]
+
+
+def test_one_spread_for_all_cells_equals_numpy_s(tmp_path: Path) -> None:
+    cells = [[0.60, 0.62, 0.61], [0.70, 0.71, 0.75], [0.50, 0.54, 0.52]]
+    for batch, accuracies in zip((2, 8, 32), cells, strict=True):
+        write_cell(tmp_path, "batch", batch, accuracies)
+    found = spread(only(tmp_path))
+
+    deviation = 100 * np.sqrt(np.mean([np.var(cell, ddof=1) for cell in cells]))
+    r = np.corrcoef(cells)[np.triu_indices(3, 1)].mean()
+    assert found is not None
+    assert (found.deviation, found.freedom) == (pytest.approx(deviation), 6)
+    assert found.correlation == pytest.approx(r)
+    assert found.half(3) == pytest.approx(stats.t.ppf(0.975, 6) * deviation * np.sqrt(2 / 3))
 
 
 def test_the_parts_of_a_loss_are_of_the_same_seeds(tmp_path: Path) -> None:
@@ -95,6 +132,7 @@ def test_the_parts_of_a_loss_are_of_the_same_seeds(tmp_path: Path) -> None:
 
     assert small.lost is not None
     assert small.rest is not None
+    assert small.averages is not None
     assert (small.lost.n, small.averages.n, small.rest.n) == (2, 2, 2)
     assert small.lost.mean == pytest.approx(small.averages.mean + small.rest.mean)
     assert (small.running.n, small.reference, large.reference) == (3, False, True)

@@ -104,6 +104,8 @@ def test_a_result_says_how_a_seed_ended(finished: Finished) -> None:
         "test_accuracy_reestimated",
         "test_accuracy_batch",
         "memory_bytes",
+        "stacked",
+        "threads",
         "epochs",
         "steps",
         "seconds",
@@ -113,6 +115,7 @@ def test_a_result_says_how_a_seed_ended(finished: Finished) -> None:
     }
     assert (result["seed"], result["status"]) == (1, "finished")
     assert (result["epochs"], result["steps"]) == (2, 12)
+    assert (result["stacked"], result["threads"]) == (1, 1)
     hits = result["test_accuracy"] * NUM_TEST
     assert hits == pytest.approx(round(hits), abs=1e-5)
     assert result["images_per_second"] == pytest.approx(12 * 4 / result["seconds"])

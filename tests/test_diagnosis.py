@@ -1,5 +1,7 @@
 """What is said of the inside of a network, against a direct computation."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,9 +17,10 @@ from normbench.stacking import stack
 from normbench.training import training_step
 
 
-def net(norm: NormConfig, seed: int = 0) -> nn.Module:
+def net(norm: NormConfig, seed: int = 0, norm_batch: int | None = None) -> nn.Module:
     generator = torch.Generator().manual_seed(seed)
-    model = ConvNetConfig(depth=2, width=4).build(norm.build, 3, generator)
+    build = partial(norm.build, norm_batch=norm_batch)
+    model = ConvNetConfig(depth=2, width=4).build(build, 3, generator)
     for layer in model.modules():
         if isinstance(layer, BatchNorm):
             layer.running_mean.normal_(generator=generator)
@@ -51,8 +54,9 @@ def test_the_gradient_norm_is_that_of_all_gradients() -> None:
     assert diagnosed(model) == {"gradient/norm": [pytest.approx(expected, rel=1e-4)]}
 
 
-def test_a_batch_strays_from_the_running_statistics_it_finds() -> None:
-    model = net(BatchNormConfig())
+@pytest.mark.parametrize("norm_batch", [None, 2, 3])
+def test_a_batch_strays_from_the_running_statistics_it_finds(norm_batch: int | None) -> None:
+    model = net(BatchNormConfig(), norm_batch=norm_batch)
     (name, layer), *_ = [(n, m) for n, m in model.named_modules() if isinstance(m, BatchNorm)]
     mean, var = layer.running_mean.clone(), layer.running_var.clone()
     seen: list[Tensor] = []
@@ -60,9 +64,14 @@ def test_a_batch_strays_from_the_running_statistics_it_finds() -> None:
     found = diagnosed(model)
     hook.remove()
     x = seen[0].double()
-    batch_mean, batch_var = x.mean((0, 2, 3)), x.var((0, 2, 3), correction=0)
-    by_mean = ((batch_mean - mean).abs() / (var + layer.eps).sqrt()).mean().item()
-    by_variance = ((batch_var + layer.eps) / (var + layer.eps)).log().abs().mean().item()
+    parts = x.split(norm_batch or len(x))
+    means = [((part.mean((0, 2, 3)) - mean).abs() / (var + layer.eps).sqrt()) for part in parts]
+    variances = [
+        ((part.var((0, 2, 3), correction=0) + layer.eps) / (var + layer.eps)).log().abs()
+        for part in parts
+    ]
+    by_mean = torch.stack(means).mean().item()
+    by_variance = torch.stack(variances).mean().item()
 
     assert found[f"stray_mean/{name}"] == [pytest.approx(by_mean, rel=1e-4)]
     assert found[f"stray_variance/{name}"] == [pytest.approx(by_variance, rel=1e-4)]

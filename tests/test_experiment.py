@@ -120,6 +120,8 @@ def test_seeds_trained_together_come_out_as_they_do_alone(run: Run) -> None:
         assert load_file(alone / "model.safetensors").keys() == (
             load_file(together / "model.safetensors").keys()
         )
+        kept = [records.read_result(path) for path in (alone, together)]
+        assert [result and result.stacked for result in kept] == [1, 3]
     assert folder("alone").parent.name == folder("together").parent.name
 
 

@@ -32,12 +32,14 @@ def test_everything_that_was_equal_is_named(tmp_path: Path) -> None:
     assert said["learning rate"].endswith(
         "0.00625 at batch 2, 0.025 at batch 8, 0.1 at batch 32, 0.4 at batch 128"
     )
-    assert "not tuned for any norm" in said["who chose it"]
+    assert "normbench's default" in said["who chose it"]
+    assert "tuned for no norm" in said["who chose it"]
     assert "No images were held out" in said["who chose it"]
     assert said["weight decay"].startswith("0.0005 on all parameters")
     assert "the same for every norm" in said["initialization"]
     assert said["seeds"] == "0, 1, 2 finished in every cell"
     assert "momentum=0.1" in said["norms"]
+    assert "G × C/G = 8 × 2, 16 × 2, 32 × 2" in said["norms"]
     assert said["machine"].startswith("processor A Processor, device cpu, threads 1, torch 2.15.0")
 
 
@@ -47,6 +49,19 @@ def test_held_out_images_are_named(tmp_path: Path) -> None:
 
     assert "100 training images, of which a share of 0.1 is held out" in said["images"]
     assert "Images were held out" in said["who chose it"]
+
+
+def test_a_rate_that_somebody_chose_is_not_said_to_be_untuned(tmp_path: Path) -> None:
+    write_cell(tmp_path, "group", 2, [0.5], changes={"optim.lr": 0.0371})
+
+    assert "is not recorded" in box(tmp_path)["who chose it"]
+
+
+def test_what_varies_is_not_said_to_be_equal(tmp_path: Path) -> None:
+    for groups in (1, 4):
+        write_cell(tmp_path, "group", 8, [0.5], changes={"norm.groups": groups})
+
+    assert "groups=" not in box(tmp_path)["norms"].replace("max_groups=", "")
 
 
 def test_other_rules_are_named(tmp_path: Path) -> None:

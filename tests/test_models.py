@@ -125,6 +125,14 @@ def test_the_width_multiplies_every_channel_count(width: int) -> None:
         assert list(b.shape) == expected, name
 
 
+@pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
+def test_a_network_knows_the_channels_of_its_norms(network: ModelConfig) -> None:
+    model = network.build(BatchNormConfig().build, 10, torch.Generator())
+    channels = [layer.channels for layer in model.modules() if isinstance(layer, Norm)]
+
+    assert network.norm_channels == tuple(dict.fromkeys(channels))
+
+
 def test_the_convnet_has_the_parameters_counted_by_hand() -> None:
     # 3·3·(3·16 + 16·32 + 32·64) weights, γ and β for 16, 32 and 64 channels, 65·10 in the head.
     hand = 9 * (3 * 16 + 16 * 32 + 32 * 64) + 2 * (16 + 32 + 64) + 65 * 10

@@ -2,12 +2,14 @@
 
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 from filelock import FileLock
 
+from normbench.records import Result
 from normbench.report.reading import (
     UnreadableError,
     is_held,
@@ -37,6 +39,17 @@ def test_a_result_is_read_as_it_was_written() -> None:
 
     assert (result.test_accuracy, result.steps, result.memory_bytes) == (0.5, 30, 1000)
     assert result.test_accuracy_reestimated is None
+
+
+def test_every_value_of_a_result_is_read() -> None:
+    values = {
+        "test_accuracy_reestimated": 0.6, "test_accuracy_batch": 0.4, "val_accuracy": 0.3,
+        "train_accuracy": 0.7, "stacked": 3, "threads": 2, "diverged_at": 5, "error": "why",
+    }  # fmt: skip
+    result = Result(**GOOD, **values)  # type: ignore[arg-type]
+
+    assert None not in asdict(result).values(), "a value for every field, or this test is blind"
+    assert parse_result(asdict(result), 0) == result
 
 
 @pytest.mark.parametrize(

@@ -135,7 +135,7 @@ def test_seeds_that_agree_exactly_leave_no_doubt() -> None:
 def test_one_seed_crosses_without_an_interval() -> None:
     (found,) = crossings(line({2: [1], 8: [-1]}), line({2: [0], 8: [0]}))
 
-    assert found == Crossing(4.0, None, None, False, False, True, 1)
+    assert found == Crossing(4.0, (2.0, 8.0), None, None, False, False, True, 1)
 
 
 def test_beyond_places_with_too_few_seeds_nothing_is_claimed() -> None:

@@ -11,6 +11,7 @@ from normbench import records
 from normbench.report.collection import collect
 from normbench.report.comparisons import Comparison, compare
 from normbench.report.tables import (
+    along_rows,
     cell_columns,
     cell_rows,
     cells_csv,
@@ -83,7 +84,7 @@ def test_crossings_say_who_is_ahead_where(tmp_path: Path) -> None:
     ((lines, where, ends),) = crossing_rows(only(write_sweep(tmp_path)))
 
     assert lines == "batch, group"
-    assert where.startswith("at 6.3 ")
+    assert where.startswith("at 6.3, between 2 and 8 ")
     assert ends == "group at 2, batch at 128"
 
 
@@ -91,10 +92,28 @@ def test_the_parts_of_a_loss_have_a_row_a_batch(tmp_path: Path) -> None:
     rows = decomposition_rows(only(write_sweep(tmp_path)))
 
     assert [row[1] for row in rows] == ["2", "8", "32", "128"]
-    assert rows[0][5].startswith("+10.00 ± ")  # in total
-    assert rows[0][6].startswith("+2.00 ± ")  # to the running averages
-    assert rows[0][7].startswith("+8.00 ± ")  # the rest
-    assert rows[3][5] == "reference"
+    assert rows[0][5].startswith("+2.00 ± ")  # what the averages cost there
+    assert rows[0][6].startswith("+11.00 ± ")  # in total
+    assert rows[0][7].startswith("+1.88 ± ")  # to the running averages
+    assert rows[0][8].startswith("+9.12 ± ")  # the rest
+    assert rows[2][6:9] == ["reference"] * 3
+
+
+def test_groups_have_differences_along_the_axis_and_their_groups_by_stage(tmp_path: Path) -> None:
+    for groups, accuracy in ((1, 0.60), (4, 0.62), (16, 0.61)):
+        write_cell(tmp_path, "group", 8, around(accuracy), changes={"norm.groups": groups})
+    comparison = only(tmp_path)
+
+    assert along_rows(comparison) == (
+        ["norm", "G = 1", "G = 4", "G = 16"],
+        [["group norm, against G = 1", "-", "−2.00 ± 0.00", "−1.00 ± 0.00"]],
+    )
+    assert [row[-1] for row in cell_rows(comparison)] == [
+        "G × C/G = 1 × 16 (layer norm), 1 × 32 (layer norm), 1 × 64 (layer norm)",
+        "G × C/G = 4 × 4, 4 × 8, 4 × 16",
+        "G × C/G = 16 × 1 (instance norm), 16 × 2, 16 × 4",
+    ]
+    assert len(cell_columns(comparison)) == len(cell_rows(comparison)[0])
 
 
 # --- CSV ------------------------------------------------------------------------------------------

@@ -65,20 +65,20 @@ def test_memory_is_in_megabytes() -> None:
         (4.1, 7.92, "95 % interval 4.1 to 7.9"),
         (2, 7.92, "95 % interval up to 7.9, open below"),
         (4.1, 32, "95 % interval from 4.1, open above"),
-        (2, 32, "by these seeds it may be anywhere in the range"),
+        (2, 32, "by these seeds it may be anywhere in the range, or nowhere"),
         (None, None, "too few seeds for an interval"),
     ],
 )
 def test_a_crossing_says_how_sure_its_place_is(
     low: float | None, high: float | None, said: str
 ) -> None:
-    crossing = Crossing(5.29, low, high, low == 2, high == 32, True, 3)
+    crossing = Crossing(5.29, (4, 8), low, high, low == 2, high == 32, True, 3)
 
-    assert place([crossing]) == f"at 5.3 ({said})"
+    assert place([crossing]) == f"at 5.3, between 4 and 8 ({said})"
 
 
 def test_no_crossing_is_said() -> None:
-    assert place([]) == "no crossing in the range"
+    assert place([]) == "no crossing among the measured places"
 
 
 def test_places_on_axes() -> None:

@@ -34,6 +34,12 @@ class ModelConfig(ABC):
     def title(self) -> str:
         """The network's name with its depth, as papers write it: ``ResNet-20``."""
 
+    @property
+    def norm_channels(self) -> tuple[int, ...]:
+        """The numbers of channels that norms of this network have, each once, in the order of the
+        layers; empty where it is not said."""
+        return ()
+
     @abstractmethod
     def build(self, norm: NormBuilder, classes: int, generator: torch.Generator) -> nn.Module:
         """Makes the network: images [N, 3, H, W] to logits [N, classes].

@@ -64,6 +64,10 @@ class ConvNetConfig(ModelConfig):
     def title(self) -> str:
         return f"ConvNet-{self.depth}" + ("" if self.width == 16 else f", width {self.width}")
 
+    @property
+    def norm_channels(self) -> tuple[int, ...]:
+        return tuple(self.width * 2**block for block in range(self.depth))
+
     def build(self, norm: NormBuilder, classes: int, generator: torch.Generator) -> nn.Module:
         def make() -> nn.Module:
             return ConvNet(depth=self.depth, width=self.width, classes=classes, norm=norm)

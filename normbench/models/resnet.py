@@ -118,6 +118,10 @@ class ResNetConfig(ModelConfig):
         name = "ResNet" if self.cardinality == 1 else f"ResNeXt(C={self.cardinality})"
         return f"{name}-{self.depth}" + ("" if self.width == 16 else f", width {self.width}")
 
+    @property
+    def norm_channels(self) -> tuple[int, ...]:
+        return (self.width, 2 * self.width, 4 * self.width)
+
     def build(self, norm: NormBuilder, classes: int, generator: torch.Generator) -> nn.Module:
         def make() -> nn.Module:
             return ResNet(

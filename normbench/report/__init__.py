@@ -10,9 +10,10 @@ From the top down; imports only ever go downward::
     analysis.py         differences, crossings, what is lost to what, costs
     progress.py         how far it is           plotting.py   how pictures look
     comparisons.py      what may stand in one picture
-    regimes.py          what "batch size" means there
+    regimes.py          what "batch size" means there         groups.py    of each stage
     collection.py       folders -> cells and seeds            wording.py   numbers in words
-    reading.py          files, not believed     statistics.py intervals    published.py  papers
+    published.py        the papers' numbers                   defaults.py  of the settings
+    reading.py          files, not believed                   statistics.py  intervals
 """
 
 from normbench.report.writing import Report, show_table, write

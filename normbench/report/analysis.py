@@ -1,14 +1,23 @@
 """What a comparison says in numbers: differences, crossings, what is lost to what, costs."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
 from normbench.records import Result
 from normbench.report.collection import CellRun
-from normbench.report.comparisons import Comparison, Line, Point
-from normbench.report.statistics import Crossing, Estimate, crossings, estimate, paired
+from normbench.report.comparisons import Comparison, Line, Point, norm_settings
+from normbench.report.defaults import defaults
+from normbench.report.statistics import (
+    Crossing,
+    Estimate,
+    Scatter,
+    crossings,
+    estimate,
+    paired,
+    scatter,
+)
 
 
 def error(point: Point) -> Estimate | None:
@@ -71,6 +80,36 @@ def meeting(first: Line, second: Line) -> Meeting | None:
     return Meeting(first, second, xs, tuple(crossings(a, b)), start.mean >= 0)
 
 
+REFERENCE = 32
+"""The place that others are held against where it was measured, as in the papers. The largest would
+be another matter: at equal epochs it takes the fewest steps, and loses by that alone."""
+
+
+def reference(points: Sequence[Point]) -> Point:
+    """The point that the others of a line are held against: at 32, else the largest."""
+    return next((p for p in points[1:] if p.x == REFERENCE), points[-1])
+
+
+def typical(comparison: Comparison, norm: str) -> Line | None:
+    """The line that stands for a norm: its only one, or the one with the default settings."""
+    lines = [line for line in comparison.lines if line.norm == norm]
+    if len(lines) > 1:
+        usual = defaults("norm", norm)
+        lines = [line for line in lines if _has(line, usual)]
+    return lines[0] if len(lines) == 1 else None
+
+
+def _has(line: Line, usual: Mapping[str, Any]) -> bool:
+    values = norm_settings(line.points[0].cell)
+    return all(usual.get(key) == value for key, value in values.items())
+
+
+def spread(comparison: Comparison) -> Scatter | None:
+    """How the seeds' test errors scatter within the cells of a comparison, in points."""
+    cells = {p.cell.folder: p.errors for line in comparison.lines for p in line.measured}
+    return scatter(list(cells.values()))
+
+
 def change(line: Line, x: int, reference: int) -> Estimate | None:
     """How much higher a line's test error is at ``x`` than at ``reference``, paired by seed."""
     here, there = line.at(x), line.at(reference)
@@ -86,10 +125,12 @@ class Split:
         x: where.
         running, reestimated, batch: test error in % of the same weights with running averages,
             with statistics estimated anew, and with those of test batches of the training size.
-        reference: whether this is the largest x, that the others are held against.
+        reference: whether this is the place that the others are held against.
+        gap: what the running averages cost here: reestimated minus running accuracy.
         lost: against the reference, in total; None there, and where no seed is common.
-        averages: of it, what the running averages alone cost: reestimated minus running accuracy.
-        rest: what is lost even with statistics that fit: ``lost`` minus ``averages``.
+        averages: of it, lost to the running averages: ``gap`` less the reference's.
+        rest: of it, lost even with statistics that fit: the reference's reestimated accuracy minus
+            this one's. ``averages`` and ``rest`` add up to ``lost``.
     """
 
     line: Line
@@ -98,8 +139,9 @@ class Split:
     reestimated: Estimate
     batch: Estimate | None
     reference: bool
+    gap: Estimate
     lost: Estimate | None
-    averages: Estimate
+    averages: Estimate | None
     rest: Estimate | None
 
 
@@ -110,7 +152,7 @@ def decomposition(comparison: Comparison) -> list[Split]:
         if not line.batch_dependent:
             continue
         points = [p for p in line.measured if _accuracies(p.cell, "test_accuracy_reestimated")]
-        rows += [_split(line, point, points[-1]) for point in points]
+        rows += [_split(line, point, reference(points)) for point in points]
     return rows
 
 
@@ -120,18 +162,18 @@ def _accuracies(cell: CellRun, key: str) -> dict[int, float]:
     return {seed: round(100 * value, 8) for seed, value in values.items() if value is not None}
 
 
-def _split(line: Line, point: Point, largest: Point) -> Split:
-    running = _accuracies(point.cell, "test_accuracy")
+def _split(line: Line, point: Point, against: Point) -> Split:
     anew = _accuracies(point.cell, "test_accuracy_reestimated")
-    running = {seed: running[seed] for seed in anew}  # the same seeds, so that parts add up
-    best = _accuracies(largest.cell, "test_accuracy")
-    same = point.x == largest.x
-    common = {seed for seed in anew if seed in best} or set(anew)  # so that the parts add up
-    averages = paired({seed: anew[seed] for seed in common}, running)
-    wrong, wrong_anew = _error(running), _error(anew)
+    running = _among(_accuracies(point.cell, "test_accuracy"), anew)
+    best_anew = _accuracies(against.cell, "test_accuracy_reestimated")
+    best = _among(_accuracies(against.cell, "test_accuracy"), best_anew)
+    gaps = {seed: anew[seed] - running[seed] for seed in anew}
+    best_gaps = {seed: best_anew[seed] - best[seed] for seed in best_anew}
+    wrong, wrong_anew, gap = _error(running), _error(anew), estimate(list(gaps.values()))
     assert wrong is not None
     assert wrong_anew is not None
-    assert averages is not None
+    assert gap is not None
+    same = point.x == against.x
     return Split(
         line=line,
         x=point.x,
@@ -139,10 +181,15 @@ def _split(line: Line, point: Point, largest: Point) -> Split:
         reestimated=wrong_anew,
         batch=_error(_accuracies(point.cell, "test_accuracy_batch")),
         reference=same,
+        gap=gap,
         lost=None if same else paired(best, running),
-        averages=averages,
-        rest=None if same else paired(best, anew),
+        averages=None if same else paired(gaps, best_gaps),
+        rest=None if same else paired(best_anew, anew),
     )
+
+
+def _among(values: Mapping[int, float], seeds: Iterable[int]) -> dict[int, float]:
+    return {seed: values[seed] for seed in seeds}
 
 
 def _error(accuracies: Mapping[int, float]) -> Estimate | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from normbench.config import PLACES
+from normbench.records import DIVERGED
 from normbench.report.collection import CellRun, Collection
 from normbench.report.reading import short
 from normbench.report.regimes import SIGNS, Regime, axis_setting, is_batch_dependent, regimes
@@ -47,6 +48,16 @@ class Point:
             if result.test_accuracy is not None
         }
 
+    @property
+    def diverged(self) -> int:
+        """How many seeds diverged: means over the others flatter the norm."""
+        return sum(run.state == DIVERGED for run in self.cell.seeds)
+
+    @property
+    def ended(self) -> bool:
+        """Whether a seed came to an end that says something of the norm."""
+        return bool(self.errors) or self.diverged > 0
+
 
 @dataclass(frozen=True, slots=True)
 class Line:
@@ -65,6 +76,12 @@ class Line:
     points: tuple[Point, ...]
     level: bool
     batch_dependent: bool
+
+    @property
+    def named(self) -> str:
+        """``batch norm``, ``batch norm (momentum=0.01)``."""
+        _, _, variant = self.label.partition(", ")
+        return f"{self.norm} norm" + (f" ({variant})" if variant else "")
 
     def at(self, x: int) -> Point | None:
         """The point at ``x``, or None."""

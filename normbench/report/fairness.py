@@ -5,7 +5,10 @@ from typing import Any
 
 from normbench.report.analysis import peak_rate
 from normbench.report.comparisons import Comparison, norm_settings
+from normbench.report.defaults import defaults
+from normbench.report.groups import groups_of
 from normbench.report.reading import short
+from normbench.report.regimes import SIGNS
 from normbench.report.wording import axis_value, join, number
 
 UNRECORDED = "not recorded: these cells have no config.yaml, so that it was equal is not known"
@@ -105,10 +108,19 @@ def _rates(comparison: Comparison) -> str:
 
 
 def _chosen(settings: Mapping[str, Any]) -> str:
-    said = (
-        "fixed in the configuration before training and not tuned for any norm by these runs; a"
-        " norm that likes another rate is at a disadvantage."
-    )
+    optim = _group(settings, "optim")
+    usual = defaults("optim", "sgd")
+    keys = ("lr", "scaling", "scaling_batch", "schedule", "warmup")
+    if all(optim.get(key) == usual.get(key) for key in keys):
+        said = (
+            "it is normbench's default, the papers' 0.1·batch/32, tuned for no norm; a norm that"
+            " likes another rate is at a disadvantage."
+        )
+    else:
+        said = (
+            "whoever ran it: it is not the default, and by which images and for which norm it was"
+            " chosen is not recorded."
+        )
     if _group(settings, "data").get("val_fraction"):
         return said + " Images were held out, so that a choice could rest on them."
     return (
@@ -138,9 +150,12 @@ def _initialization(settings: Mapping[str, Any]) -> str:
 def _norms(comparison: Comparison) -> str:
     said = []
     for line in comparison.lines:
-        values = norm_settings(line.points[0].cell)
-        settings = ", ".join(f"{k}={short(v)}".replace("'", "") for k, v in values.items())
-        said.append(f"{line.label} ({settings})" if settings else line.label)
+        cell = line.points[0].cell
+        values = {k: v for k, v in norm_settings(cell).items() if k != comparison.axis}
+        settings = [f"{k}={short(v)}".replace("'", "") for k, v in values.items()]
+        if comparison.axis not in SIGNS:
+            settings += groups_of(cell)
+        said.append(f"{line.label} ({', '.join(settings)})" if settings else line.label)
     return "; ".join(said)
 
 

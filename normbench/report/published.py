@@ -6,6 +6,8 @@ All values are errors in %. Nothing here was measured by normbench.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from normbench.report.statistics import Estimate, interval
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Publication:
@@ -20,6 +22,7 @@ class Publication:
         ratio: the optimizer's batch over the images that share statistics.
         rate: the learning-rate rule.
         seeds: how many a value is the mean of; None where it is not said.
+        groups: of group norm, in every layer; None where it is not known.
         lines: norm -> images that share statistics -> error in %.
         spread: the same for the standard deviation over seeds, where it is known.
         sweeps: for ``groups`` and ``channels_per_group`` -> value -> error in % of group norm.
@@ -36,10 +39,29 @@ class Publication:
     ratio: int
     rate: str
     seeds: int | None
+    groups: int | None
     lines: Mapping[str, Mapping[int, float]]
     spread: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
     sweeps: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
     caveats: tuple[str, ...] = ()
+
+    def sum(self, *terms: tuple[int, str, int]) -> Estimate:
+        """A sum of errors, each ``(sign, norm, x)``; with an interval if their spread is known."""
+        mean = sum(sign * self.lines[norm][x] for sign, norm, x in terms)
+        known = [self.spread.get(norm, {}).get(x) for _, norm, x in terms]
+        deviations = [value for value in known if value is not None]
+        if self.seeds is None or len(deviations) < len(terms):
+            return Estimate(mean, None, None, 1)
+        half = interval(deviations, self.seeds)
+        return Estimate(mean, mean - half, mean + half, self.seeds)
+
+
+def shown(value: Estimate, bound: float = 0.0) -> bool:
+    """Whether a published value lies beyond ±``bound``; without a spread it is taken at its
+    word."""
+    if value.half is None:
+        return abs(value.mean) > bound
+    return value.above(bound) or value.below(-bound)
 
 
 WU_HE = Publication(
@@ -53,6 +75,7 @@ WU_HE = Publication(
     ratio=8,
     rate="0.1·N/32 for N images per GPU, divided by 10 after 30, 60 and 90 epochs",
     seeds=None,
+    groups=32,
     lines={
         "batch": {32: 23.6, 16: 23.7, 8: 24.8, 4: 27.3, 2: 34.7},
         "group": {32: 24.1, 16: 24.2, 8: 24.0, 4: 24.2, 2: 24.1},
@@ -65,7 +88,7 @@ WU_HE = Publication(
     },
     caveats=(
         "errors on the validation images, the median of the last five epochs; no interval is given",
-        "group norm has 32 groups; γ of each block's last norm starts at 0",
+        "γ of each block's last norm starts at 0",
     ),
 )
 
@@ -80,6 +103,7 @@ BEFRANKE = Publication(
     ratio=1,
     rate="0.1·batch/32",
     seeds=5,
+    groups=None,
     lines={
         "batch": {2: 19.70, 4: 15.23, 8: 13.86, 16: 13.60, 32: 13.60},
         "group": {2: 14.21, 4: 14.03, 8: 14.23, 16: 14.29, 32: 14.05},

@@ -136,6 +136,11 @@ def _sentence(value: object) -> str | None:
     return (said if len(said) <= 300 else said[:299] + "…") or None
 
 
+def _whole(values: Mapping[str, Any], key: str) -> int | None:
+    value = number(values, key, 0, _BIG)
+    return None if value is None else int(value)
+
+
 def parse_result(values: Mapping[str, Any], seed: int) -> Result:
     """The result that the content of a ``result.json`` describes; keys not known are passed over.
 
@@ -147,7 +152,6 @@ def parse_result(values: Mapping[str, Any], seed: int) -> Result:
         raise UnreadableError(f"status is {short(status)}")
     if values.get("seed") != seed or isinstance(values.get("seed"), bool):
         raise UnreadableError(f"seed is {short(values.get('seed'))}")
-    memory, diverged_at = (number(values, k, 0, _BIG) for k in ("memory_bytes", "diverged_at"))
     finished = status == FINISHED
     return Result(
         seed=seed,
@@ -162,8 +166,11 @@ def parse_result(values: Mapping[str, Any], seed: int) -> Result:
         test_accuracy_reestimated=number(values, "test_accuracy_reestimated", 0, 1),
         test_accuracy_batch=number(values, "test_accuracy_batch", 0, 1),
         val_accuracy=number(values, "val_accuracy", 0, 1),
-        memory_bytes=None if memory is None else int(memory),
-        diverged_at=None if diverged_at is None else int(diverged_at),
+        train_accuracy=number(values, "train_accuracy", 0, 1),
+        memory_bytes=_whole(values, "memory_bytes"),
+        stacked=_whole(values, "stacked"),
+        threads=_whole(values, "threads"),
+        diverged_at=_whole(values, "diverged_at"),
         error=_sentence(values.get("error")),
     )
 

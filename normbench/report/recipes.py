@@ -2,13 +2,11 @@
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from enum import Enum
 from typing import Any
 
-from normbench.errors import UsageError
 from normbench.report.collection import CellRun
 from normbench.report.comparisons import NO_PART, Comparison, norm_settings
+from normbench.report.defaults import defaults
 
 _DATA_SOURCES = ("cifar10", "cifar100", "synthetic")
 
@@ -35,13 +33,13 @@ def _tail(cell: CellRun) -> str:
     settings = cell.settings
     if cell.norm_batch != cell.batch:
         words.append(f"norm_batch={cell.norm_batch}")
-    words += _changed("norm", norm_settings(cell), _defaults("norm", cell.norm))
+    words += _changed("norm", norm_settings(cell), defaults("norm", cell.norm))
     model = _group(settings, "model")
     name = str(model.get("name"))
     words += [] if name == "resnet" else [f"model={name}"]
-    words += _changed("model", model, _defaults("model", name))
+    words += _changed("model", model, defaults("model", name))
     words += _data(cell)
-    words += _changed("optim", _group(settings, "optim"), _defaults("optim", "sgd"))
+    words += _changed("optim", _group(settings, "optim"), defaults("optim", "sgd"))
     skipped = NO_PART | {"norm", "model", "data", "optim", "batch", "norm_batch"}
     usual = {"precision": "float32"}
     for key, value in settings.items():
@@ -63,28 +61,12 @@ def _data(cell: CellRun) -> list[str]:
     else:
         words = ["data=images", f"data.name={_plain(cell.data)}"]
     rest = {k: v for k, v in data.items() if k not in ("source", "name")}
-    return words + _changed("data", rest, _defaults("data", "images"))
+    return words + _changed("data", rest, defaults("data", "images"))
 
 
 def _group(settings: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     value = settings.get(name)
     return value if isinstance(value, dict) else {}
-
-
-def _defaults(group: str, name: str) -> dict[str, Any]:
-    """What the settings of a group are unless they are given; empty where it is not known."""
-    from normbench.data import DATA  # these bring torch
-    from normbench.models import MODELS
-    from normbench.norms import NORMS
-    from normbench.optim import SGDConfig
-
-    classes: dict[str, Mapping[str, Any]] = {"norm": NORMS, "model": MODELS, "data": DATA}
-    cls: Any = SGDConfig if group == "optim" else classes[group].get(name)
-    try:
-        found = asdict(cls()) if cls is not None else {}
-    except (TypeError, UsageError):
-        return {}
-    return {k: v.value if isinstance(v, Enum) else v for k, v in found.items()}
 
 
 def _changed(group: str, values: Mapping[str, Any], usual: Mapping[str, Any]) -> list[str]:

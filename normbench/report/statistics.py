@@ -5,9 +5,9 @@ Two seeds are the least for an interval; with fewer there is none, and nothing h
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import combinations, pairwise
 from math import log2, sqrt
-from statistics import fmean
+from statistics import StatisticsError, correlation, fmean
 
 from normbench.records import confidence_interval
 
@@ -61,10 +61,62 @@ def estimate(values: Sequence[float]) -> Estimate | None:
 def paired(first: Mapping[int, float], second: Mapping[int, float]) -> Estimate | None:
     """The mean of ``first`` minus ``second`` over the seeds that both have.
 
-    Seeds share their initial weights and the order of their images, so that much of what one seed
-    has more than another cancels out. None where no seed is common.
+    Seeds share their initial weights and the order of their images: where that makes some seeds
+    better in both, it cancels out (:class:`Scatter` says whether it does). None where no seed is
+    common.
     """
     return estimate([first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())])
+
+
+def interval(deviations: Sequence[float], n: int) -> float:
+    """Half the 95 % interval of a sum or difference of means over ``n`` seeds each, of which only
+    the standard deviations are known."""
+    freedom = len(deviations) * (n - 1)
+    return _t(freedom + 1) * sqrt(sum(deviation**2 for deviation in deviations) / n)
+
+
+@dataclass(frozen=True, slots=True)
+class Scatter:
+    """How seeds scatter within a cell, taken to be alike in all cells of a comparison.
+
+    An interval from few seeds is as much luck as the spread of these few; one spread for all cells
+    has many more degrees of freedom, at the price of that assumption.
+
+    Attributes:
+        deviation: the standard deviation, pooled over cells.
+        freedom: its degrees of freedom.
+        correlation: of the seeds that two cells share, the mean of Pearson's r over all pairs of
+            cells with three or more; what pairing by seed gains. None where it cannot be had.
+    """
+
+    deviation: float
+    freedom: int
+    correlation: float | None
+
+    def half(self, n: int) -> float:
+        """Half the 95 % interval of the difference of two cells of ``n`` seeds each."""
+        return _t(self.freedom + 1) * self.deviation * sqrt(2 / n)
+
+
+def scatter(cells: Sequence[Mapping[int, float]]) -> Scatter | None:
+    """How the seeds of ``cells`` scatter; None with fewer than two cells of two seeds."""
+    several = [list(cell.values()) for cell in cells if len(cell) > 1]
+    if len(several) < 2:
+        return None
+    freedom = sum(len(values) - 1 for values in several)
+    squares = sum((value - fmean(values)) ** 2 for values in several for value in values)
+    found = [r for a, b in combinations(cells, 2) if (r := _correlation(a, b)) is not None]
+    return Scatter(sqrt(squares / freedom), freedom, fmean(found) if found else None)
+
+
+def _correlation(first: Mapping[int, float], second: Mapping[int, float]) -> float | None:
+    seeds = sorted(first.keys() & second.keys())
+    if len(seeds) < 3:
+        return None
+    try:
+        return correlation([first[seed] for seed in seeds], [second[seed] for seed in seeds])
+    except StatisticsError:  # all equal in one of them
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +125,7 @@ class Crossing:
 
     Attributes:
         at: on the horizontal axis, between two measured places, on a straight line over log₂.
+        between: these two places.
         low, high: around it, all places at which the interval of the paired difference holds 0 (an
             inverted t test, after Fieller 1954); None where a neighbour has fewer than two seeds.
         open_low, open_high: the interval goes on to the end of the measured range, and perhaps on.
@@ -81,6 +134,7 @@ class Crossing:
     """
 
     at: float
+    between: tuple[float, float]
     low: float | None
     high: float | None
     open_low: bool
@@ -168,6 +222,7 @@ def _crossing(
     enough = len(segment.left) >= 2
     return Crossing(
         at=_place(places, index + share),
+        between=(places[index], places[index + 1]),
         low=_place(places, 0 if left is None else index + 1 - left) if enough else None,
         high=_place(places, last if right is None else index + right) if enough else None,
         open_low=enough and left is None,

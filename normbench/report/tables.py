@@ -4,10 +4,20 @@ import csv
 import io
 from collections.abc import Sequence
 
-from normbench.report.analysis import cost, decomposition, difference, error, meeting, pairs
+from normbench.report.analysis import (
+    change,
+    cost,
+    decomposition,
+    difference,
+    error,
+    meeting,
+    pairs,
+)
 from normbench.report.collection import CellRun, Collection
 from normbench.report.comparisons import Comparison, Line, Point
+from normbench.report.groups import groups_of
 from normbench.report.progress import state
+from normbench.report.regimes import SIGNS
 from normbench.report.statistics import Estimate
 from normbench.report.wording import axis_value, memory, number, place, plus_minus, timing
 from normbench.report.wording import difference as signed_difference
@@ -40,13 +50,16 @@ def cell_rows(comparison: Comparison) -> Rows:
                     memory(paid.memory),
                 ]
             )
+            if comparison.axis in SIGNS:
+                rows[-1] += groups_of(point.cell) or ["-"]
     return rows
 
 
 def cell_columns(comparison: Comparison) -> list[str]:
     """The names of :func:`cell_rows`' columns."""
-    axis = {"groups": "G", "channels_per_group": "C/G"}.get(comparison.axis, comparison.axis)
-    return [axis if name == "batch" else name for name in CELL_COLUMNS]
+    axis = SIGNS.get(comparison.axis, comparison.axis)
+    named = [axis if name == "batch" else name for name in CELL_COLUMNS]
+    return [*named, "groups by stage"] if comparison.axis in SIGNS else named
 
 
 def difference_rows(comparison: Comparison) -> tuple[list[str], Rows]:
@@ -63,6 +76,20 @@ def difference_rows(comparison: Comparison) -> tuple[list[str], Rows]:
     return ["norms", *(axis_value(comparison.axis, x) for x in xs), "n"], rows
 
 
+def along_rows(comparison: Comparison) -> tuple[list[str], Rows]:
+    """Columns and a row a line: its error at each place less that at its smallest, by seed."""
+    lines = [line for line in comparison.lines if not line.level and len(line.measured) > 1]
+    xs = sorted({point.x for line in lines for point in line.measured})
+    rows = []
+    for line in lines:
+        first = line.measured[0]
+        moved = [change(line, x, first.x) for x in xs]
+        moved = [None if x == first.x else value for x, value in zip(xs, moved, strict=True)]
+        rows.append([f"{line.named}, against {axis_value(comparison.axis, first.x)}"])
+        rows[-1] += [signed_difference(value) for value in moved]
+    return ["norm", *(axis_value(comparison.axis, x) for x in xs)], rows
+
+
 def crossing_rows(comparison: Comparison) -> Rows:
     """A row for every two lines with two places in common: where they cross."""
     rows = []
@@ -74,6 +101,8 @@ def crossing_rows(comparison: Comparison) -> Rows:
         if len(found.crossings) % 2 == 0:
             right = left
         ends = f"{left.label} at {found.xs[0]:g}, {right.label} at {found.xs[-1]:g}"
+        if not found.crossings:
+            ends = f"{left.label} at all {len(found.xs)}, from {found.xs[0]:g} to {found.xs[-1]:g}"
         rows.append([f"{first.label}, {second.label}", place(found.crossings), ends])
     return rows
 
@@ -87,10 +116,12 @@ def decomposition_rows(comparison: Comparison) -> Rows:
             plus_minus(row.running),
             plus_minus(row.reestimated),
             plus_minus(row.batch),
-            "reference" if row.reference else signed_difference(row.lost),
-            signed_difference(row.averages),
-            "reference" if row.reference else signed_difference(row.rest),
-            str(row.averages.n),
+            signed_difference(row.gap),
+            *(
+                "reference" if row.reference else signed_difference(value)
+                for value in (row.lost, row.averages, row.rest)
+            ),
+            str(row.gap.n),
         ]
         for row in decomposition(comparison)
     ]
@@ -101,8 +132,8 @@ def decomposition_rows(comparison: Comparison) -> Rows:
 _SEED_COLUMNS = (
     "folder", "norm", "batch", "norm_batch", "model", "data", "sha256", "seed", "state", "epochs",
     "steps", "test_accuracy", "test_accuracy_reestimated", "test_accuracy_batch", "val_accuracy",
-    "test_loss", "train_loss", "seconds", "images_per_second", "memory_bytes", "diverged_at",
-    "problem",
+    "test_loss", "train_accuracy", "train_loss", "seconds", "images_per_second", "memory_bytes",
+    "stacked", "threads", "diverged_at", "problem",
 )  # fmt: skip
 _RESULT_KEYS = _SEED_COLUMNS[10:-1]
 

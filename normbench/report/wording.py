@@ -13,7 +13,7 @@ def plus_minus(value: Estimate | None, digits: int | None = None) -> str:
     if value is None:
         return "-"
     places = _digits(value) if digits is None else digits
-    said = _minus(f"{value.mean:,.{places}f}")
+    said = _minus(f"{value.mean:z,.{places}f}")
     return said if value.half is None else f"{said} ± {value.half:,.{places}f}"
 
 
@@ -62,17 +62,27 @@ def memory(size: int | None) -> str:
     return "-" if size is None else f"{number(size / 1e6)} MB"
 
 
+def open_question(value: Estimate) -> str:
+    """A difference that may be read as one only with its interval: ``+0.8 ± 4.1 (not told from
+    0)``."""
+    told = value.above(0) or value.below(0)
+    if value.half is None:
+        return f"{difference(value)} ({ONE_SEED})"
+    return difference(value) if told else f"{difference(value)} (not told from 0)"
+
+
 def place(crossings: Sequence[Crossing]) -> str:
-    """Where two lines cross: ``at 5.3 (95 % interval 4.1 to 7.9)``."""
-    return "; ".join(_crossing(c) for c in crossings) or "no crossing in the range"
+    """Where two lines cross: ``at 5.3, between 4 and 8 (95 % interval 4.1 to 7.9)``."""
+    return "; ".join(_crossing(c) for c in crossings) or "no crossing among the measured places"
 
 
 def _crossing(crossing: Crossing) -> str:
-    at = f"at {crossing.at:.1f}"
+    low, high = crossing.between
+    at = f"at {crossing.at:.1f}, between {low:g} and {high:g}"
     if crossing.low is None or crossing.high is None:
         return at if crossing.n == 0 else f"{at} (too few seeds for an interval)"
     if crossing.open_low and crossing.open_high:
-        return f"{at} (by these seeds it may be anywhere in the range)"
+        return f"{at} (by these seeds it may be anywhere in the range, or nowhere)"
     if crossing.open_low:
         return f"{at} (95 % interval up to {crossing.high:.1f}, open below)"
     if crossing.open_high:
