@@ -20,11 +20,30 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from claims import batches, correlation, definitions, figures, gradients, learning
+from claims import (
+    batches,
+    correlation,
+    definitions,
+    figures,
+    gradients,
+    learning,
+    regularizing,
+    robustness,
+)
 from claims import layers as alone
 from claims import runs as long
-from claims.base import Finding, Store
-from claims.networks import Cells, Images, Seed, found_in, norm_inputs, slots, with_weights
+from claims.base import Finding, Losses, Store, with_losses
+from claims.networks import (
+    Cells,
+    Images,
+    Lost,
+    Seed,
+    found_in,
+    lost_in,
+    norm_inputs,
+    slots,
+    with_weights,
+)
 from claims.training import CONVERGENCE, FITTING, Trainer
 
 from normbench.records import Result, write_text
@@ -99,48 +118,86 @@ def about_layers(store: Store, images: Images, seed: Seed, cells: Cells) -> dict
     }
 
 
+def losses(lost: Lost, trained: dict[str, Any]) -> dict[str, tuple[Losses, Losses]]:
+    """By claim, the lost seeds that its verdict would need, and those that its tables would show.
+
+    A claim that is not here takes no trained networks, or no more than one of them.
+    """
+    runs, of = long.of_cells, learning.lost_seeds
+    looked_at = (long.SMALL, long.USUAL)
+    many, few = trained["many"], trained["few"]
+    return {
+        "correlation": (of(many, ["none"]), runs(lost, batches=looked_at)),
+        "independence": ({}, runs(lost, ("batch", "group"))),
+        "small batches": (runs(lost, ("batch", "group"), looked_at), {}),
+        "code": ({}, runs(lost, ("group",))),
+        "convergence": (of(many, ["batch", "none"]), of(many, ["none, γ=0"])),
+        "regularization": (of(few, list(few)), runs(lost)),
+        "robustness": (
+            of(many, ["batch", "none"]),
+            {**of(many, ["none, γ=0"]), **runs(lost, batches=looked_at)},
+        ),
+        "layer norm": (runs(lost, ("batch", "layer"), (long.SMALL,)), {}),
+    }
+
+
+def on_training(
+    store: Store, images: Images, cells: Cells, lost: Lost, trained: dict[str, Any]
+) -> dict[str, Finding]:
+    """The findings that compare how networks of different norms have come out."""
+    many, few = (learning.own_cells(trained[kind]) for kind in ("many", "few"))
+    own_gaps = regularizing.gaps(store, images, {f"few/{k}": v for k, v in few.items()})
+    gaps = {label.removeprefix("few/"): each for label, each in own_gaps.items()}
+    run_gaps = regularizing.gaps(store, images, learning.in_runs(cells))
+    looked_into = learning.in_runs(long.looked_into(cells))
+    data = images.all.name
+    return {
+        "small batches": long.small_batches(cells, lost, data),
+        "convergence": learning.convergence(trained["many"]),
+        "regularization": regularizing.regularization(trained["few"], gaps, run_gaps),
+        "robustness": robustness.robustness(
+            robustness.robust(store, images, {f"own, {k}": v for k, v in many.items()}),
+            robustness.robust(store, images, looked_into),
+        ),
+        "layer norm": long.layer_norm(cells, lost, data),
+    }
+
+
+ORDER = (
+    *("axes", "groups", "correlation", "rules", "independence", "small batches", "dimensions"),
+    *("convolution", "code", "steps", "gradients", "convergence", "regularization"),
+    *("robustness", "example", "layer norm", "sequences"),
+)
+"""The claims as the article has them."""
+
+
 def all_findings(
-    store: Store, images: Images, cells: Cells, trained: dict[str, Any], pictures: Path
+    store: Store,
+    images: Images,
+    cells: Cells,
+    lost: Lost,
+    trained: dict[str, Any],
+    pictures: Path,
 ) -> list[Finding]:
     """Every finding in the order of the article, and the pictures."""
     many = learning.own_cells(trained["many"])
-    few = learning.own_cells(trained["few"])
-    data = images.all.name
-    layers = about_layers(store, images, source(cells, many["batch"]), cells)
+    found = about_layers(store, images, source(cells, many["batch"]), cells)
     chosen = long.looked_into(cells)
     weighed = {key: there for key, seeds in chosen.items() if (there := with_weights(seeds))}
     correlated = correlation.gather(store, images, many["none"], weighed)
     made = store.measure("correlation/constructed", correlation.measure_constructed)
     deep = gradients.gather(store, images)
-    in_runs = learning.in_runs(cells)
-    own_gaps = learning.gaps(store, images, {f"few/{k}": v for k, v in few.items()})
-    gaps = {label.removeprefix("few/"): each for label, each in own_gaps.items()}
+    found |= {
+        "correlation": correlation.finding(correlated, made),
+        "gradients": gradients.finding(deep),
+        **on_training(store, images, cells, lost, trained),
+    }
     print("  pictures", flush=True)
     figures.gradients(deep, pictures / "article-gradients.png")
     figures.correlations(correlated, pictures / "article-correlation.png")
     figures.convergence(trained["many"], pictures / "article-convergence.png")
-    return [
-        layers["axes"],
-        layers["groups"],
-        correlation.finding(correlated, made),
-        layers["rules"],
-        layers["independence"],
-        long.small_batches(cells, data),
-        layers["dimensions"],
-        layers["convolution"],
-        layers["code"],
-        layers["steps"],
-        gradients.finding(deep),
-        learning.convergence(trained["many"]),
-        learning.regularization(trained["few"], gaps, learning.gaps(store, images, in_runs)),
-        long.robustness(
-            long.robust(store, images, {f"own, {k}": v for k, v in many.items()}),
-            long.robust(store, images, learning.in_runs(chosen)),
-        ),
-        layers["example"],
-        long.layer_norm(cells, data),
-        layers["sequences"],
-    ]
+    gone = losses(lost, trained)
+    return [with_losses(found[name], *gone.get(name, ({}, {}))) for name in ORDER]
 
 
 def page(findings: list[Finding], images: Images, command: str) -> str:
@@ -152,20 +209,29 @@ def page(findings: list[Finding], images: Images, command: str) -> str:
         f" {torch.__version__}, Python {platform.python_version()}. The raw numbers are in"
         " [article.json](article.json). Times are no part of this: costs are counted in FLOPs and"
         " bytes. ± is half a 95 % interval (Student's t over seeds); differences are paired by"
-        " seed. *holds partly* means that some of the claim, or of its reason, was found otherwise;"
-        " the verdicts on training are about the networks, the images and the lengths named, and"
-        " all trainings here are short.",
+        " seed. *holds partly* means that part of the claim is shown, and the rest of it, or its"
+        " reason, was found otherwise or is not shown. What seeds decide is decided by intervals:"
+        " *holds* and *does not hold* need one that is wholly on one side of 0, or of another bound"
+        " that is said; without it the verdict is *not decided by this*, and *not told from* does"
+        " not mean equal. The verdicts on training are about the networks, the images and the"
+        " lengths named, and all trainings here are short.",
         "| | claim | verdict |\n|---|---|---|\n" + "\n".join(rows),
     ]
     return "\n\n".join([*head, *(f.markdown(n) for n, f in enumerate(findings, 1))]) + "\n"
 
 
 def _untimed(result: Result) -> dict[str, Any]:
-    """How a seed ended, without its times, which are of no use from a busy machine."""
-    return {k: v for k, v in asdict(result).items() if k not in ("seconds", "images_per_second")}
+    """How a seed ended, without its times, which are of no use from a busy machine.
+
+    And without its error, in which there may be a path of this machine.
+    """
+    left_out = ("seconds", "images_per_second", "error")
+    return {k: v for k, v in asdict(result).items() if k not in left_out}
 
 
-def raw(cells: Cells, trained: dict[str, Any], findings: list[Finding]) -> dict[str, Any]:
+def raw(
+    cells: Cells, lost: Lost, trained: dict[str, Any], findings: list[Finding]
+) -> dict[str, Any]:
     """What article.json says besides the measurements."""
     own = {
         kind: {
@@ -182,8 +248,12 @@ def raw(cells: Cells, trained: dict[str, Any], findings: list[Finding]) -> dict[
         f"{norm}-b{batch}": {n: seed.result.test_accuracy for n, seed in sorted(seeds.items())}
         for (norm, batch), seeds in sorted(cells.items())
     }
+    ends = {
+        f"{norm}-b{batch}": {n: _untimed(result) for n, result in sorted(seeds.items())}
+        for (norm, batch), seeds in sorted(lost.items())
+    }
     verdicts = [{"title": f.title, "verdict": f.verdict, "why": f.why} for f in findings]
-    return {"findings": verdicts, "runs": runs, "own": own}
+    return {"findings": verdicts, "runs": runs, "lost": ends, "own": own}
 
 
 def main() -> None:
@@ -198,19 +268,20 @@ def main() -> None:
     store = Store.at(arguments.out / "article.json")
     images = Images.of(arguments.data)
     cells = found_in(arguments.runs, arguments.data)
+    lost = lost_in(arguments.runs, arguments.data)
     trainer = Trainer(arguments.own, arguments.data)
     trained = {
         "many": learning.training(trainer, CONVERGENCE),
         "few": learning.training(trainer, FITTING),
     }
-    findings = all_findings(store, images, cells, trained, arguments.out / "figures")
+    findings = all_findings(store, images, cells, lost, trained, arguments.out / "figures")
     store.forget_unused()
-    store.write(raw(cells, trained, findings))
+    store.write(raw(cells, lost, trained, findings))
     command = f"python scripts/article.py --runs runs/naive --data {arguments.data}"
     write_text(arguments.out / "article.md", page(findings, images, command))
     for number, finding in enumerate(findings, 1):
         print(f"{number:2d}  {finding.verdict:<20} {finding.title}")
-    for lacking in long.missing(cells):
+    for lacking in long.missing(cells, lost):
         print(f"not in {arguments.runs} yet: {lacking}")
 
 

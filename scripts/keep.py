@@ -1,33 +1,73 @@
-"""Copies the small records of finished cells: what a report needs, no weights, no event files.
+"""Copies the small records of cells: what a report needs, no weights, no event files.
 
 python scripts/keep.py runs/naive results/naive
+
+Cells that have come to an end are copied, good or bad. The others are in the plan, which is copied
+too, so that a report of what is kept says how many are missing. Nothing that says where or whose
+the machine is goes along: no folder but the experiment's own, and of errors no more than their
+names. What is kept already is never removed.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from shutil import copyfile
+from typing import Any
 
 import yaml
 
-FILES = ("summary.json", "environment.json", "seed-*/result.json", "seed-*/metrics.jsonl")
+from normbench.records import read_json, write_json, write_text
+
+PLAN = "sweep.json"
+PLANNED = ("folder", "norm", "batch", "norm_batch", "model", "data", "seeds")
+"""What is copied of a planned cell."""
+
+AS_THEY_ARE = ("summary.json", "environment.json", "seed-*/metrics.jsonl")
 
 
-def keep(source: Path, target: Path) -> int:
-    """Copies every cell that has a summary; returns how many."""
-    summaries = sorted(source.glob("*/summary.json"))
-    for cell in (summary.parent for summary in summaries):
-        place = target / cell.name
-        for path in (path for pattern in FILES for path in sorted(cell.glob(pattern))):
-            copy = place / path.relative_to(cell)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            copyfile(path, copy)
-        config = yaml.safe_load((cell / "config.yaml").read_text(encoding="utf-8"))
-        config["runs"] = "runs"  # where they lay is nobody's business
-        text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
-        (place / "config.yaml").write_text(text, encoding="utf-8")
-    return len(summaries)
+def _keep_cell(cell: Path, place: Path) -> None:
+    for path in (path for pattern in AS_THEY_ARE for path in sorted(cell.glob(pattern))):
+        copy = place / path.relative_to(cell)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copyfile(path, copy)
+    for path in sorted(cell.glob("seed-*/result.json")):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        if result.get("error"):  # the error's name is enough; in its text there may be a folder
+            result["error"] = result["error"].partition(":")[0]
+        write_json(place / path.relative_to(cell), result)
+    config = yaml.safe_load((cell / "config.yaml").read_text(encoding="utf-8"))
+    config["runs"] = "runs"  # where they lay is nobody's business
+    text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+    write_text(place / "config.yaml", text)
+
+
+def _keep_plan(source: Path, target: Path) -> list[str]:
+    """Copies the plan; returns the folders of its cells, none where there is no plan."""
+    found = read_json(source / PLAN)
+    entries: list[dict[str, Any]] = found.get("cells", []) if isinstance(found, dict) else []
+    if entries:
+        cells = [{key: entry[key] for key in PLANNED if key in entry} for entry in entries]
+        write_json(target / PLAN, {"cells": cells})
+    return [entry["folder"] for entry in entries]
+
+
+def keep(source: Path, target: Path) -> list[str]:
+    """Copies the plan and every cell that has a summary; returns lines about what is kept."""
+    cells = [summary.parent for summary in sorted(source.glob("*/summary.json"))]
+    for cell in cells:
+        _keep_cell(cell, target / cell.name)
+    planned = _keep_plan(source, target)
+    there = {summary.parent.name for summary in target.glob("*/summary.json")}
+    lines = [f"{len(cells)} cells: {target}"]
+    if not planned:
+        return [*lines, f"no plan in {source}: how many cells are missing cannot be said"]
+    if lacking := [name for name in planned if name not in there]:
+        lines.append(f"{len(lacking)} of {len(planned)} planned cells are missing")
+    if others := sorted(there - set(planned)):
+        lines.append(f"not in the plan, and left as they are: {', '.join(others)}")
+    return lines
 
 
 def main() -> None:
@@ -35,7 +75,7 @@ def main() -> None:
     if len(sys.argv) != 3:
         sys.exit(__doc__)
     source, target = map(Path, sys.argv[1:])
-    print(f"{keep(source, target)} cells: {target}")
+    print(*keep(source, target), sep="\n")
 
 
 if __name__ == "__main__":

@@ -5,19 +5,47 @@
 #
 # IMAGES is CIFAR-10 as JPEG files: a folder or an archive, train/CLASS/*.jpg and test/CLASS/*.jpg.
 # EXPERIMENT is naive, isolated, groups or long (hours each on two cores), or article; all of them
-# without one. THREADS=1 keeps a core free for other work.
+# without one. resnet20, for a GPU, runs only where it is named. THREADS=1 keeps a core free for
+# other work.
+#
+# Where seeds diverge or fail, their experiment is kept and reported as it is and the others go on;
+# the last line then says which, and the exit code is 1. A mistake or an interruption ends this at
+# once, with its own exit code.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 images=${1:?usage: scripts/reproduce.sh IMAGES [EXPERIMENT...]}
 shift
 [ $# -gt 0 ] || set -- naive isolated groups long article
-normbench data verify cifar10-jpeg || normbench data import "$images" --name cifar10-jpeg
+incomplete=()
+
+# Runs a step of the experiment $name. Only 1 means that something there did not come to a good end.
+step() {
+  local status=0
+  "$@" || status=$?
+  [ "$status" -le 1 ] || exit "$status"
+  if [ "$status" -eq 1 ] && [[ " ${incomplete[*]-} " != *" $name "* ]]; then
+    incomplete+=("$name")
+  fi
+}
+
+status=0
+normbench data verify cifar10-jpeg || status=$?
+case $status in
+  0) ;;
+  1 | 2) normbench data import "$images" --name cifar10-jpeg ;; # damaged, or not there
+  *) exit "$status" ;;
+esac
 for name in "$@"; do
   if [ "$name" = article ]; then
-    python scripts/article.py --runs runs/naive --data cifar10-jpeg
+    step python scripts/article.py --runs runs/naive --data cifar10-jpeg
     continue
   fi
-  normbench sweep "experiment=$name" data=images data.name=cifar10-jpeg "threads=${THREADS:-null}"
-  python scripts/keep.py "runs/$name" "results/$name"
-  normbench report "results/$name" --papers --out "results/$name"
+  step normbench sweep "experiment=$name" data=images data.name=cifar10-jpeg \
+    "threads=${THREADS:-null}"
+  step python scripts/keep.py "runs/$name" "results/$name"
+  step normbench report "results/$name" --papers --out "results/$name"
 done
+if [ ${#incomplete[@]} -gt 0 ]; then
+  echo "reproduce.sh: not everything came to a good end, see above: ${incomplete[*]}" >&2
+  exit 1
+fi

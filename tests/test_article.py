@@ -23,7 +23,8 @@ from claims.layers import (
     theory,
     unbiased_group_norm,
 )
-from claims.learning import at_equal_fit, smooth, steps_to
+from claims.learning import smooth, steps_to
+from claims.regularizing import at_equal_fit
 from claims.training import Arm, Trainer
 
 

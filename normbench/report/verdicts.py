@@ -339,8 +339,8 @@ def _unlike(comparison: Comparison, publication: Publication) -> list[str]:
         found.append(f"epochs: {publication.epochs} there, {here} here")
     group = typical(comparison, "group")
     if publication.groups is not None and group is not None:
-        here = groups_of(group.points[0].cell)
-        found += [f"group norm: {publication.groups} groups there, {each} here" for each in here]
+        for here in groups_of(group.points[0].cell):
+            found.append(f"group norm: {publication.groups} groups there, {here} here")
     ratios = {
         c.batch // c.norm_batch
         for line in comparison.lines

@@ -6,13 +6,13 @@ import hashlib
 import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from normbench.records import confidence_interval, read_json, write_json
+from normbench.records import DIVERGED, Result, confidence_interval, read_json, write_json
 
 HOLDS = "holds"
 PARTLY = "holds partly"
@@ -204,3 +204,80 @@ def fixed(found: Estimate | None, digits: int = 2, scale: float = 1.0) -> str:
 def spread(values: Sequence[float], digits: int = 2, scale: float = 1.0) -> str:
     """:func:`fixed` of the mean of ``values``."""
     return fixed(estimate(values), digits, scale)
+
+
+def judged(found: Estimate | None) -> str:
+    """The verdict of an interval: on which side of 0 it lies as a whole; else it is open."""
+    if found is None:
+        return OPEN
+    return HOLDS if found.above(0) else NOT if found.below(0) else OPEN
+
+
+def said(
+    found: Estimate | None,
+    above: str,
+    below: str,
+    neither: str,
+    digits: int = 2,
+    scale: float = 1.0,
+) -> str:
+    """One of three ways to say a difference, by the side of 0 on which its interval lies.
+
+    Args:
+        found: the difference.
+        above: said where it lies above 0; ``{}`` is its size.
+        below: said where it lies below; ``{}`` is its size, without the sign.
+        neither: said where it holds 0, which is not to say that the two are equal; ``{}`` is the
+            difference with its sign.
+        digits: after the point.
+        scale: multiplies the numbers.
+    """
+    if found is None:
+        return neither.format("-")
+    if found.above(0):
+        return above.format(fixed(found, digits, scale))
+    if found.below(0):
+        return below.format(fixed(Estimate(-found.mean, found.half, found.n), digits, scale))
+    few = ", one seed" if found.half is None else ""
+    return neither.format(fixed(found, digits, scale)) + few
+
+
+Losses = Mapping[str, Mapping[int, Result]]
+"""Seeds that came to a bad end, by what they are called and number."""
+
+
+def losses_in_words(lost: Losses) -> str:
+    """``batch at 2: seed 1 diverged at step 40; …``; empty where there are none."""
+    parts = []
+    for label, seeds in lost.items():
+        each = [f"seed {n} {_end(result)}" for n, result in sorted(seeds.items())]
+        if each:
+            parts.append(f"{label}: {', '.join(each)}")
+    return "; ".join(parts)
+
+
+def _end(result: Result) -> str:
+    # Not the error itself, in which there may be a path of this machine.
+    at = "" if result.diverged_at is None else f" at step {result.diverged_at:,}"
+    return f"{DIVERGED}{at}" if result.status == DIVERGED else result.status
+
+
+def with_losses(finding: Finding, decisive: Losses, beside: Losses) -> Finding:
+    """The finding with what became of the seeds that are in none of its numbers.
+
+    Args:
+        finding: drawn from the seeds that finished.
+        decisive: those lost that its verdict would need: the rest may be no fair sample, and so
+            decide nothing.
+        beside: those lost that only its tables would show.
+    """
+    verdict, why = finding.verdict, finding.why
+    if lost := losses_in_words(decisive):
+        verdict = OPEN
+        why += (
+            f" **Seeds came to a bad end** ({lost}): the numbers are those of the others, and"
+            " decide nothing."
+        )
+    if lost := losses_in_words(beside):
+        why += f" Not in the tables, because of a bad end: {lost}."
+    return replace(finding, verdict=verdict, why=why)

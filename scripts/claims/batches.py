@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from claims.base import HOLDS, NOT, PARTLY, Finding, Table, number, spread
+from claims.base import HOLDS, NOT, PARTLY, Finding, Table, estimate, number, said, spread
 from claims.layers import configured, layer
 from claims.networks import Images, Seed, logits, slots
 from normbench.inspection import layers, memory_of_step
@@ -162,14 +162,21 @@ def measure_unbiased(seed: Seed, images: Images, count: int = 2000) -> dict[str,
 
 
 def unbiased_in_words(found: dict[int, dict[str, Any]]) -> dict[str, str]:
-    """The changes over seeds: of the predictions, and of the accuracy in points."""
+    """The changes over seeds: of the predictions, and of the accuracy, as half a sentence."""
     if not found:
-        return {"changed": "-", "accuracy": "-"}
+        return {"changed": "-", "accuracy": "how the accuracy changes is not known"}
     changed = [each["changed"] for each in found.values()]
     lost = [each["scores"][1] - each["scores"][0] for each in found.values()]
     return {
         "changed": f"{spread(changed, 2, 100)} % (n = {len(found)})",
-        "accuracy": spread(lost, 2, 100),
+        "accuracy": said(
+            estimate(lost),
+            "the accuracy rises by {} points",
+            "the accuracy falls by {} points",
+            "the accuracy's change is not told from 0 ({} points)",
+            2,
+            100,
+        ),
     }
 
 

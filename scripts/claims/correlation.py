@@ -8,13 +8,14 @@ channel by one rising straight line cannot change the first kind; all norms here
 
 from __future__ import annotations
 
+from math import inf
 from statistics import fmean
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from claims.base import NOT, OPEN, PARTLY, Estimate, Finding, Table, fixed, number, paired
+from claims.base import NOT, OPEN, PARTLY, Estimate, Finding, Table, fixed, number, paired, said
 from claims.layers import layer
 from claims.networks import Cells, Images, Seed, norm_inputs, slots
 
@@ -153,6 +154,8 @@ def _signed(x: Tensor, y: Tensor, groups: int, theory: float) -> dict[str, float
 
 def _pair(per_seed: dict[int, dict[str, Any]], kind: str) -> tuple[str, Estimate | None]:
     """``before → after`` and the change, paired by seed."""
+    if not per_seed:
+        return "-", None
     before = {s: each["before"][kind] for s, each in per_seed.items()}
     after = {s: each["after"][kind] for s, each in per_seed.items()}
     text = f"{fmean(before.values()):.3f} → {fmean(after.values()):.3f}"
@@ -164,7 +167,7 @@ def _changes(per_seed: dict[int, dict[str, Any]]) -> list[str]:
     for kind in ("within", "between"):
         text, change = _pair(per_seed, kind)
         cells += [text, fixed(change, 3)]
-    return [*cells, number(max(each["moved"] for each in per_seed.values()), 2)]
+    return [*cells, number(max((each["moved"] for each in per_seed.values()), default=inf), 2)]
 
 
 def _constructed_table(found: dict[str, Any]) -> Table:
@@ -227,9 +230,17 @@ def finding(found: dict[str, dict[Any, Any]], made: dict[str, Any]) -> Finding:
         name: {n: each["after"]["within"] for n, each in found["applied"][name].items()}
         for name in ("group", "layer")
     }
-    grouping = fixed(paired(own["group"], own["layer"]), 3)
-    moved = max(e["moved"] for s in found["applied"].values() for e in s.values())
-    verdict, why = _judge(changes["within"], changes["between"])
+    grouping = said(
+        paired(own["group"], own["layer"]),
+        "{} above layer norm's",
+        "{} below layer norm's",
+        "not told from layer norm's (group minus layer norm: {})",
+        3,
+    )
+    layered = fixed(_pair(found["applied"]["layer"], "within")[1], 3)
+    moves = [each["moved"] for seeds in found["applied"].values() for each in seeds.values()]
+    moved = number(max(moves, default=inf), 2)
+    verdict, why = decide(changes["within"], changes["between"])
     return Finding(
         "Less correlation between features",
         "The features of a group have the same mean and variance, which reduces correlation between"
@@ -241,11 +252,10 @@ def finding(found: dict[str, dict[Any, Any]], made: dict[str, Any]) -> Finding:
         " norm), then the trained networks as they evaluate; groups are neighbouring pairs of"
         " channels (the automatic rule) for all norms. Then inputs whose answer is known.",
         verdict,
-        f"{why} Layer norm, which has no groups, does most of that too (within groups, group minus"
-        f" layer norm: {grouping}).{_ends(found['trained'])} Within an image no norm changes"
-        " any correlation (largest change"
-        f" {number(moved, 2)}, rounding): a group's values of one image are mapped by one"
-        " rising straight line each"
+        f"{why} Layer norm, which has no groups, changes that within groups by {layered}, and what"
+        f" group norm leaves there is {grouping}.{_ends(found['trained'])} Within an image no norm"
+        f" changes any correlation (largest change {moved}, rounding): a group's values of one"
+        " image are mapped by one rising straight line each"
         " channel, and correlation does not see those; for the same reason batch norm in evaluation"
         " changes none at all. What group norm can remove is only what the channels of an image"
         " share as a whole, its mean and deviation; a pattern of positions that they share stays."
@@ -269,7 +279,7 @@ def finding(found: dict[str, dict[Any, Any]], made: dict[str, Any]) -> Finding:
 
 def _ends(trained: dict[Any, Any]) -> str:
     """Whether networks of group norm end with less correlation than those of batch norm."""
-    said = []
+    phrases = []
     for batch in sorted({batch for _, batch in trained}):
         after = {
             norm: {n: each["after"]["all"] for n, each in trained.get((norm, batch), {}).items()}
@@ -277,23 +287,37 @@ def _ends(trained: dict[Any, Any]) -> str:
         }
         more = paired(after["group"], after["batch"])
         if more is not None:
-            said.append(f"{fixed(more, 3)} at a batch of {batch}")
-    if not said:
+            at = f"at a batch of {batch}"
+            phrases.append(
+                said(
+                    more,
+                    f"{at} {{}} above 0",
+                    f"{at} {{}} below 0",
+                    f"{at} not told from 0 ({{}})",
+                    3,
+                )
+            )
+    if not phrases:
         return ""
     return (
-        f" After training, group norm's networks have more than batch norm's by {', '.join(said)}."
+        " After training, the mean |r| of group norm's networks minus batch norm's is"
+        f" {', '.join(phrases)}."
     )
 
 
-def _judge(within: Estimate | None, between: Estimate | None) -> tuple[str, str]:
+def decide(within: Estimate | None, between: Estimate | None) -> tuple[str, str]:
+    """The verdict and what was seen of it.
+
+    Less correlation is no more than part of the claim, which also says why.
+    """
     if within is None or within.half is None:
         return OPEN, "Too few seeds for an interval."
-    said = (
+    seen = (
         "Applied to the same activations, group norm changes the mean |r| within groups by"
         f" {fixed(within, 3)} and between groups by {fixed(between, 3)}."
     )
     if within.above(0):
-        return NOT, said + " That is more correlation, not less."
+        return NOT, seen + " That is more correlation, not less."
     if within.below(0):
-        return PARTLY, said
-    return NOT, said + " The interval holds 0."
+        return PARTLY, seen
+    return OPEN, seen + " The first is not told from 0."

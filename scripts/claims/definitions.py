@@ -98,7 +98,7 @@ def code(found: dict[str, Any], trained: dict[str, Any]) -> Finding:
         f" {number(found['definition to PyTorch'])}), where nobody would notice, and"
         f" {number(100 * found['rows'][0]['measured'], 3)} % for two values. With one value a"
         f" group it gives NaN. In trained networks it changes {trained['changed']} of the"
-        f" predictions and the accuracy by {trained['accuracy']} points.",
+        f" predictions, and {trained['accuracy']}.",
         [
             Table(
                 "How much smaller the output is, in %",

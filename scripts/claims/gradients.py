@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from math import log10
 from statistics import fmean, median
 from typing import Any
@@ -10,7 +12,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from claims.base import HOLDS, NOT, PARTLY, Finding, Table, estimate, number, spread
+from claims.base import (
+    HOLDS,
+    NOT,
+    OPEN,
+    PARTLY,
+    Estimate,
+    Finding,
+    Table,
+    estimate,
+    fixed,
+    number,
+    paired,
+    spread,
+)
 from claims.layers import configured
 from claims.networks import Images
 from normbench.models import NormBuilder
@@ -100,14 +115,18 @@ def gather(store: Any, images: Images) -> dict[tuple[str, str, float], dict[str,
     }
 
 
-def ends(found: dict[str, Any]) -> list[float]:
+Cases = dict[tuple[str, str, float], dict[str, Any]]
+"""What :func:`measure` says, by network, norm and gain."""
+
+
+def ends(found: dict[str, Any]) -> dict[int, float]:
     """log₁₀ of the first layer's relative gradient over the last one's, by seed."""
-    return [s[0] - s[-1] for s in found["sizes"] if None not in s]
+    return {n: s[0] - s[-1] for n, s in enumerate(found["sizes"]) if None not in s}
 
 
-def middles(found: dict[str, Any]) -> list[float]:
+def middles(found: dict[str, Any]) -> dict[int, float]:
     """log₁₀ of the median layer's relative gradient, by seed."""
-    return [median(s) for s in found["sizes"] if None not in s]
+    return {n: median(s) for n, s in enumerate(found["sizes"]) if None not in s}
 
 
 def _row(case: tuple[str, str, float], found: dict[str, Any]) -> list[str]:
@@ -117,28 +136,97 @@ def _row(case: tuple[str, str, float], found: dict[str, Any]) -> list[str]:
     if not ends(found):
         return [*cells, "all 0 before the first step", "-", "-"]
     ranges = [max(s) - min(s) for s in found["sizes"] if None not in s]
-    return [*cells, spread(middles(found), 1), spread(ends(found), 1), f"{fmean(ranges):.1f}"]
+    sizes = [spread(list(each(found).values()), 1) for each in (middles, ends)]
+    return [*cells, *sizes, f"{fmean(ranges):.1f}"]
 
 
-def _mean(values: list[float]) -> float:
-    return fmean(values) if values else 0.0
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the verdict rests on: differences of log₁₀, paired by seed.
+
+    Attributes:
+        deep: the median layer's gradient in ResNet-56, no norm minus batch norm.
+        moved: by norm, the plain stack's at a gain of 0.5 and of 2 minus that at 1.
+        grown: by norm, first over last layer in the plain stack.
+        apart: of these, batch norm minus no norm.
+    """
+
+    deep: Estimate | None
+    moved: Mapping[str, tuple[Estimate | None, Estimate | None]]
+    grown: Mapping[str, Estimate | None]
+    apart: Estimate | None
 
 
-def finding(found: dict[tuple[str, str, float], dict[str, Any]]) -> Finding:
+def seen(found: Cases) -> Seen:
+    """The differences."""
+    deep = (middles(found["ResNet-56", norm, 1.0]) for norm in ("none", "batch"))
+    usual = {norm: found["plain", norm, 1.0] for norm in ("none", "batch")}
+    halved, doubled = (
+        {norm: paired(middles(found["plain", norm, g]), middles(usual[norm])) for norm in usual}
+        for g in (0.5, 2.0)
+    )
+    return Seen(
+        paired(*deep),
+        {norm: (halved[norm], doubled[norm]) for norm in usual},
+        {norm: estimate(list(ends(each).values())) for norm, each in usual.items()},
+        paired(ends(usual["batch"]), ends(usual["none"])),
+    )
+
+
+def _within(found: Estimate | None, size: float) -> bool:
+    return found is not None and found.above(-size) and found.below(size)
+
+
+def worse(of: Seen) -> bool:
+    """Whether batch norm makes gradients grow toward the input that do not grow without a norm."""
+    own = of.grown["batch"]
+    return own is not None and own.above(0.5) and of.apart is not None and of.apart.above(0.5)
+
+
+def decide(of: Seen) -> str:
+    """The verdict: an effect counts where its interval is clear of one power of ten, or of three.
+
+    It helps where the gradients are far smaller in ResNet-56, and where they shrink and grow with
+    the weights' scale without a norm and stay within a power of ten with batch norm.
+    """
+    steady = all(_within(each, 1) for each in of.moved["batch"])
+    halved, doubled = of.moved["none"]
+    helps = [
+        of.deep is not None and of.deep.above(1),
+        steady and halved is not None and halved.below(-3),
+        steady and doubled is not None and doubled.above(3),
+    ]
+    if not any(helps):
+        return NOT if of.deep is not None and of.deep.below(0) else OPEN
+    return HOLDS if all(helps) and not worse(of) else PARTLY
+
+
+def _why(found: Cases, of: Seen) -> str:
+    loss = {norm: median(found["ResNet-56", norm, 1.0]["loss"]) for norm in ("none", "batch")}
+    moved = {norm: " and ".join(f"10^({fixed(e, 1)})" for e in of.moved[norm]) for norm in of.moved}
+    explodes = (
+        f": batch norm makes them explode toward the input, over {LAYERS} layers, as theory says"
+        " (Yang et al. 2019, arXiv 1902.08129). Together with shortcuts batch norm keeps the"
+        " gradients in range; by itself it does not."
+    )
+    return (
+        f"In ResNet-56 without a norm the branches add up until the loss is"
+        f" {number(loss['none'])} at the start (batch norm: {loss['batch']:.1f}) and the gradients"
+        f" are 10^({fixed(of.deep, 1)}) times as large; any of the norms prevents that, and so does"
+        " starting each block at 0 with no norm at all. In a plain stack it depends on the weights'"
+        " scale: halved and doubled weights multiply the gradients of the network without a norm"
+        f" by {moved['none']}, and those of the network with batch norm by {moved['batch']}. But at"
+        " He's scale the first layer's gradient is, next to the last one's,"
+        f" 10^({fixed(of.grown['none'], 1)}) times as large without a norm and"
+        f" 10^({fixed(of.grown['batch'], 1)}) times with batch norm"
+        + (explodes if worse(of) else ".")
+    )
+
+
+def finding(found: Cases) -> Finding:
     """Vanishing and exploding gradients."""
     rows = [_row(case, each) for case, each in found.items()]
-    level = {(n, g): found["plain", n, g] for kind, n, g in CASES if kind == "plain"}
-    grown = {norm: estimate(ends(level[norm, 1.0])) for norm in ("none", "batch")}
-    assert grown["none"] is not None
-    assert grown["batch"] is not None
-    worse = grown["batch"].above(abs(grown["none"].mean) + 0.5)
-    deep = {norm: found["ResNet-56", norm, 1.0] for norm in ("none", "batch")}
-    loss = {norm: median(each["loss"]) for norm, each in deep.items()}
-    more = _mean(middles(deep["none"])) - _mean(middles(deep["batch"]))
-    usual = _mean(middles(level["none", 1.0]))
-    lost = [abs(_mean(middles(level["none", gain])) - usual) for gain in (0.5, 2.0)]
-    helps = more > 1 and min(lost) > 3
-    verdict = PARTLY if helps and worse else HOLDS if helps else NOT
+    of = seen(found)
     return Finding(
         "Vanishing and exploding gradients",
         "Batch norm helps against vanishing and exploding gradients.",
@@ -148,18 +236,8 @@ def finding(found: dict[tuple[str, str, float], dict[str, Any]]) -> Finding:
         f" {LAYERS} equal convolutions without shortcuts, whose weights are also halved and"
         " doubled (gain). `none, γ=0` is no norm at all, but the last γ of every block starts at 0"
         " (`norm=none model.zero_init=true`).",
-        verdict,
-        f"In ResNet-56 without a norm the branches add up until the loss is"
-        f" {number(loss['none'])} at the start (batch norm: {loss['batch']:.1f}) and the gradients"
-        f" are some 10^{more:.0f} times as large; any of the norms prevents that, and so does"
-        " starting each block at 0 with no norm at all. In a plain stack it depends on the weights'"
-        " scale. Halved or doubled weights shrink or grow every gradient of the network without a"
-        f" norm 10^{lost[0]:.0f}-fold and 10^{lost[1]:.0f}-fold, and batch norm's"
-        " profile stays as it is. But at He's scale the gradients without a norm are level from"
-        f" last to first (10^{grown['none'].mean:.1f}), and it is batch norm that makes them"
-        f" explode toward the input, by 10^{grown['batch'].mean:.1f} over {LAYERS} layers, as"
-        " theory says (Yang et al. 2019, arXiv 1902.08129). Together with shortcuts batch"
-        " norm keeps the gradients in range; by itself it does not.",
+        decide(of),
+        _why(found, of),
         [
             Table(
                 "log₁₀ of ‖gradient‖/‖weights‖: the median layer, and first over last (0: level;"

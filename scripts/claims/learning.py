@@ -1,28 +1,16 @@
-"""Claims about training with batch norm: faster convergence, regularization."""
+"""Batch norm speeding up convergence; and what of trained arms the other claims use."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
-from math import inf, isfinite
+from math import inf, isfinite, nan
 from statistics import fmean
 from typing import Any
 
-from claims.base import (
-    HOLDS,
-    NOT,
-    OPEN,
-    PARTLY,
-    Estimate,
-    Finding,
-    Table,
-    fixed,
-    paired,
-    spread,
-)
-from claims.networks import Cells, Images, Seed, accuracy, seed_at, with_weights
+from claims.base import Estimate, Finding, Table, judged, paired, said, spread
+from claims.networks import Cells, Seed, seed_at
 from claims.training import Arm, Trainer, curve
-from normbench.data.plan import evaluation_batches
+from normbench.records import FINISHED, Result
 
 WINDOW = 5
 """How many lines of a curve a training loss is averaged over."""
@@ -44,20 +32,6 @@ def steps_to(lines: Curve, level: float) -> float:
     return next((float(step) for step, loss in smooth(lines) if loss <= level), inf)
 
 
-def at_equal_fit(lines: Curve, level: float) -> float | None:
-    """The held-out accuracy when the training accuracy of an epoch first reaches ``level``.
-
-    Interpolated between the epochs around it; None where it is never reached.
-    """
-    held_out = [line["eval/accuracy"] for line in lines if "eval/accuracy" in line]
-    points = list(zip(_epochs(lines), held_out, strict=True))
-    for before, after in pairwise(points):
-        if before[0] <= level <= after[0] and before[0] < after[0]:
-            share = (level - before[0]) / (after[0] - before[0])
-            return before[1] + share * (after[1] - before[1])
-    return None
-
-
 def training(trainer: Trainer, arms: Sequence[Arm]) -> dict[str, Any]:
     """Trains what is missing and gathers what the findings need, by arm and seed."""
     found: dict[str, Any] = {}
@@ -75,6 +49,24 @@ def training(trainer: Trainer, arms: Sequence[Arm]) -> dict[str, Any]:
     return found
 
 
+def finished_curves(arm: Mapping[str, Any]) -> dict[int, Curve]:
+    """The curves of an arm's seeds that came to a good end."""
+    seeds = arm["seeds"]
+    return {n: each for n, each in arm["curves"].items() if seeds[n].result.status == FINISHED}
+
+
+def lost_seeds(found: Mapping[str, Any], labels: Sequence[str]) -> dict[str, dict[int, Result]]:
+    """The seeds of some arms that diverged or failed."""
+    return {
+        f"own, {label}": {
+            n: each.result
+            for n, each in found[label]["seeds"].items()
+            if each.result.status != FINISHED
+        }
+        for label in labels
+    }
+
+
 def _reached(steps: Sequence[float]) -> str:
     there = [each for each in steps if each < inf]
     if len(there) == len(steps):
@@ -85,7 +77,7 @@ def _reached(steps: Sequence[float]) -> str:
 def _speed(found: dict[str, Any], levels: Sequence[float]) -> list[list[str]]:
     rows = []
     for label, arm in found.items():
-        curves = list(arm["curves"].values())
+        curves = list(finished_curves(arm).values())
         last = [smooth(each)[-1][1] for each in curves if smooth(each)]
         results = [seed.result for seed in arm["seeds"].values()]
         score = [r.test_accuracy for r in results if r.test_accuracy is not None]
@@ -93,6 +85,7 @@ def _speed(found: dict[str, Any], levels: Sequence[float]) -> list[list[str]]:
             [
                 label,
                 f"{arm['rate']:g}",
+                str(len(curves)),
                 *(_reached([steps_to(each, level) for each in curves]) for level in levels),
                 spread(last),
                 spread(score, 1, 100),
@@ -101,20 +94,22 @@ def _speed(found: dict[str, Any], levels: Sequence[float]) -> list[list[str]]:
     return rows
 
 
+def _steps(found: dict[str, Any], arm: str, level: float) -> dict[int, float]:
+    return {n: steps_to(each, level) for n, each in finished_curves(found[arm]).items()}
+
+
 def saved(found: dict[str, Any], level: float, slow: str, fast: str) -> Estimate | None:
     """How many steps fewer ``fast`` takes than ``slow`` to a loss, paired by seed."""
-    slower, faster = (
-        {n: steps_to(each, level) for n, each in found[arm]["curves"].items()}
-        for arm in (slow, fast)
-    )
+    slower, faster = (_steps(found, arm, level) for arm in (slow, fast))
     if inf in [*slower.values(), *faster.values()]:
         return None
     return paired(slower, faster)
 
 
 def final_level(found: dict[str, Any], label: str) -> float:
-    """The smoothed loss that every seed of an arm comes down to."""
-    return max(min(loss for _, loss in smooth(each)) for each in found[label]["curves"].values())
+    """The smoothed loss that every seed of an arm comes down to; NaN where there is none."""
+    curves = finished_curves(found[label]).values()
+    return max((min(loss for _, loss in smooth(each)) for each in curves), default=nan)
 
 
 def _grid(found: Mapping[str, Any]) -> Table:
@@ -129,21 +124,49 @@ def _grid(found: Mapping[str, Any]) -> Table:
     return Table(title, ["norm", "rate: loss", "chosen"], rows)
 
 
+def _gain(found: dict[str, Any], level: float) -> str:
+    """Batch norm's steps to a loss next to those of no norm."""
+    gain = saved(found, level, "none", "batch")
+    if gain is None:
+        return f"Not every seed comes down to a loss of {level:.2f}"
+    slow, fast = (fmean(_steps(found, arm, level).values()) for arm in ("none", "batch"))
+    return f"To a loss of {level:.2f}, " + said(
+        gain,
+        f"batch norm takes {{}} steps fewer than no norm (on average {fast:.0f}, not {slow:.0f})",
+        f"batch norm takes {{}} steps more than no norm (on average {fast:.0f}, not {slow:.0f})",
+        "the steps that batch norm takes are not told from those of no norm ({} fewer)",
+        0,
+    )
+
+
+def _control(found: dict[str, Any], level: float) -> str:
+    """The steps of blocks that start at 0 without a norm."""
+    there = list(_steps(found, "none, γ=0", level).values())
+    reached = sum(each < inf for each in there)
+    if reached < len(there):
+        return (
+            f"Of blocks that start at 0 without any norm, {reached} of {len(there)} seeds come down"
+            " to it within the 624 steps."
+        )
+    return " ".join(
+        said(
+            saved(found, level, slow, fast),
+            f"{what} {{}} steps fewer than {than}.",
+            f"{what} {{}} steps more than {than}.",
+            f"{what} a number of steps that is not told from that of {than} ({{}} fewer).",
+            0,
+        )
+        for slow, fast, what, than in (
+            ("none", "none, γ=0", "Blocks that start at 0 without any norm take", "no norm"),
+            ("none, γ=0", "batch", "Batch norm takes", "such blocks"),
+        )
+    )
+
+
 def convergence(found: dict[str, Any]) -> Finding:
     """Batch norm speeding up convergence."""
     level = final_level(found, "none")
     levels = (2.1, 1.9, level)
-    gain = saved(found, level, "none", "batch")
-    start = saved(found, level, "none", "none, γ=0")
-    rest = saved(found, level, "none, γ=0", "batch")
-    control = f"save {fixed(start, 0)} of these steps, and batch norm {fixed(rest, 0)} more"
-    if start is None:
-        control = "do not replace it: not every seed gets there within the 624 steps"
-    slow, fast = (
-        fmean(steps_to(each, level) for each in found[arm]["curves"].values())
-        for arm in ("none", "batch")
-    )
-    faster = gain is not None and gain.above(0)
     return Finding(
         "Batch norm speeding up convergence",
         "Batch norm makes training converge faster.",
@@ -156,16 +179,14 @@ def convergence(found: dict[str, Any]) -> Finding:
         " is what every seed without a norm comes down to. `none, γ=0` has no norm either, but"
         " every"
         " block starts at 0 (`norm=none model.zero_init=true`).",
-        OPEN if gain is None else HOLDS if faster else NOT,
-        f"To a loss of {level:.2f}, batch norm takes {fixed(gain, 0)} steps fewer than no norm"
-        f" ({slow / fast:.1f} times as fast), each at its own best learning rate. Blocks that start"
-        f" at 0 without any norm {control}.",
+        judged(saved(found, level, "none", "batch")),
+        f"{_gain(found, level)}, each at its own best learning rate. {_control(found, level)}",
         [
             _grid(found),
             Table(
-                "Steps to a training loss; ± is the 95 % interval, n = 3 seeds",
+                "Steps to a training loss; ± is the 95 % interval over n seeds",
                 [
-                    *("norm", "rate", *(f"steps to {each:.2f}" for each in levels)),
+                    *("norm", "rate", "n", *(f"steps to {each:.2f}" for each in levels)),
                     *("last loss", "test accuracy, %"),
                 ],
                 _speed(found, levels),
@@ -175,33 +196,6 @@ def convergence(found: dict[str, Any]) -> Finding:
         " steps are not less time.",
         "article-convergence.png",
     )
-
-
-def measure_gap(seed: Seed, images: Images) -> dict[str, Any]:
-    """The accuracy of a network on images that it was trained on, as it evaluates."""
-    split = images.trained_on(seed)
-    pixels, labels = next(evaluation_batches(split, len(split)))
-    return {"train": accuracy(seed.network(), pixels, labels), "images": len(labels)}
-
-
-def gaps(store: Any, images: Images, cells: Mapping[str, dict[int, Seed]]) -> dict[str, Any]:
-    """Training accuracy, test accuracy and their gap, by cell and seed."""
-    found: dict[str, Any] = {}
-    for label, seeds in cells.items():
-        found[label] = {}
-        for n, seed in with_weights(seeds).items():
-            train = store.measure(
-                f"gap/{label}/seed-{n}",
-                measure_gap,
-                seed,
-                images,
-                weights=seed.digest,
-                data=images.all.sha256,
-            )["train"]
-            test = seed.result.test_accuracy
-            assert test is not None
-            found[label][n] = {"train": train, "test": test, "gap": train - test}
-    return found
 
 
 def own_cells(found: dict[str, Any]) -> dict[str, dict[int, Seed]]:
@@ -217,94 +211,3 @@ def in_runs(cells: Cells) -> dict[str, dict[int, Seed]]:
     """Cells by what tables call them, by batch and norm."""
     order = sorted(cells.items(), key=lambda kv: kv[0][::-1])
     return {f"{norm}, batch {batch}": seeds for (norm, batch), seeds in order}
-
-
-def _column(found: dict[str, Any], label: str, key: str) -> dict[int, float]:
-    return {n: each[key] for n, each in found.get(label, {}).items()}
-
-
-def _gap_rows(found: dict[str, Any]) -> list[list[str]]:
-    return [
-        [
-            label,
-            str(len(seeds)),
-            *(
-                spread(list(_column(found, label, k).values()), 1, 100)
-                for k in ("train", "test", "gap")
-            ),
-        ]
-        for label, seeds in found.items()
-        if seeds
-    ]
-
-
-def regularization(fitted: dict[str, Any], own: dict[str, Any], runs: dict[str, Any]) -> Finding:
-    """Batch norm regularizing."""
-    level = min(_epochs(each)[-1] for arm in fitted.values() for each in arm["curves"].values())
-    equal = {
-        label: {n: at_equal_fit(each, level) for n, each in arm["curves"].items()}
-        for label, arm in fitted.items()
-    }
-    there = {
-        label: {n: v for n, v in each.items() if v is not None} for label, each in equal.items()
-    }
-    gap = paired(_column(own, "none", "gap"), _column(own, "batch", "gap"))
-    fit = paired(there["batch"], there["none"])
-    noise = paired(_column(own, "batch", "gap"), _column(own, "batch, 4 share", "gap"))
-    better = paired(_column(own, "batch, 4 share", "test"), _column(own, "batch", "test"))
-    signs = [each is not None and each.above(0) for each in (gap, fit, noise)]
-    verdict = OPEN if gap is None else HOLDS if all(signs[:2]) else PARTLY if any(signs) else NOT
-    return Finding(
-        "Batch norm regularizing",
-        "Batch norm also regularizes.",
-        "Where a network can overfit: ResNet-8 on 1,000 images of `cifar10-jpeg`, neither cropped"
-        " nor mirrored, 20 epochs at batch 32, seeds 1 to 3, at the learning rates of the last"
-        " claim: accuracy on those images, as the network evaluates, on the test set, and the gap."
-        " Then the accuracy on held-out images at the epoch in which the training accuracy reaches"
-        f" {100 * level:.0f} %, which every network does: the same fit (as training goes, in"
-        " training mode). And batch norm whose"
-        " statistics are shared by 4 images instead of 32 (`norm_batch=4`): if its noise"
-        " regularizes, more noise should more. Then the gap of the long comparison, where nothing"
-        " overfits.",
-        verdict,
-        f"Against no norm, batch norm takes {fixed(gap, 1, 100)} points off the gap (below 0: the"
-        " gap is larger), because it fits the training images so much better; at the same fit it"
-        f" has {fixed(fit, 1, 100)} points more on held-out images. What does regularize is the"
-        f" noise of small statistics: it takes {fixed(noise, 1, 100)} points off the gap, by"
-        " fitting less,"
-        f" and adds {fixed(better, 1, 100)} to the test accuracy.",
-        [
-            Table(
-                "1,000 images, in %; ± is the 95 % interval over n seeds",
-                ["norm", "n", "training accuracy", "test accuracy", "gap"],
-                _gap_rows(own),
-            ),
-            Table(
-                f"Held-out accuracy at a training accuracy of {100 * level:.0f} %, in %",
-                ["norm", "n", "accuracy"],
-                [
-                    [label, str(len(each)), spread(list(each.values()), 1, 100)]
-                    for label, each in there.items()
-                ],
-            ),
-            Table(
-                "The networks of --runs: accuracy on 5,000 of their training images and the test"
-                " set, in %",
-                ["network", "n", "training accuracy", "test accuracy", "gap"],
-                _gap_rows(runs),
-            ),
-        ],
-        "Training to the end, with weight decay tuned for each; one learning rate a norm.",
-    )
-
-
-def _epochs(lines: Curve) -> list[float]:
-    """The mean training accuracy of each epoch."""
-    points, inside = [], []
-    for line in lines:
-        if "train/accuracy" in line:
-            inside.append(line["train/accuracy"])
-        if "eval/accuracy" in line:
-            points.append(fmean(inside))
-            inside = []
-    return points

@@ -75,6 +75,10 @@ Cells = dict[tuple[str, int], dict[int, Seed]]
 """By norm and batch, the seeds that have finished."""
 
 
+Lost = dict[tuple[str, int], dict[int, Result]]
+"""By norm and batch, the seeds that came to a bad end: diverged or failed."""
+
+
 def with_weights(seeds: dict[int, Seed]) -> dict[int, Seed]:
     """Those whose weights are there, and not only their records."""
     there = {n: seed for n, seed in seeds.items() if (seed.folder / WEIGHTS).exists()}
@@ -90,6 +94,20 @@ def found_in(runs: Path, data: str) -> Cells:
             key = (seed.norm, int(seed.config["batch"]))
             cells.setdefault(key, {})[seed.result.seed] = seed
     return cells
+
+
+def lost_in(runs: Path, data: str) -> Lost:
+    """The seeds that :func:`found_in` leaves out because they diverged or failed."""
+    lost: Lost = {}
+    for folder in sorted(runs.glob("*/seed-*")):
+        result, path = read_result(folder), folder.parent / "config.yaml"
+        if result is None or result.status == FINISHED or not path.exists():
+            continue
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if config["data"]["name"] == data:
+            key = (str(config["norm"]["name"]), int(config["batch"]))
+            lost.setdefault(key, {})[result.seed] = result
+    return lost
 
 
 @dataclass(frozen=True, slots=True)

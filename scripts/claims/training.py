@@ -125,6 +125,7 @@ class Trainer:
 
 
 def curve(folder: Path) -> list[dict[str, float]]:
-    """The lines of a seed's ``metrics.jsonl``."""
-    text = (folder / "metrics.jsonl").read_text(encoding="utf-8")
+    """The lines of a seed's ``metrics.jsonl``; none where it failed before there was one."""
+    path = folder / "metrics.jsonl"
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
     return [json.loads(line) for line in text.splitlines()]
