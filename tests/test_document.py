@@ -1,5 +1,6 @@
 """A document in its two forms: nothing that a file says can mean anything in either."""
 
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -48,12 +49,14 @@ class Reader(HTMLParser):
         super().__init__()
         self.tags: list[str] = []
         self.open: list[str] = []
+        self.attributes: list[tuple[str, dict[str, str | None]]] = []
         self.text = ""
         self.feed(page)
         assert self.open == []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
+        self.attributes.append((tag, dict(attrs)))
         if tag != "meta":
             self.open.append(tag)
 
@@ -145,3 +148,84 @@ def test_a_page_knows_light_dark_and_phones() -> None:
 
 def test_markdown_shows_pictures_from_beside_it() -> None:
     assert to_markdown([Pictures([DRAWING])]) == "![an &lt;alt&gt;](error.png)\n"
+
+
+def test_what_pictures_leave_out_is_said_once_in_both() -> None:
+    cut = replace(DRAWING, note="Of <30> lines 24 are drawn.")
+    block = Pictures([cut, replace(cut, name="other"), DRAWING])
+
+    assert to_markdown([block]).count("*Of &lt;30&gt; lines 24 are drawn.*\n") == 1
+    assert to_html("", [block]).count('<p class="muted">Of &lt;30&gt; lines 24 are drawn.</p>') == 1
+    assert "muted" not in to_html("", [Pictures([DRAWING])]).split("<main>")[1]
+
+
+# --- For those who cannot see it ------------------------------------------------------------------
+
+
+def with_role(page: str, role: str) -> list[dict[str, str | None]]:
+    return [values for _, values in Reader(page).attributes if values.get("role") == role]
+
+
+def test_a_page_has_a_language_and_a_main_part() -> None:
+    reader = Reader(to_html("title", every_block("text")))
+
+    assert reader.attributes[0] == ("html", {"lang": "en"})
+    assert reader.tags.count("main") == 1
+    assert reader.tags.index("main") == reader.tags.index("body") + 1
+
+
+def test_every_head_of_a_column_says_so() -> None:
+    reader = Reader(to_html("", [Table(["norm", "error"], [["batch", "1"]])]))
+
+    scopes = [values.get("scope") for tag, values in reader.attributes if tag == "th"]
+    assert scopes == ["col", "col"]
+
+
+def test_what_scrolls_is_reached_by_keyboard_and_has_a_name_of_its_own() -> None:
+    table = Table(["norm"], [["batch"]])
+    blocks: list[Block] = [
+        Heading(2, "One"),
+        Heading(3, "Every cell"),
+        table,
+        Heading(2, "Two"),
+        table,
+        Heading(3, "Every cell"),
+        table,
+        Text("and"),
+        table,
+        Heading(3, "Again"),
+        Commands(["echo"]),
+        Folded("More", [table]),
+    ]
+    regions = with_role(to_html("", blocks), "region")
+
+    assert [values["aria-label"] for values in regions] == [
+        "Every cell: One",
+        "Two",
+        "Every cell: Two",
+        "Every cell: Two (2)",
+        "Again: Two",
+        "More",
+    ]
+    assert {values["tabindex"] for values in regions} == {"0"}
+
+
+def test_names_and_labels_stay_text() -> None:
+    rows = [["1", "a long text " * 10]]
+    page = to_html("", [Heading(2, EVIL), Table([EVIL, "n"], rows), Pictures([DRAWING])])
+    reader = Reader(page)
+
+    (region,) = with_role(page, "region")
+    assert region["aria-label"] == EVIL
+    labels = [values.get("data-label") for tag, values in reader.attributes if tag == "td"]
+    assert labels == [EVIL, "n"]
+    assert [values["aria-label"] for values in with_role(page, "img")] == ["an <alt>"]
+
+
+def test_rows_of_long_texts_are_cards_on_a_phone_and_rows_of_numbers_are_not() -> None:
+    words = Table(["verdict", "rule"], [["same", "a long text " * 10]])
+    numbers = Table(["a long name " * 10, "error"], [["a long name " * 10, "36.8 ± 1.2"]])
+
+    assert '<table class="cards">' in to_html("", [words])
+    assert '<td data-label="rule">a long' in to_html("", [words])
+    assert "data-label=" not in to_html("", [numbers]).split("<main>")[1]

@@ -2,6 +2,7 @@
 
 import io
 import re
+from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -22,8 +23,21 @@ from normbench.report.figures import (
     split_drawing,
     styles_of,
 )
-from normbench.report.plotting import COLORS, THEME, Drawing
+from normbench.report.plotting import (
+    COLORS,
+    MARKERS,
+    MOST_LINES,
+    THEME,
+    Drawing,
+    Series,
+    draw_series,
+    log2_axis,
+    look,
+    new_figure,
+    style,
+)
 from normbench.report.published import BEFRANKE, WU_HE
+from normbench.report.statistics import Estimate
 
 
 def only(directory: Path) -> Comparison:
@@ -109,7 +123,7 @@ def test_a_seed_that_diverged_is_marked(tmp_path: Path) -> None:
     write_cell(tmp_path, "group", 2, [0.5, None])
     after = words(error_drawing(only(tmp_path), "error"))
 
-    assert set(after) - set(before) >= {"× a seed diverged or failed"}
+    assert set(after) - set(before) >= {"× seeds diverged or failed", "× 1/2"}
 
 
 def test_an_interval_off_the_scale_does_not_flatten_the_rest(tmp_path: Path) -> None:
@@ -149,6 +163,164 @@ def test_nothing_recorded_is_not_drawn(tmp_path: Path) -> None:
 def test_published_lines_are_the_published_ones() -> None:
     assert {"batch", "group", "layer", "instance"} <= set(words(published_drawing(WU_HE, "p")))
     assert "ResNet-20, CIFAR-10, published" in words(published_drawing(BEFRANKE, "p"))
+
+
+# --- Many lines, many places ----------------------------------------------------------------------
+
+
+def variants(directory: Path, number: int, batches: tuple[int, ...] = (2, 4)) -> Comparison:
+    """A comparison of ``number`` lines: group norm with 1, 2, 3 ... groups."""
+    for groups in range(1, number + 1):
+        for batch in batches:
+            accuracies = around(0.5 + 0.01 * groups, 2)
+            write_cell(directory, "group", batch, accuracies, changes={"norm.groups": groups})
+    return only(directory)
+
+
+def looks_in_legend(drawing: Drawing) -> list[str]:
+    """Colour and dashes of every line of the legend below a picture."""
+    root = ElementTree.fromstring(drawing.svg)
+    legends = [e for e in root.iter() if e.attrib.get("id") == "legend_1"]
+    lines = [
+        path.attrib["style"]
+        for legend in legends
+        for group in legend
+        if group.attrib.get("id", "").startswith("line2d")
+        for path in group
+        if path.tag.endswith("path")
+    ]
+    assert all("stroke: #" in line for line in lines)
+    return lines
+
+
+def has_a_margin(drawing: Drawing) -> bool:
+    """Whether nothing touches the edge of a picture, as what is cut there would."""
+    pixels = np.asarray(Image.open(io.BytesIO(drawing.png)).convert("L"))
+    edges = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+    return bool((edges == 255).all())
+
+
+def test_up_to_eight_lines_are_named_at_their_ends(tmp_path: Path) -> None:
+    drawing = error_drawing(variants(tmp_path, 8), "error")
+
+    assert 'id="legend' not in drawing.svg
+    assert {f"group, G = {i}" for i in range(1, 9)} <= set(words(drawing))
+    assert drawing.note == ""
+
+
+def test_more_lines_are_named_in_full_below_and_no_two_look_alike(tmp_path: Path) -> None:
+    comparison = variants(tmp_path, MOST_LINES)
+    drawn = [
+        error_drawing(comparison, "error"),
+        cost_drawing(comparison, "cost"),
+        curves_drawing(comparison, 2, "curves"),
+    ]
+
+    for drawing in drawn:
+        assert drawing is not None
+        assert drawing.note == ""
+        assert [words(drawing).count(f"group, G = {i + 1}") for i in range(24)] == [1] * 24
+        assert len(set(looks_in_legend(drawing))) == MOST_LINES == 24
+        assert has_a_margin(drawing)
+        assert Image.open(io.BytesIO(drawing.png)).width == 992
+
+
+def test_no_two_looks_are_alike_and_level_lines_are_dashed() -> None:
+    for level in (False, True):
+        looks = [look(i, level=level) for i in range(MOST_LINES)]
+        assert len({(one.color, one.dashes) for one in looks}) == MOST_LINES
+        assert len({(one.color, one.marker) for one in looks}) == (8 if level else MOST_LINES)
+    solid = {look(i).dashes for i in range(MOST_LINES)}
+    assert not solid & {look(i, level=True).dashes for i in range(MOST_LINES)}
+
+
+def test_lines_beyond_what_a_picture_holds_are_counted(tmp_path: Path) -> None:
+    comparison = variants(tmp_path, 26)
+    error, cost, curves = (
+        error_drawing(comparison, "error"),
+        cost_drawing(comparison, "cost"),
+        curves_drawing(comparison, 2, "curves"),
+    )
+
+    first = [line.label for line in comparison.lines[:24]]
+    for drawing in (error, cost, curves):
+        assert drawing is not None
+        assert drawing.note.startswith("Of 26 lines measured here the first 24 are drawn; the oth")
+        assert [word for word in words(drawing) if word.startswith("group, ")] == first
+    assert error.note.endswith("the other 2 are in the table of every cell.")
+
+
+def test_a_long_name_is_wrapped_below_and_not_cut(tmp_path: Path) -> None:
+    for other in ("a" * 30, "b"):
+        write_cell(tmp_path, "group", 2, [0.5], changes={"norm.an_unknown_setting": other})
+        write_cell(tmp_path, "group", 4, [0.6], changes={"norm.an_unknown_setting": other})
+    comparison = only(tmp_path)
+    drawing = error_drawing(comparison, "error")
+
+    assert len(looks_in_legend(drawing)) == 2
+    for line in comparison.lines:
+        assert line.label.replace(" ", "") in "".join(words(drawing)).replace(" ", "")
+    assert has_a_margin(drawing)
+
+
+@pytest.mark.parametrize("lines", [2, 8, 24])
+@pytest.mark.parametrize("xs", [[8], [2, 4, 8], [2, 128], [2, 3, 4], list(range(2, 122, 2))])
+def test_points_stand_at_their_own_tick(lines: int, xs: list[int]) -> None:
+    values = dict.fromkeys(xs, Estimate(1.0, None, None, 1))
+    series = [Series(str(i), i, values, dict.fromkeys(xs, (1.0,))) for i in range(lines)]
+    with style():
+        _, (axes,) = new_figure()
+        log2_axis(axes, xs, "batch size")
+        draw_series(axes, series, xs)
+    means = [line for line in axes.lines if str(line.get_marker()) in MARKERS]
+    drawn = [np.asarray(line.get_xdata(), dtype=float) for line in means]
+
+    assert len(drawn) == lines
+    ticks = np.log2(xs)
+    low, high = axes.get_xlim()
+    for at in drawn:
+        assert low < at.min() <= at.max() < high
+        nearest = np.abs(np.log2(at)[:, None] - ticks).argmin(axis=1)
+        assert nearest.tolist() == list(range(len(xs)))
+
+
+@pytest.mark.parametrize("xs", [[2, 8, 32, 128], list(range(2, 122, 2)), [1, 1000, 1001]])
+def test_numbers_on_the_axis_do_not_touch(xs: list[int]) -> None:
+    with style():
+        figure, (axes,) = new_figure()
+        log2_axis(axes, xs, "batch size")
+        figure.draw_without_rendering()
+        boxes = [label.get_window_extent() for label in axes.get_xticklabels()]
+
+    assert len(boxes) >= 2
+    assert axes.get_xticklabels()[0].get_text() == str(xs[0])
+    assert all(a.x1 < b.x0 for a, b in pairwise(boxes))
+    assert sorted([*axes.get_xticks(), *axes.get_xticks(minor=True)]) == xs
+
+
+def places_drawn(comparison: Comparison) -> dict[int, str]:
+    """The places that have a picture of curves, with its note."""
+    drawings = {x: curves_drawing(comparison, x, f"curves-{x}") for x in comparison.xs}
+    return {x: drawing.note for x, drawing in drawings.items() if drawing is not None}
+
+
+def test_six_places_at_most_have_curves(tmp_path: Path) -> None:
+    for batch in range(1, 14):
+        write_cell(tmp_path, "group", batch, [0.5])
+    drawn = places_drawn(only(tmp_path))
+
+    assert list(drawn) == [1, 3, 6, 8, 11, 13]
+    (note,) = set(drawn.values())
+    assert note.startswith("Of 13 places of the axis 6 are drawn")
+    assert "metrics.jsonl" in note
+    assert "TensorBoard" in note
+
+
+def test_places_without_a_curve_do_not_count(tmp_path: Path) -> None:
+    for batch in range(1, 8):
+        write_cell(tmp_path, "group", batch, [0.5], curves=batch != 4)
+
+    assert places_drawn(only(tmp_path)) == dict.fromkeys((1, 2, 3, 5, 6, 7), "")
 
 
 # --- In a page ------------------------------------------------------------------------------------
@@ -197,6 +369,4 @@ def test_lines_and_text_stand_out_from_the_ground(shade: int) -> None:
 
 
 def test_markers_and_colours_are_as_many() -> None:
-    from normbench.report.plotting import MARKERS
-
     assert len(set(MARKERS)) == len(set(COLORS)) == len(MARKERS) == len(COLORS)

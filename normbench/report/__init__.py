@@ -8,6 +8,7 @@ From the top down; imports only ever go downward::
     tables.py           rows and CSV            figures.py    pictures     verdicts.py  shapes
     recipes.py          commands that do it again             document.py  Markdown and HTML
     analysis.py         differences, crossings, what is lost to what, costs
+    page.py             the HTML page's style                 naming.py    names of lines
     progress.py         how far it is           plotting.py   how pictures look
     comparisons.py      what may stand in one picture
     regimes.py          what "batch size" means there         groups.py    of each stage

@@ -5,6 +5,7 @@ network and one recipe. Its lines are norms; a norm that comes in several varian
 """
 
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -210,7 +211,7 @@ def _comparison(regime: Regime, cells: Sequence[CellRun]) -> Comparison:
             left_out += [cell.folder for cell in ranked[1:]]
         tied = is_batch_dependent(key[0], cells)
         lines.append(Line(labels[key], key[0], tuple(points), key[2], tied))
-    lines.sort(key=lambda line: (not line.batch_dependent, line.level, line.label))
+    lines.sort(key=lambda line: (not line.batch_dependent, line.level, _natural(line.label)))
     settings = {k: v for k, v in first.settings.items() if k not in NO_PART | COMPARED}
     experiment = first.folder.rpartition("/")[0]
     return Comparison(
@@ -225,6 +226,11 @@ def _comparison(regime: Regime, cells: Sequence[CellRun]) -> Comparison:
         lines=tuple(lines),
         left_out=tuple(dict.fromkeys(left_out)),
     )
+
+
+def _natural(label: str) -> list[str | int]:
+    """Sorts numbers in a label by size: G = 2 before G = 10."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"([0-9]+)", label)]
 
 
 def norm_settings(cell: CellRun) -> dict[str, Any]:

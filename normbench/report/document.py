@@ -5,12 +5,14 @@ so that a name found in a file can only ever be read, and whatever is said once 
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import TypeAlias, TypeVar
 
-from normbench.report.plotting import THEME, Drawing
+from normbench.report.page import page
+from normbench.report.plotting import Drawing
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,10 @@ class Bullets:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table; columns that hold only numbers are aligned to the right."""
+    """A table, whose first column names the rows.
+
+    Columns that hold only numbers are aligned to the right.
+    """
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -54,6 +59,11 @@ class Table:
         """Whether a column holds numbers, but for cells that stand for one."""
         cells = [row[column] for row in self.rows if row[column] not in _NO_NUMBER]
         return bool(cells) and all(_NUMBER.fullmatch(cell) for cell in cells)
+
+    @property
+    def wordy(self) -> bool:
+        """Whether there is more to read in a row than a line of a phone holds."""
+        return any(len(cell) > _WORDY for row in self.rows for cell in row[1:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +79,11 @@ class Pictures:
     """Pictures, side by side where there is room."""
 
     drawings: Sequence[Drawing]
+
+    @property
+    def notes(self) -> list[str]:
+        """What the pictures leave out, each remark once."""
+        return list(dict.fromkeys(d.note for d in self.drawings if d.note))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +106,7 @@ Block: TypeAlias = Heading | Text | Lead | Bullets | Table | Facts | Pictures | 
 
 _NO_NUMBER = ("", "-", "any", "reference")
 _NUMBER = re.compile(r"[+\N{MINUS SIGN}-]?\d[\d.,–]*( ± [\d.,]+)?( [kMG]?B)?")
+_WORDY = 40  # characters
 
 
 # --- Markdown -------------------------------------------------------------------------------------
@@ -120,7 +136,8 @@ def _markdown(block: Block) -> str:
                 [f"**{_md(title)}**", "", *(f"- {_md(k)}: {_md(v)}" for k, v in facts)]
             )
         case Pictures(drawings):
-            return "\n\n".join(f"![{_md(d.alt)}]({d.name}.png)" for d in drawings)
+            shown = [f"![{_md(d.alt)}]({d.name}.png)" for d in drawings]
+            return "\n\n".join([*shown, *(f"*{_md(note)}*" for note in block.notes)])
         case Commands(lines):
             fence = "`" * max(
                 3, 1 + max((len(r) for x in lines for r in _TICKS.findall(x)), default=0)
@@ -155,11 +172,27 @@ def _md(text: str) -> str:
 
 def to_html(title: str, blocks: Sequence[Block]) -> str:
     """The document as one page that needs nothing else: no network, no script, no other file."""
-    body = "\n".join(_html(block) for block in blocks)
-    return _PAGE.format(title=escape(title), css=_css(), body=body)
+    body = "\n".join(_html(block, name) for block, name in _named(blocks))
+    return page(title, body)
 
 
-def _html(block: Block) -> str:
+def _named(blocks: Sequence[Block]) -> Iterator[tuple[Block, str]]:
+    """Each block with the name that its part of the page has for those who cannot see it.
+
+    It is the headings above it and, from the second table or list of commands there, a number.
+    """
+    section, heading = "", ""
+    met: Counter[str] = Counter()
+    for block in blocks:
+        match block:
+            case Heading(level, text):
+                section, heading = (text, text) if level < 3 else (section, f"{text}: {section}")
+            case Table() | Commands():
+                met[heading] += 1
+        yield block, heading if met[heading] < 2 else f"{heading} ({met[heading]})"
+
+
+def _html(block: Block, name: str) -> str:
     match block:
         case Heading(level, text):
             return f"<h{level}>{escape(text)}</h{level}>"
@@ -170,18 +203,21 @@ def _html(block: Block) -> str:
         case Bullets(items):
             return _wrapped("ul", items, lambda item: f"<li>{escape(item)}</li>")
         case Table():
-            return _html_table(block)
+            return _html_table(block, name)
         case Facts(title, facts):
             rows = _wrapped(
                 "dl", facts, lambda fact: f"<dt>{escape(fact[0])}</dt><dd>{escape(fact[1])}</dd>"
             )
             return f'<section class="facts"><h3>{escape(title)}</h3>\n{rows}</section>'
         case Pictures(drawings):
-            return _wrapped("div", drawings, _html_picture, ' class="pictures"')
+            notes = [f'\n<p class="muted">{escape(note)}</p>' for note in block.notes]
+            shown = _wrapped("div", drawings, _html_picture, ' class="pictures"')
+            return "".join([shown, *notes])
         case Commands(lines):
-            return f"<pre>{escape(chr(10).join(_one_line(line) for line in lines))}</pre>"
+            said = escape("\n".join(_one_line(line) for line in lines))
+            return f"<pre {_region(name)}>{said}</pre>"
         case Folded(summary, blocks):
-            inner = "\n".join(_html(inner) for inner in blocks)
+            inner = "\n".join(_html(inner, summary) for inner in blocks)
             return f"<details><summary>{escape(summary)}</summary>\n{inner}\n</details>"
 
 
@@ -196,79 +232,29 @@ def _html_picture(drawing: Drawing) -> str:
     )
 
 
-def _html_table(table: Table) -> str:
-    classes = [' class="number"' if table.numeric(i) else "" for i in range(len(table.columns))]
+def _region(name: str) -> str:
+    """The attributes of a part of the page that scrolls by itself: keyboards have to reach it."""
+    return f'tabindex="0" role="region" aria-label="{escape(name)}"'
 
-    def row(cells: Sequence[str], tag: str) -> str:
+
+def _html_table(table: Table, name: str) -> str:
+    classes = [' class="number"' if table.numeric(i) else "" for i in range(len(table.columns))]
+    labels = [f' data-label="{escape(c)}"' if table.wordy else "" for c in table.columns]
+    look = ' class="cards"' if table.wordy else ""
+    heads = (
+        f'<th scope="col"{kind}>{escape(column)}</th>'
+        for kind, column in zip(classes, table.columns, strict=True)
+    )
+
+    def row(cells: Sequence[str]) -> str:
         made = (
-            f"<{tag}{kind}>{escape(cell)}</{tag}>"
-            for kind, cell in zip(classes, cells, strict=True)
+            f"<td{kind}{label}>{escape(cell)}</td>"
+            for kind, label, cell in zip(classes, labels, cells, strict=True)
         )
         return f"<tr>{''.join(made)}</tr>"
 
     return (
-        f'<div class="scroll" tabindex="0"><table>\n<thead>{row(table.columns, "th")}</thead>\n'
-        + _wrapped("tbody", table.rows, lambda cells: row(cells, "td"))
-        + "\n</table></div>"
+        f'<div class="scroll" {_region(name)}><table{look}>\n'
+        f"<thead><tr>{''.join(heads)}</tr></thead>\n"
+        f"{_wrapped('tbody', table.rows, row)}\n</table></div>"
     )
-
-
-def _css() -> str:
-    """The page's style, with the pictures' colours for light and dark."""
-    light, dark = ("".join(f"--{part}:{both[i]};" for part, both in THEME.items()) for i in (0, 1))
-    return f":root{{{light}}}@media(prefers-color-scheme:dark){{:root{{{dark}}}}}{_STYLE}"
-
-
-_STYLE = """
-*{box-sizing:border-box}
-body{margin:0 auto;padding:1.2rem 1rem 4rem;max-width:64rem;background:var(--ground);
-color:var(--ink);font:1rem/1.55 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
-h1{font-size:1.7rem;line-height:1.2;margin:.4rem 0 .2rem}
-h2{font-size:1.3rem;line-height:1.3;margin:2.6rem 0 .6rem;padding-top:.8rem;
-border-top:2px solid var(--grid)}
-h3{font-size:1.05rem;margin:1.8rem 0 .4rem}
-p,li,dd{max-width:46rem;overflow-wrap:anywhere}
-.muted,figcaption{color:var(--muted);font-size:.88rem}
-.lead{border-left:.3rem solid var(--line1);padding:.2rem 0 .2rem 1rem;margin:1rem 0 1.6rem;
-font-size:1.08rem}
-.lead p{margin:.5rem 0}
-.scroll{overflow-x:auto;margin:.6rem 0 1rem;-webkit-overflow-scrolling:touch}
-table{border-collapse:collapse;font-size:.92rem;font-variant-numeric:tabular-nums}
-th,td{padding:.3rem .75rem .3rem 0;text-align:left;vertical-align:top;
-border-bottom:1px solid var(--grid)}
-th{color:var(--muted);font-weight:600;vertical-align:bottom}
-td{min-width:3.5rem}
-td:not(.number){min-width:5.5rem}
-.number{text-align:right;white-space:nowrap}
-.pictures{display:grid;gap:1rem 1.6rem;
-grid-template-columns:repeat(auto-fit,minmax(min(100%,26rem),1fr))}
-figure{margin:.4rem 0;max-width:38rem}
-figure svg{display:block;width:100%;height:auto}
-figure svg text{font-family:system-ui,-apple-system,"Segoe UI",Roboto,sans-serif!important}
-.facts{border:1px solid var(--grid);border-radius:.5rem;padding:0 1rem .6rem;margin:1.4rem 0}
-.facts dl{display:grid;
-grid-template-columns:minmax(7rem,max-content) 1fr;gap:.35rem 1.2rem;margin:0}
-.facts dt{color:var(--muted)}
-.facts dd{margin:0}
-@media(max-width:34rem){.facts dl{grid-template-columns:1fr;gap:0}.facts dd{margin:0 0 .6rem}}
-pre{overflow-x:auto;border:1px solid var(--grid);border-radius:.5rem;padding:.7rem .9rem;
-font-size:.85rem}
-summary{cursor:pointer;margin:.8rem 0}
-@media print{.scroll{overflow:visible}}
-"""
-
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{title}</title>
-<style>{css}</style>
-</head>
-<body>
-{body}
-</body>
-</html>
-"""

@@ -1,20 +1,22 @@
-"""How the pictures of a report look: colours, axes, lines with intervals, labels, files.
+"""How the pictures of a report look: colours, axes, lines with intervals, files.
 
 Equal input gives equal bytes. Every colour of a picture is one of THEME, so that a page can give it
 another value in the dark; on its own a picture stands on a white ground. Lines differ in marker as
 well as in colour, and the colours can be told apart without red or green (after Okabe & Ito 2008,
-darkened for a white ground).
+darkened for a white ground). Where lines are more than colours, they differ in how they are broken.
 """
 
 from __future__ import annotations
 
 import io
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from statistics import fmean
-from typing import TYPE_CHECKING, NamedTuple
+from itertools import pairwise
+from math import log2
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from normbench.report.statistics import Estimate
 
@@ -27,6 +29,13 @@ COLORS = ("#cc5500", "#0072b2", "#00805f", "#a8498a", "#8f6400", "#5b3fb5", "#4a
 _DARK = ("#ff9248", "#5eb3f0", "#3ccf9f", "#ea9bcb", "#e6b422", "#b09cff", "#c9c9c9", "#ff7d97")
 MARKERS = "osD^vPXh"
 
+Dashes: TypeAlias = Literal["-", ":", "-.", "--"] | tuple[float, tuple[float, ...]]
+_LINES: tuple[Dashes, ...] = ("-", ":", "-.")
+_LEVELS: tuple[Dashes, ...] = ("--", (0, (9, 3)), (0, (2, 1.2)))  # all of them plainly dashed
+
+MOST_LINES = len(COLORS) * len(_LINES)
+"""In one picture; more could not be told apart."""
+
 THEME: Mapping[str, tuple[str, str]] = {
     "ink": (INK, "#e8edf2"),
     "muted": (_MUTED, "#9fabb8"),
@@ -36,7 +45,8 @@ THEME: Mapping[str, tuple[str, str]] = {
 }
 """For each part of a picture its colour on a light and on a dark page."""
 
-_SIZE = (6.2, 4.1)  # inches; at a phone's width its text is still some ten pixels high
+SIZE = (6.2, 4.1)  # inches; at a phone's width its text is still some ten pixels high
+_MARGIN = 1.35  # of the axis, as a factor
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +58,14 @@ class Drawing:
         alt: what it shows, in words.
         svg: a whole SVG document.
         png: the same as PNG, 160 dots an inch.
+        note: what it leaves out, or "".
     """
 
     name: str
     alt: str
     svg: str = field(repr=False)
     png: bytes = field(repr=False)
+    note: str = ""
 
     def inline(self) -> str:
         """The SVG element for an HTML page that defines the variables of THEME.
@@ -77,6 +89,24 @@ class Series(NamedTuple):
     values: Mapping[int, Estimate]
     seeds: Mapping[int, Sequence[float]]
     level: bool = False
+
+
+class Look(NamedTuple):
+    """What tells a line from others; a level line has no marker."""
+
+    color: str
+    marker: str
+    dashes: Dashes
+
+
+def look(number: int, *, level: bool = False) -> Look:
+    """The look of a line by its ``Series.style``; no two below MOST_LINES are alike."""
+    again, color = divmod(number % MOST_LINES, len(COLORS))
+    # Points of one colour are told apart too, wherever their lines cannot be followed.
+    marker = MARKERS[(color + 3 * again) % len(MARKERS)]
+    if level:
+        return Look(COLORS[color], "", _LEVELS[again])
+    return Look(COLORS[color], marker, _LINES[again])
 
 
 @contextmanager
@@ -117,46 +147,58 @@ def new_figure(rows: int = 1) -> tuple[Figure, list[Axes]]:
     """An empty figure with ``rows`` panels above one another, in the context of :func:`style`."""
     from matplotlib.figure import Figure
 
-    width, height = _SIZE
+    width, height = SIZE
     figure = Figure(figsize=(width, height * (1 if rows == 1 else 1.25)), layout="constrained")
     return figure, list(figure.subplots(rows, sharex=True, squeeze=False)[:, 0])
 
 
 def log2_axis(axes: Axes, xs: Sequence[int], label: str) -> None:
     """A horizontal axis in powers of two, with a tick at each of ``xs``."""
+    labelled = _with_room(xs)
     axes.set_xscale("log", base=2)
-    axes.set_xticks(xs, [str(x) for x in xs])
-    axes.minorticks_off()
+    axes.set_xticks(labelled, [str(x) for x in labelled])
+    axes.set_xticks([x for x in xs if x not in labelled], [], minor=True)
     axes.set_xlabel(label)
-    axes.set_xlim(xs[0] / 1.35, xs[-1] * 1.35)
+    axes.set_xlim(xs[0] / _MARGIN, xs[-1] * _MARGIN)
+
+
+def _with_room(xs: Sequence[int]) -> list[int]:
+    """Those of the rising ``xs`` whose labels do not touch."""
+    inches = 4.2 / log2(_MARGIN**2 * xs[-1] / xs[0])  # for each doubling
+
+    def apart(left: int, right: int) -> bool:
+        return inches * log2(right / left) >= 0.06 * len(f"{left}{right}") + 0.08
+
+    kept = [xs[0]]
+    for x in xs[1:]:
+        if apart(kept[-1], x) and (x == xs[-1] or apart(x, xs[-1])):
+            kept.append(x)
+    return kept
 
 
 def draw_series(
     axes: Axes, series: Sequence[Series], xs: Sequence[int], *, limits: bool = True
 ) -> None:
     """Draws lines with error bars and seeds, side by side where they share an x."""
-    for number, one in enumerate(series):
-        if not one.values:
-            continue
-        color, marker = COLORS[one.style], MARKERS[one.style]
-        shift = 2 ** (0.07 * (number - (len(series) - 1) / 2)) if one.seeds else 1.0
+    for one in series:
+        if one.level and one.values:
+            _draw_level(axes, one, xs)
+    lines = [one for one in series if one.values and not one.level]
+    step = _step(len(lines), xs)
+    for number, one in enumerate(lines):
+        color, marker, dashes = look(one.style)
+        shift = 2 ** (step * (number - (len(lines) - 1) / 2)) if one.seeds else 1.0
         places = sorted(one.values)
-        means = [one.values[x].mean for x in places]
-        if one.level:
-            value = one.values[places[0]]
-            axes.plot([xs[0], xs[-1]], [value.mean] * 2, color=color, linestyle="--")
-            if value.low is not None and value.high is not None:
-                axes.axhspan(value.low, value.high, color=color, alpha=0.12, linewidth=0)
-            continue
         at = [x * shift for x in places]
         halves = [one.values[x].half or 0.0 for x in places]
         bars = {"elinewidth": 1.4, "capsize": 3.5, "markersize": 7, "markeredgewidth": 1.0}
         axes.errorbar(
             at,
-            means,
+            [one.values[x].mean for x in places],
             halves if any(halves) else None,
             color=color,
             marker=marker,
+            linestyle=dashes,
             markeredgecolor=_GROUND,
             **bars,  # type: ignore[arg-type]
         )
@@ -165,6 +207,24 @@ def draw_series(
             axes.plot([place] * len(values), values, ".", color=color, markersize=5, alpha=0.5)
     if limits:
         _limit(axes, series)
+
+
+def _step(lines: int, xs: Sequence[int]) -> float:
+    """How far apart lines stand at an x, in doublings: they stay far from the next x, and inside.
+
+    All of them together take up at most 0.7 of the way from one x to the next.
+    """
+    nearest = min((log2(right / left) for left, right in pairwise(xs)), default=1.0)
+    return min(0.07, 0.7 * min(nearest, 1.0) / max(lines - 1, 1))
+
+
+def _draw_level(axes: Axes, one: Series, xs: Sequence[int]) -> None:
+    """Draws a line across the axis, in its interval as a band."""
+    color, _, dashes = look(one.style, level=True)
+    value = next(iter(one.values.values()))
+    axes.plot([xs[0], xs[-1]], [value.mean] * 2, color=color, linestyle=dashes)
+    if value.low is not None and value.high is not None:
+        axes.axhspan(value.low, value.high, color=color, alpha=0.12, linewidth=0)
 
 
 def _limit(axes: Axes, series: Sequence[Series]) -> None:
@@ -183,69 +243,38 @@ def _limit(axes: Axes, series: Sequence[Series]) -> None:
     axes.set_ylim(min(bottom, low) - pad, max(top, high) + pad)
 
 
-def mark_lost(axes: Axes, places: Sequence[tuple[int, int]]) -> None:
-    """Crosses at the top: a seed diverged or failed here."""
-    for style, x in places:
-        axes.plot(
-            [x],
-            [1.0],
-            "x",
-            color=COLORS[style],
-            markersize=9,
-            markeredgewidth=2.2,
-            transform=axes.get_xaxis_transform(),
-            clip_on=False,
-        )
-    if places:
-        axes.set_title("× a seed diverged or failed", loc="right", color=_MUTED, fontsize=11)
+class Lost(NamedTuple):
+    """Seeds of a line that came to a bad end at a place: ``bad`` of ``total``."""
+
+    style: int
+    x: int
+    bad: int
+    total: int
 
 
-def name_ends(axes: Axes, series: Sequence[Series], xs: Sequence[int]) -> None:
-    """Writes each line's label at its right end; where ends are close, apart from one another."""
-    ends = [(one.values[max(one.values)].mean, one) for one in series if one.values]
-    axes.get_ylim()  # settles them
-    to_axes = axes.transData + axes.transAxes.inverted()
-    heights = [float(to_axes.transform((xs[0], y))[1]) for y, _ in ends]
-    order = sorted(range(len(ends)), key=lambda i: heights[i])
-    gap = 0.08 if len(axes.figure.axes) == 1 else 0.145
-    placed = _apart([heights[i] for i in order], gap)
-    for i, height in zip(order, placed, strict=True):
-        one = ends[i][1]
+def mark_lost(axes: Axes, places: Sequence[Lost]) -> None:
+    """Crosses at the top, below one another: so many seeds diverged or failed here."""
+    met: Counter[int] = Counter()
+    for style, x, bad, total in places:
+        height = 0.98 - 0.07 * met[x]
+        met[x] += 1
         axes.annotate(
-            one.label,
-            (1.01, height),
-            xycoords="axes fraction",
-            color=COLORS[one.style],
-            va="center",
-            ha="left",
+            f"× {bad}/{total}",
+            (x, height),
+            xycoords=axes.get_xaxis_transform(),
+            color=look(style).color,
+            fontweight="bold",
+            ha="center",
+            va="top",
             annotation_clip=False,
         )
+    if places:
+        axes.set_title("× seeds diverged or failed", loc="right", color=_MUTED, fontsize=11)
 
 
-def _apart(heights: Sequence[float], gap: float) -> list[float]:
-    """The rising ``heights``, moved so that neighbours are ``gap`` apart and none is at the top."""
-    clusters: list[list[float]] = []
-    for height in heights:
-        clusters.append([height])
-        while len(clusters) > 1 and _low(clusters[-1], gap) < _high(clusters[-2], gap) + gap:
-            last = clusters.pop()
-            clusters[-1] += last
-    apart = [_low(c, gap) + gap * i for c in clusters for i in range(len(c))]
-    top = 0.97 - gap * (len(apart) - 1)
-    return [min(height, top + gap * i) for i, height in enumerate(apart)]
-
-
-def _low(cluster: Sequence[float], gap: float) -> float:
-    return fmean(cluster) - gap * (len(cluster) - 1) / 2
-
-
-def _high(cluster: Sequence[float], gap: float) -> float:
-    return fmean(cluster) + gap * (len(cluster) - 1) / 2
-
-
-def save(figure: Figure, name: str, alt: str) -> Drawing:
+def save(figure: Figure, name: str, alt: str, note: str = "") -> Drawing:
     """Saves without the date and version that would change the bytes."""
     svg, png = io.StringIO(), io.BytesIO()
     figure.savefig(svg, format="svg", metadata=dict.fromkeys(("Date", "Creator")))
     figure.savefig(png, format="png", dpi=160, metadata={"Software": None})
-    return Drawing(name, alt, svg.getvalue(), png.getvalue())
+    return Drawing(name, alt, svg.getvalue(), png.getvalue(), note)
