@@ -4,7 +4,9 @@ A network can be evaluated with the running averages, as usual; with statistics 
 training images, which fit the final weights (PreciseBN: Wu & Johnson 2021, Rethinking "Batch" in
 BatchNorm, arXiv 2105.07576, section 3); and with the statistics of batches of the training size.
 What the first loses against the second is lost to the running averages alone; what the second
-still loses is lost to training on noisy statistics.
+still loses is lost to training on noisy statistics. The third are of test images, which are not
+padded, cropped and mirrored as training images are: even batches of a thousand differ from the
+running averages by that.
 """
 
 from collections.abc import Callable, Iterator

@@ -44,8 +44,8 @@ from normbench.report.verdicts import Judgement, judge
 from normbench.report.wording import join, plus_minus, seeds
 
 _DECOMPOSED = (
-    "norm", "batch", "running averages", "estimated anew", "of the batch", "averages cost",
-    "lost in total", "to the averages", "to the rest", "n",
+    "norm", "batch", "running", "anew", "of the batch", "averages cost", "lost", "to averages",
+    "to the rest", "n",
 )  # fmt: skip
 
 
@@ -193,7 +193,9 @@ def _decomposition(comparison: Comparison, suffix: str) -> list[Block]:
             "The same weights, evaluated with the running averages as usual, with statistics"
             " estimated anew from training images (PreciseBN), and with those of test batches of"
             " the training size: test error in %. The last is the network as it was trained, noise"
-            " and all, and no way to use it: each answer depends on its batch mates. What the"
+            " and all, and no way to use it: each answer depends on its batch mates; and where only"
+            " training images are padded and cropped, test images have other statistics for that"
+            " alone, at any batch size. What the"
             " averages cost is the first less the second, in points. What is lost against the row"
             " called reference is lost to the averages (what they cost more here than there) or to"
             " the rest: training on noisy statistics, and whatever else the batch size changes,"
