@@ -231,7 +231,7 @@ def _stacks(comparison: Comparison) -> str:
     if not known:
         return ""
     said = join([f"{stacked} at batch {batch}" for batch, stacked in known])
-    return f"Seeds trained as one network: {said}. "
+    return f"So many seeds were trained as one network, where it is recorded: {said}. "
 
 
 def _curves(comparison: Comparison, suffix: str) -> list[Block]:
