@@ -280,7 +280,10 @@ def _titled(comparisons: Sequence[Comparison]) -> list[Comparison]:
         told.append(replace(comparison, title=title + _telling(comparison, values, both)))
     repeated = Counter(c.title for c in told)
     return [
-        replace(c, title=f"{c.title}; {c.regime}") if repeated[c.title] > 1 else c for c in told
+        replace(c, title=f"{c.title}; {AXES[c.axis] if c.axis in SIGNS else c.regime}")
+        if repeated[c.title] > 1
+        else c
+        for c in told
     ]
 
 

@@ -338,7 +338,8 @@ def _unlike(comparison: Comparison, publication: Publication) -> list[str]:
         here = "unknown" if comparison.epochs is None else f"{comparison.epochs:g}"
         found.append(f"epochs: {publication.epochs} there, {here} here")
     group = typical(comparison, "group")
-    if publication.groups is not None and group is not None:
+    swept = comparison.axis in publication.sweeps
+    if publication.groups is not None and group is not None and not swept:
         for here in groups_of(group.points[0].cell):
             found.append(f"group norm: {publication.groups} groups there, {here} here")
     ratios = {
