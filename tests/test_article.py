@@ -9,7 +9,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 
-from claims.base import NOT, Estimate, Finding, Store, Table, estimate, number, paired
+from claims.base import NOT, Finding, Store, Table, number
 from claims.batches import dependence
 from claims.correlation import correlation, correlation_within_images, look, mean_off_diagonal
 from claims.definitions import ArticleGroupNorm
@@ -27,6 +27,8 @@ from claims.learning import smooth, steps_to
 from claims.regularizing import at_equal_fit
 from claims.training import Arm, Trainer
 
+from normbench.report.statistics import Estimate, estimate, paired
+
 
 def test_numbers_as_text() -> None:
     assert number(0) == "0"
@@ -37,7 +39,7 @@ def test_numbers_as_text() -> None:
 
 def test_estimates_have_intervals_from_two_seeds_on() -> None:
     assert estimate([]) is None
-    assert estimate([0.5]) == Estimate(0.5, None, 1)
+    assert estimate([0.5]) == Estimate(0.5, None, None, 1)
     found = paired({0: 1.0, 1: 2.0, 2: 9.0}, {0: 0.5, 1: 0.5})
     assert found is not None
     assert (found.mean, found.n) == (1.0, 2)

@@ -17,25 +17,23 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 
 import article
 from claims import correlation, gradients, regularizing
-from claims.base import (
-    HOLDS,
-    NOT,
-    OPEN,
-    PARTLY,
-    Estimate,
-    judged,
-    losses_in_words,
-    said,
-    with_losses,
-)
+from claims.base import HOLDS, NOT, OPEN, PARTLY, judged, losses_in_words, said, with_losses
 from claims.learning import convergence, lost_seeds, saved
 from claims.networks import Cells, Seed, found_in, lost_in
 from claims.robustness import CHANGES, kept, robustness
 from claims.runs import layer_norm, missing, moves_more, of_cells, small_batches
 from claims.training import Trained
 
+from normbench.report.statistics import Estimate
+
 WIDE, NARROW = (-0.1, 0.0, 0.1), (-0.01, 0.0, 0.01)
 """By how much three seeds differ from their mean: too much for a verdict, and not."""
+
+
+def give_or_take(mean: float, half: float | None, n: int) -> Estimate:
+    if half is None:
+        return Estimate(mean, None, None, n)
+    return Estimate(mean, mean - half, mean + half, n)
 
 
 def result(seed: int, accuracy: float | None, **more: Any) -> Result:
@@ -61,8 +59,13 @@ def seeds_around(mean: float, spread: tuple[float, ...]) -> dict[int, float]:
 
 
 def test_a_verdict_needs_an_interval_that_is_clear_of_0() -> None:
-    assert [judged(Estimate(mean, 0.5, 3)) for mean in (0.6, -0.6)] == [HOLDS, NOT]
-    for undecided in (Estimate(0.4, 0.5, 3), Estimate(-0.4, 0.5, 3), Estimate(-9.0, None, 1), None):
+    assert [judged(give_or_take(mean, 0.5, 3)) for mean in (0.6, -0.6)] == [HOLDS, NOT]
+    for undecided in (
+        give_or_take(0.4, 0.5, 3),
+        give_or_take(-0.4, 0.5, 3),
+        give_or_take(-9.0, None, 1),
+        None,
+    ):
         assert judged(undecided) == OPEN
 
 
@@ -70,10 +73,10 @@ def test_differences_are_said_without_their_sign_and_never_as_equal() -> None:
     def words(found: Estimate | None) -> str:
         return said(found, "{} more", "{} fewer", "not told apart ({})", 1)
 
-    assert words(Estimate(2.0, 0.5, 3)) == "2.0 ± 0.5 more"
-    assert words(Estimate(-2.0, 0.5, 3)) == "2.0 ± 0.5 fewer"
-    assert words(Estimate(-2.0, 2.5, 3)) == "not told apart (-2.0 ± 2.5)"
-    assert words(Estimate(-2.0, None, 1)) == "not told apart (-2.0), one seed"
+    assert words(give_or_take(2.0, 0.5, 3)) == "2.0 ± 0.5 more"
+    assert words(give_or_take(-2.0, 0.5, 3)) == "2.0 ± 0.5 fewer"
+    assert words(give_or_take(-2.0, 2.5, 3)) == "not told apart (-2.0 ± 2.5)"
+    assert words(give_or_take(-2.0, None, 1)) == "not told apart (-2.0), one seed"
     assert words(None) == "not told apart (-)"
 
 
@@ -162,7 +165,7 @@ def test_robustness_is_decided_next_to_no_norm_and_not_by_a_ranking(
 
 
 def of_three(mean: float) -> Estimate:
-    return Estimate(mean, 1.0, 3)
+    return give_or_take(mean, 1.0, 3)
 
 
 @pytest.mark.parametrize(
@@ -243,7 +246,7 @@ def test_faster_or_slower_needs_an_interval(steps: tuple[int, ...], verdict: str
 def test_a_seed_that_diverged_is_in_no_mean_of_an_arm_and_is_told() -> None:
     trained = arms((9, 10, 300), "diverged")
     assert convergence(trained).verdict == HOLDS  # of the two that are left
-    assert saved(trained, 2.0, "none", "batch") == Estimate(15.0, 0.0, 2)
+    assert saved(trained, 2.0, "none", "batch") == give_or_take(15.0, 0.0, 2)
     lost = lost_seeds(trained, ["batch", "none"])
     assert losses_in_words(lost) == "own, batch: seed 2 diverged"
     assert with_losses(convergence(trained), lost, {}).verdict == OPEN
@@ -261,13 +264,13 @@ def test_a_seed_that_diverged_is_in_no_mean_of_an_arm_and_is_told() -> None:
 def test_gradients_are_judged_by_intervals(
     deep: tuple[float, float], doubled: tuple[float, float], verdict: str
 ) -> None:
-    steady, halved = Estimate(0.5, 0.1, 5), Estimate(-9.0, doubled[1], 5)
-    grown = Estimate(3.0, 0.1, 5)
-    moved = {"none": (halved, Estimate(*doubled, 5)), "batch": (steady, steady)}
-    of = gradients.Seen(Estimate(*deep, 5), moved, {"none": steady, "batch": grown}, grown)
+    steady, halved = give_or_take(0.5, 0.1, 5), give_or_take(-9.0, doubled[1], 5)
+    grown = give_or_take(3.0, 0.1, 5)
+    moved = {"none": (halved, give_or_take(*doubled, 5)), "batch": (steady, steady)}
+    of = gradients.Seen(give_or_take(*deep, 5), moved, {"none": steady, "batch": grown}, grown)
     assert gradients.decide(of) == verdict
     assert gradients.worse(of)
-    tame = replace(of, apart=Estimate(3.0, 3.0, 5))
+    tame = replace(of, apart=give_or_take(3.0, 3.0, 5))
     assert not gradients.worse(tame)
     if doubled[1] == 0.5:
         assert gradients.decide(tame) == HOLDS
@@ -275,7 +278,7 @@ def test_gradients_are_judged_by_intervals(
 
 def test_correlation_that_is_not_told_from_unchanged_stays_open() -> None:
     verdicts = [
-        correlation.decide(Estimate(mean, 0.1, 3), None)[0] for mean in (-0.2, -0.05, 0.05, 0.2)
+        correlation.decide(give_or_take(mean, 0.1, 3), None)[0] for mean in (-0.2, -0.05, 0.05, 0.2)
     ]
     assert verdicts == [PARTLY, OPEN, OPEN, NOT]
 

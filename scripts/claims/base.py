@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
-from normbench.records import DIVERGED, Result, confidence_interval, read_json, write_json
+from normbench.records import DIVERGED, Result, read_json, write_json
+from normbench.report.statistics import Estimate, estimate
 
 HOLDS = "holds"
 PARTLY = "holds partly"
@@ -157,40 +157,11 @@ def number(value: float, digits: int = 3) -> str:
     return f"{value:.{digits}g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A mean over seeds.
-
-    Attributes:
-        mean: in the unit of the values.
-        half: half the width of its 95 % interval (Student's t); None for one seed.
-        n: how many seeds.
-    """
-
-    mean: float
-    half: float | None
-    n: int
-
-    def above(self, value: float) -> bool:
-        """Whether the whole interval lies above ``value``; without an interval: no."""
-        return self.half is not None and self.mean - self.half > value
-
-    def below(self, value: float) -> bool:
-        """Whether the whole interval lies below ``value``; without an interval: no."""
-        return self.half is not None and self.mean + self.half < value
-
-
-def estimate(values: Sequence[float]) -> Estimate | None:
-    """The mean of ``values``, one a seed, with its interval; None where there are none."""
-    if not values:
-        return None
-    ends = confidence_interval(values)
-    return Estimate(fmean(values), None if ends is None else (ends[1] - ends[0]) / 2, len(values))
-
-
-def paired(first: Mapping[int, float], second: Mapping[int, float]) -> Estimate | None:
-    """The mean of ``first`` minus ``second`` over the seeds that both have, with its interval."""
-    return estimate([first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())])
+def _turned(found: Estimate) -> Estimate:
+    low, high = found.low, found.high
+    return Estimate(
+        -found.mean, None if high is None else -high, None if low is None else -low, found.n
+    )
 
 
 def fixed(found: Estimate | None, digits: int = 2, scale: float = 1.0) -> str:
@@ -237,7 +208,7 @@ def said(
     if found.above(0):
         return above.format(fixed(found, digits, scale))
     if found.below(0):
-        return below.format(fixed(Estimate(-found.mean, found.half, found.n), digits, scale))
+        return below.format(fixed(_turned(found), digits, scale))
     few = ", one seed" if found.half is None else ""
     return neither.format(fixed(found, digits, scale)) + few
 

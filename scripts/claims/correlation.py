@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from claims.base import NOT, OPEN, PARTLY, Estimate, Finding, Table, fixed, number, paired, said
+from claims.base import NOT, OPEN, PARTLY, Finding, Table, fixed, number, said
 from claims.layers import layer
 from claims.networks import Cells, Images, Seed, norm_inputs, slots
+from normbench.report.statistics import Estimate, paired
 
 NORMS_APPLIED = ("batch", "group", "layer", "instance")
 COUNT = 500

@@ -12,25 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from claims.base import (
-    HOLDS,
-    NOT,
-    OPEN,
-    PARTLY,
-    Estimate,
-    Finding,
-    Table,
-    estimate,
-    fixed,
-    number,
-    paired,
-    spread,
-)
+from claims.base import HOLDS, NOT, OPEN, PARTLY, Finding, Table, fixed, number, spread
 from claims.layers import configured
 from claims.networks import Images
 from normbench.models import NormBuilder
 from normbench.models.base import build_quietly
 from normbench.models.resnet import ResNetConfig
+from normbench.report.statistics import Estimate, estimate, paired
 
 SEEDS = range(5)
 COUNT = 32

@@ -7,10 +7,11 @@ from math import inf, isfinite, nan
 from statistics import fmean
 from typing import Any
 
-from claims.base import Estimate, Finding, Table, judged, paired, said, spread
+from claims.base import Finding, Table, judged, said, spread
 from claims.networks import Cells, Seed, seed_at
 from claims.training import Arm, Trainer, curve
 from normbench.records import FINISHED, Result
+from normbench.report.statistics import Estimate, paired
 
 WINDOW = 5
 """How many lines of a curve a training loss is averaged over."""

@@ -7,10 +7,11 @@ from itertools import pairwise
 from statistics import fmean
 from typing import Any
 
-from claims.base import HOLDS, NOT, OPEN, PARTLY, Estimate, Finding, Table, paired, said, spread
+from claims.base import HOLDS, NOT, OPEN, PARTLY, Finding, Table, said, spread
 from claims.learning import Curve, finished_curves
 from claims.networks import Images, Seed, accuracy, with_weights
 from normbench.data.plan import evaluation_batches
+from normbench.report.statistics import Estimate, paired
 
 NOISY = "batch, 4 share"
 """The arm of batch norm whose statistics are those of fewer images."""

@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from claims.base import Finding, Table, fixed, judged, paired, said, spread
+from claims.base import Finding, Table, fixed, judged, said, spread
 from claims.networks import Images, Seed, accuracy, with_weights
 from claims.runs import BATCHES, NORMS
+from normbench.report.statistics import paired
 
 CHANCE = 0.1
 """The accuracy of guessing one of ten classes that are equally frequent."""

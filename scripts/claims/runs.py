@@ -6,18 +6,17 @@ from claims.base import (
     NOT,
     OPEN,
     PARTLY,
-    Estimate,
     Finding,
     Table,
     fixed,
     judged,
     losses_in_words,
-    paired,
     said,
     spread,
 )
 from claims.networks import Cells, Lost
 from normbench.records import Result
+from normbench.report.statistics import Estimate, paired
 
 COMMAND = "normbench sweep experiment=naive data=images data.name={data}"
 NORMS = ("batch", "group", "layer", "instance")
