@@ -185,7 +185,7 @@ BATCH = {2: 0.60, 8: 0.68, 32: 0.71, 128: 0.70}
 GROUP = {2: 0.665, 8: 0.667, 32: 0.668, 128: 0.655}
 
 
-def write_sweep(experiment: Path, *, seeds: int = 3) -> Path:
+def write_sweep(experiment: Path, *, seeds: int = 3, epochs: int = 3) -> Path:
     """Batch and group norm over four batch sizes: batch norm falls at 2 and wins from 8 up."""
     for batch, accuracy in BATCH.items():
         write_cell(
@@ -195,6 +195,9 @@ def write_sweep(experiment: Path, *, seeds: int = 3) -> Path:
             around(accuracy, seeds),
             reestimated=around(accuracy + 0.04 / batch, seeds),
             batch_statistics=around(accuracy - 0.02 / batch, seeds),
+            changes={"epochs": epochs},
         )
-        write_cell(experiment, "group", batch, around(GROUP[batch], seeds))
+        write_cell(
+            experiment, "group", batch, around(GROUP[batch], seeds), changes={"epochs": epochs}
+        )
     return experiment

@@ -12,17 +12,17 @@ import pytest
 from PIL import Image
 from report_helpers import around, write_cell, write_sweep
 
-from normbench.report.analysis import decomposition
+from normbench.report.analysis import decomposition, leads, rivals
 from normbench.report.collection import collect
 from normbench.report.comparisons import Comparison, compare
+from normbench.report.curves import curves_drawing, leads_drawing
 from normbench.report.figures import (
     cost_drawing,
-    curves_drawing,
     error_drawing,
     published_drawing,
     split_drawing,
-    styles_of,
 )
+from normbench.report.naming import styles_of
 from normbench.report.plotting import (
     COLORS,
     MARKERS,
@@ -47,16 +47,19 @@ def only(directory: Path) -> Comparison:
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
-    return only(write_sweep(tmp_path_factory.mktemp("sweep")))
+    return only(write_sweep(tmp_path_factory.mktemp("sweep"), epochs=6))
 
 
 def all_drawings(comparison: Comparison) -> list[Drawing]:
+    pair = rivals(comparison)
+    assert pair is not None
     found = [
         error_drawing(comparison, "error"),
         published_drawing(WU_HE, "published"),
         split_drawing(decomposition(comparison), comparison.axis, "statistics"),
         cost_drawing(comparison, "cost"),
         curves_drawing(comparison, 2, "curves"),
+        leads_drawing(comparison, leads(*pair), "lead"),
     ]
     drawings = [drawing for drawing in found if drawing is not None]
     assert len(drawings) == len(found)
@@ -296,31 +299,6 @@ def test_numbers_on_the_axis_do_not_touch(xs: list[int]) -> None:
     assert axes.get_xticklabels()[0].get_text() == str(xs[0])
     assert all(a.x1 < b.x0 for a, b in pairwise(boxes))
     assert sorted([*axes.get_xticks(), *axes.get_xticks(minor=True)]) == xs
-
-
-def places_drawn(comparison: Comparison) -> dict[int, str]:
-    """The places that have a picture of curves, with its note."""
-    drawings = {x: curves_drawing(comparison, x, f"curves-{x}") for x in comparison.xs}
-    return {x: drawing.note for x, drawing in drawings.items() if drawing is not None}
-
-
-def test_six_places_at_most_have_curves(tmp_path: Path) -> None:
-    for batch in range(1, 14):
-        write_cell(tmp_path, "group", batch, [0.5])
-    drawn = places_drawn(only(tmp_path))
-
-    assert list(drawn) == [1, 3, 6, 8, 11, 13]
-    (note,) = set(drawn.values())
-    assert note.startswith("Of 13 places of the axis 6 are drawn")
-    assert "metrics.jsonl" in note
-    assert "TensorBoard" in note
-
-
-def test_places_without_a_curve_do_not_count(tmp_path: Path) -> None:
-    for batch in range(1, 8):
-        write_cell(tmp_path, "group", batch, [0.5], curves=batch != 4)
-
-    assert places_drawn(only(tmp_path)) == dict.fromkeys((1, 2, 3, 5, 6, 7), "")
 
 
 # --- In a page ------------------------------------------------------------------------------------

@@ -104,6 +104,15 @@ def _has(line: Line, usual: Mapping[str, Any]) -> bool:
     return all(usual.get(key) == value for key, value in values.items())
 
 
+def rivals(comparison: Comparison) -> tuple[Line, Line] | None:
+    """The two lines that a report is about: batch norm's, and group norm's or else the first
+    measured one; None where either has no line that stands for it."""
+    first = typical(comparison, "batch")
+    others = [line for line in comparison.lines if line is not first and line.measured]
+    second = typical(comparison, "group") or next(iter(others), None)
+    return None if first is None or second is None else (first, second)
+
+
 def spread(comparison: Comparison) -> Scatter | None:
     """How the seeds' test errors scatter within the cells of a comparison, in points."""
     cells = {p.cell.folder: p.errors for line in comparison.lines for p in line.measured}
@@ -114,6 +123,54 @@ def change(line: Line, x: int, reference: int) -> Estimate | None:
     """How much higher a line's test error is at ``x`` than at ``reference``, paired by seed."""
     here, there = line.at(x), line.at(reference)
     return paired(here.errors, there.errors) if here and there else None
+
+
+_FEWEST_EPOCHS = 4
+"""With fewer, a difference has no course worth a table."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lead:
+    """How the difference of two norms goes with the training, at one place.
+
+    Attributes:
+        first, second: the lines.
+        x: where.
+        points: by epoch, how many percentage points the error of ``first`` is higher, paired by
+            seed; at the ends of epochs that all seeds of both have reached.
+    """
+
+    first: Line
+    second: Line
+    x: int
+    points: Mapping[float, Estimate]
+
+
+def leads(first: Line, second: Line) -> list[Lead]:
+    """At each place where both have curves and no seed diverged, and which are long enough."""
+    found = []
+    for point in () if first.level and second.level else first.points:
+        other = second.at(point.x)
+        if other is None or point.diverged or other.diverged:
+            continue
+        here, there = _by_epoch(point.cell), _by_epoch(other.cell)
+        differences = [(e, paired(here[e], there[e])) for e in sorted(here.keys() & there.keys())]
+        most = max((value.n for _, value in differences if value is not None), default=0)
+        points = {e: value for e, value in differences if value is not None and value.n == most}
+        if len(points) >= _FEWEST_EPOCHS:
+            found.append(Lead(first, second, point.x, points))
+    return found
+
+
+def _by_epoch(cell: CellRun) -> dict[float, dict[int, float]]:
+    """Errors in % by epoch and seed, as the curves have them."""
+    errors: dict[float, dict[int, float]] = {}
+    for run in cell.seeds:
+        for moment in run.curve:
+            if moment.eval_accuracy is not None:
+                at = errors.setdefault(round(moment.epoch, 6), {})
+                at[run.seed] = 100 * (1 - moment.eval_accuracy)
+    return errors
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from normbench.report.analysis import (
     error,
     meeting,
     reference,
+    rivals,
     spread,
     typical,
 )
@@ -174,22 +175,21 @@ def _falls(comparison: Comparison, lines: Sequence[Line]) -> list[str]:
 
 def _meetings(comparison: Comparison) -> list[str]:
     """Where batch norm crosses group norm, or the first other line."""
-    first = typical(comparison, "batch")
-    rivals = [line for line in comparison.lines if line is not first and line.measured]
-    second = typical(comparison, "group") or next(iter(rivals), None)
-    found = meeting(first, second) if first is not None and second is not None else None
-    if first is None or second is None or found is None:
+    both = rivals(comparison)
+    found = None if both is None else meeting(*both)
+    if both is None or found is None:
         return []
+    first, second = both
     if any(point.diverged for line in (first, second) for point in line.points):
         return []
-    both = f"{first.named} and {second.named}"
+    named = f"{first.named} and {second.named}"
     if found.crossings:
         where = place(found.crossings).replace("at ", f"at {comparison.axis} ", 1)
-        return [f"The lines of {both} cross {where}."]
+        return [f"The lines of {named} cross {where}."]
     lower = second if found.above else first
     count = len(found.xs)
     said = (
-        f"The lines of {both} do not cross: at {'both' if count == 2 else f'all {count}'} places"
+        f"The lines of {named} do not cross: at {'both' if count == 2 else f'all {count}'} places"
         f" measured, from {axis_value(comparison.axis, found.xs[0])} to {found.xs[-1]:g},"
         f" {lower.named}'s mean error is lower"
     )

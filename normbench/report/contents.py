@@ -3,17 +3,16 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from normbench.records import DIVERGED, FAILED
-from normbench.report.analysis import decomposition, spread
+from normbench.report.analysis import decomposition, leads, rivals, spread
 from normbench.report.answers import answers
-from normbench.report.collection import UNREADABLE, CellRun, Collection, SeedRun
+from normbench.report.appendix import method, trouble, unreadable, verdict_blocks
+from normbench.report.collection import Collection
 from normbench.report.comparisons import Comparison
+from normbench.report.curves import curves_drawing, leads_drawing
 from normbench.report.document import (
     Block,
-    Bullets,
     Commands,
     Facts,
-    Folded,
     Heading,
     Lead,
     Pictures,
@@ -23,12 +22,11 @@ from normbench.report.document import (
 from normbench.report.fairness import fairness
 from normbench.report.figures import (
     cost_drawing,
-    curves_drawing,
     error_drawing,
     published_drawing,
     split_drawing,
 )
-from normbench.report.progress import progress, state
+from normbench.report.progress import progress
 from normbench.report.published import PUBLICATIONS
 from normbench.report.recipes import commands
 from normbench.report.statistics import Estimate
@@ -39,8 +37,9 @@ from normbench.report.tables import (
     crossing_rows,
     decomposition_rows,
     difference_rows,
+    lead_rows,
 )
-from normbench.report.verdicts import Judgement, judge
+from normbench.report.verdicts import judge
 from normbench.report.wording import join, plus_minus, seeds
 
 _DECOMPOSED = (
@@ -70,7 +69,7 @@ def contents(
     for number, comparison in enumerate(comparisons, start=1):
         suffix = "" if len(comparisons) == 1 else f"-{number}"
         blocks += _section(comparison, suffix, papers=papers)
-    return [*blocks, *_unreadable(collection), *_method()]
+    return [*blocks, *unreadable(collection), *method()]
 
 
 def _section(comparison: Comparison, suffix: str, *, papers: bool) -> list[Block]:
@@ -89,10 +88,10 @@ def _section(comparison: Comparison, suffix: str, *, papers: bool) -> list[Block
     blocks += [*_differences(comparison), *_decomposition(comparison, suffix)]
     if measured:
         blocks += _costs(comparison, suffix)
-    blocks += _curves(comparison, suffix)
+    blocks += [*_curves(comparison, suffix), *_leads(comparison, suffix)]
     blocks.append(Facts("What was equal", fairness(comparison)))
-    blocks += [block for judgement in judge(comparison) for block in _verdicts(judgement)]
-    blocks += _trouble(comparison.cells)
+    blocks += [block for judgement in judge(comparison) for block in verdict_blocks(judgement)]
+    blocks += trouble(comparison.cells)
     again = commands(comparison)
     if again:
         blocks += [Heading(3, "To do it again"), Commands(again)]
@@ -246,84 +245,22 @@ def _curves(comparison: Comparison, suffix: str) -> list[Block]:
     return [Heading(3, "Curves"), Pictures(drawings), Text(note, muted=True)]
 
 
-def _verdicts(judgement: Judgement) -> list[Block]:
-    publication = judgement.publication
-    rows = [[v.outcome, v.statement, v.published, v.ours, v.rule] for v in judgement.verdicts]
-    like = "Not like for like: " + "; ".join(judgement.unlike) + "."
-    if not judgement.unlike:
-        like = "Like for like in images, network, epochs and batch; other settings may differ."
-    blocks: list[Block] = [
-        Heading(3, f"Against {publication.cite}"),
-        Text(
-            f"{like} Only shapes are compared, never numbers; a fixed rule decides each, and by"
-            f" how much it holds is not part of it. There: {publication.regime}; learning"
-            f" rate {publication.rate}; {publication.seeds or 'an unknown number of'} seeds;"
-            f" {'; '.join(publication.caveats)}."
-        ),
-    ]
-    if rows:
-        blocks.append(Table(["verdict", "what was published", "there", "here", "rule"], rows))
-    if judgement.missing:
-        blocks += [Text("Not asked:"), Bullets(judgement.missing)]
-    return blocks
-
-
-def _trouble(cells: Sequence[CellRun]) -> list[Block]:
-    """The seeds that came to a bad end, each with its reason."""
-    rows = [
-        [cell.folder, str(run.seed), run.state, _why(run)]
-        for cell in cells
-        for run in cell.seeds
-        if run.state in (DIVERGED, FAILED, UNREADABLE)
-    ]
-    if not rows:
+def _leads(comparison: Comparison, suffix: str) -> list[Block]:
+    """How the difference of batch norm and its rival goes with the training."""
+    both = rivals(comparison)
+    found = [] if both is None else leads(*both)
+    if both is None or not found:
         return []
+    first, second = both
+    said = (
+        f"Error of {first.named} less that of {second.named} at the ends of epochs, in percentage"
+        " points, paired by seed, with 95 % intervals (bands, cut off where they leave the"
+        f" picture): above 0 {second.named} is better. Where the learning rate falls towards the"
+        " end, the middle of a training is not where a shorter one would have ended."
+    )
     return [
-        Heading(3, "What went wrong"),
-        Table(["cell", "seed", "state", "why"], rows),
-        Text("These seeds are in no mean and no difference.", muted=True),
-    ]
-
-
-def _why(run: SeedRun) -> str:
-    step = None if run.result is None else run.result.diverged_at
-    found = "" if step is None else f"the loss was not finite at step {step:,}"
-    return run.problem or found or "not recorded"
-
-
-def _unreadable(collection: Collection) -> list[Block]:
-    """Cells and plans that cannot be read; they are in no comparison."""
-    bad = [cell for cell in collection.cells if cell.problem is not None]
-    if not bad and not collection.problems:
-        return []
-    blocks: list[Block] = [Heading(2, "What cannot be read")]
-    if bad:
-        rows = [[c.folder, c.norm, str(c.batch), state(c), c.problem or ""] for c in bad]
-        blocks.append(Table(["cell", "norm", "batch", "state", "why"], rows))
-    return [*blocks, Bullets(collection.problems)] if collection.problems else blocks
-
-
-def _method() -> list[Block]:
-    return [
-        Folded(
-            "How the numbers were made",
-            [
-                Bullets(
-                    [
-                        "An interval is Student's t over seeds at 95 %; one seed has none. It is"
-                        " for this one test set: another one of 10,000 images would move an error"
-                        " of 37 % by ± 0.9 points, much of it alike for all norms.",
-                        "Differences are taken seed by seed, then averaged: a seed has the same"
-                        " first weights and the same images in the same order for every norm.",
-                        "Seeds that diverged or failed are listed and counted, but in no mean; a"
-                        " norm that lost seeds at a place is in no answer and no verdict on it.",
-                        "Trained again, the numbers agree up to the rounding of float32, which"
-                        " short trainings enlarge: sums depend on how many seeds are one network"
-                        " and on the threads. seeds.csv says both; stack=… threads=… repeat them.",
-                        "Every seed is in seeds.csv, every cell in cells.csv, and every difference"
-                        " in differences.csv.",
-                    ]
-                )
-            ],
-        )
+        Heading(3, "The difference as training goes on"),
+        Pictures([leads_drawing(comparison, found, f"lead{suffix}")]),
+        Text(said, muted=True),
+        Table(*lead_rows(comparison, found)),
     ]

@@ -206,7 +206,8 @@ def draw_series(
             values = one.seeds.get(x, ())
             axes.plot([place] * len(values), values, ".", color=color, markersize=5, alpha=0.5)
     if limits:
-        _limit(axes, series)
+        estimates = [value for one in series for value in one.values.values()]
+        limit(axes, estimates, [y for one in series for ys in one.seeds.values() for y in ys])
 
 
 def _step(lines: int, xs: Sequence[int]) -> float:
@@ -227,12 +228,9 @@ def _draw_level(axes: Axes, one: Series, xs: Sequence[int]) -> None:
         axes.axhspan(value.low, value.high, color=color, alpha=0.12, linewidth=0)
 
 
-def _limit(axes: Axes, series: Sequence[Series]) -> None:
+def limit(axes: Axes, values: Sequence[Estimate], seeds: Sequence[float]) -> None:
     """Shows all means and seeds, and of the intervals no more than leaves them readable."""
-    values = [v for one in series for v in one.values.values()]
-    points = [v.mean for v in values] + [
-        y for one in series for ys in one.seeds.values() for y in ys
-    ]
+    points = [*(value.mean for value in values), *seeds]
     if not points:
         return
     low, high = min(points), max(points)

@@ -5,6 +5,7 @@ import io
 from collections.abc import Sequence
 
 from normbench.report.analysis import (
+    Lead,
     change,
     cost,
     decomposition,
@@ -105,6 +106,20 @@ def crossing_rows(comparison: Comparison) -> Rows:
             ends = f"{left.label} at all {len(found.xs)}, from {found.xs[0]:g} to {found.xs[-1]:g}"
         rows.append([f"{first.label}, {second.label}", place(found.crossings), ends])
     return rows
+
+
+def lead_rows(comparison: Comparison, leads: Sequence[Lead]) -> tuple[list[str], Rows]:
+    """Columns and a row an epoch, at the last one, at half of it, a quarter, and so on."""
+    epochs = sorted({epoch for lead in leads for epoch in lead.points})
+    last = epochs[-1]
+    parts = [last / 2**power for power in range(len(epochs))]
+    kept = {max(e for e in epochs if e <= part) for part in parts if part >= epochs[0]}
+    columns = ["epochs", *(axis_value(comparison.axis, lead.x) for lead in leads)]
+    rows = [
+        [f"{epoch:g}", *(signed_difference(lead.points.get(epoch)) for lead in leads)]
+        for epoch in sorted(kept | {epochs[0]})
+    ]
+    return columns, rows
 
 
 def decomposition_rows(comparison: Comparison) -> Rows:
