@@ -5,8 +5,8 @@
 #
 # IMAGES is CIFAR-10 as JPEG files: a folder or an archive, train/CLASS/*.jpg and test/CLASS/*.jpg.
 # EXPERIMENT is naive, isolated, groups or long (hours each on two cores), or article; all of them
-# without one. resnet20, for a GPU, runs only where it is named. THREADS=1 keeps a core free for
-# other work.
+# without one. resnet20, for a GPU, runs only where it is named. Cells train with one thread, as the
+# committed ones were; THREADS=null takes all cores, and rounds otherwise.
 #
 # Where seeds diverge or fail, their experiment is kept and reported as it is and the others go on;
 # the last line then says which, and the exit code is 1. A mistake or an interruption ends this at
@@ -41,7 +41,7 @@ for name in "$@"; do
     continue
   fi
   step normbench sweep "experiment=$name" data=images data.name=cifar10-jpeg \
-    "threads=${THREADS:-null}"
+    "threads=${THREADS:-1}"
   step python scripts/keep.py "runs/$name" "results/$name"
   step normbench report "results/$name" --papers --out "results/$name"
 done

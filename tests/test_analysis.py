@@ -1,5 +1,6 @@
 """Differences, crossings, what is lost to what, and costs, against NumPy and SciPy."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -162,11 +163,14 @@ def test_lines_with_one_common_place_do_not_meet(batch_norm: Comparison) -> None
 
 
 def test_costs_are_of_an_epoch_and_a_step(tmp_path: Path) -> None:
-    write_cell(tmp_path, "group", 2, [0.5, 0.6])
+    cell = write_cell(tmp_path, "group", 2, [0.5, 0.6, 0.7])
+    late = json.loads((cell / "seed-2" / "result.json").read_text())
+    late |= {"seconds": 3 * 900.0, "images_per_second": late["steps"] * 2 / 2700}
+    (cell / "seed-2" / "result.json").write_text(json.dumps(late))
     paid = cost(only(tmp_path).cells[0])
 
-    assert paid.seconds is not None
-    assert paid.seconds.mean == pytest.approx(60.5)  # 60 + seed
+    assert paid.seconds == pytest.approx(61)  # 60 + seed; one that had to wait does not count
+    assert paid.images == pytest.approx(50_000 / 61)
     assert paid.memory == 2_000_000
     assert paid.rate == pytest.approx(0.1 * 2 / 32)
 

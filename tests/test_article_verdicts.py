@@ -21,7 +21,7 @@ from claims.base import HOLDS, NOT, OPEN, PARTLY, judged, losses_in_words, said,
 from claims.learning import convergence, lost_seeds, saved
 from claims.networks import Cells, Seed, found_in, lost_in
 from claims.robustness import CHANGES, kept, robustness
-from claims.runs import layer_norm, missing, moves_more, of_cells, small_batches
+from claims.runs import layer_norm, missing, moves_more, of_cells, small_batches, suited
 from claims.training import Trained
 
 from normbench.report.statistics import Estimate
@@ -81,20 +81,29 @@ def test_differences_are_said_without_their_sign_and_never_as_equal() -> None:
 
 
 @pytest.mark.parametrize(
-    ("small", "spread", "verdict"),
-    [(0.5, NARROW, NOT), (0.55, WIDE, OPEN), (0.6, WIDE, OPEN), (0.7, NARROW, HOLDS)],
+    ("small", "usual", "spread", "verdict", "why"),
+    [
+        (0.7, 0.7, NARROW, HOLDS, ("points ahead of batch norm", "points less than batch norm")),
+        (0.5, 0.5, NARROW, PARTLY, ("points behind batch norm", "points less than batch norm")),
+        (0.7, 0.9, NARROW, PARTLY, ("points ahead of batch norm", "points more than batch norm")),
+        (0.6, 0.6, WIDE, PARTLY, ("not told from batch norm", "points less than batch norm")),
+        (0.5, 0.7, NARROW, NOT, ("points behind batch norm", "points more than batch norm")),
+        (0.5, 0.6, NARROW, NOT, ("points behind batch norm", "who loses more is not told")),
+    ],
 )
-def test_layer_norm_that_is_clearly_behind_does_not_hold_however_little_it_changes(
-    small: float, spread: tuple[float, ...], verdict: str
+def test_layer_norm_is_suited_to_small_batches_in_two_senses(
+    small: float, usual: float, spread: tuple[float, ...], verdict: str, why: tuple[str, ...]
 ) -> None:
-    means = {("batch", 2): 0.6, ("batch", 32): 0.7, ("layer", 2): small, ("layer", 32): small}
+    means = {("batch", 2): 0.6, ("batch", 32): 0.7, ("layer", 2): small, ("layer", 32): usual}
     found = layer_norm(cells_of(means, {"batch": NARROW[::-1], "layer": spread}), {}, "data")
+
+    assert all(part in found.why for part in why)
     assert found.verdict == verdict
-    if verdict == NOT:
-        assert "points behind batch norm" in found.why
-        assert "layer norm's change is not told from 0" in found.why
-    if verdict == OPEN:
-        assert "not told from batch norm" in found.why
+
+
+def test_layer_norm_of_which_nothing_is_told_is_not_decided() -> None:
+    assert suited(OPEN, OPEN) == OPEN
+    assert suited(OPEN, HOLDS) == suited(HOLDS, OPEN) == PARTLY
 
 
 @pytest.mark.parametrize(

@@ -65,9 +65,22 @@ def test_a_command_composes_the_configuration_it_came_from(tmp_path: Path) -> No
 
 
 def test_only_what_is_no_default_is_said(tmp_path: Path) -> None:
-    write_cell(tmp_path, "group", 32, [0.5], data="synthetic", changes={"epochs": 4, "threads": 9})
+    write_cell(tmp_path, "group", 32, [0.5], data="synthetic", changes={"epochs": 4})
 
     assert found(tmp_path) == ["normbench run norm=group batch=32 data=synthetic epochs=4"]
+
+
+def test_threads_are_said_where_all_cells_had_as_many(tmp_path: Path) -> None:
+    """They change how sums are rounded, and nothing else: cells that differ are still one sweep."""
+    for batch, threads in ((2, 9), (32, 9), (64, 4)):
+        write_cell(tmp_path / "all", "group", batch, [0.5], changes={"threads": threads})
+        if threads == 9:
+            write_cell(tmp_path / "some", "group", batch, [0.5], changes={"threads": threads})
+
+    (line,) = found(tmp_path / "all")
+    assert "threads" not in line
+    (line,) = found(tmp_path / "some")
+    assert line.endswith(" threads=9")
 
 
 def test_names_cannot_leave_their_word(tmp_path: Path) -> None:

@@ -268,12 +268,16 @@ def test_other_images_networks_and_epochs_are_said_plainly(tmp_path: Path) -> No
     papers = " ".join(judgement(tmp_path, "wu-he-2018").unlike)
     assert "8 GPUs" in papers
     assert "group norm: 32 groups there, G × C/G = 8 × 2, 16 × 2, 32 × 2 here" in papers
+    assert "weight decay: 0.0001 there, 0.0005 here" in papers
+    assert "schedule: step there, linear here" in papers
 
 
 def test_like_is_compared_with_like(tmp_path: Path) -> None:
     for norm, values in (("batch", BATCH), ("group", GROUP)):
         for batch, accuracy in values.items():
             changes = {"epochs": 100, "model.depth": 20}
+            changes |= {"optim.schedule": "step", "optim.weight_decay": 1e-4}
+            changes |= {"norm.groups": 8} if norm == "group" else {}
             write_cell(
                 tmp_path, norm, batch, around(accuracy), data="cifar10", model="ResNet-20",
                 changes=changes,

@@ -8,6 +8,7 @@ From the top down; imports only ever go downward::
     tables.py           rows and CSV            verdicts.py   same shape as published?
     figures.py          pictures on the axis    curves.py     pictures along the training
     recipes.py          commands that do it again             document.py  Markdown and HTML
+    likeness.py         what differs from a publication
     analysis.py         differences, crossings, what is lost to what, costs
     page.py             the HTML page's style   naming.py     lines and their names
     progress.py         how far it is           plotting.py   how pictures look

@@ -1,11 +1,11 @@
 """What a comparison says in numbers: differences, crossings, what is lost to what, costs."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from statistics import fmean, median
 from typing import Any
 
-from normbench.records import Result
 from normbench.report.collection import CellRun
 from normbench.report.comparisons import Comparison, Line, Point, norm_settings
 from normbench.report.defaults import defaults
@@ -259,14 +259,15 @@ class Cost:
 
     Attributes:
         rate: the peak learning rate.
-        seconds: of training, an epoch and seed.
-        images: trained a second and seed.
+        seconds: of training, an epoch and seed: of the median seed, because one may have waited
+            for whatever else the machine did.
+        images: trained a second in that time.
         memory: bytes that one training step of one seed holds.
     """
 
     rate: float | None
-    seconds: Estimate | None
-    images: Estimate | None
+    seconds: float | None
+    images: float | None
     memory: int | None
 
 
@@ -274,17 +275,15 @@ def cost(cell: CellRun) -> Cost:
     """What a cell's finished seeds cost."""
     results = cell.finished
     held = [r.memory_bytes for r in results if r.memory_bytes is not None]
+    timed = [r for r in results if r.seconds and r.epochs]
+    seconds = median(r.seconds / r.epochs for r in timed) if timed else None
+    images = fmean(r.images_per_second * r.seconds / r.epochs for r in timed) if timed else None
     return Cost(
         rate=peak_rate(cell),
-        seconds=_mean(results, lambda r: r.seconds / r.epochs if r.epochs else 0.0),
-        images=_mean(results, lambda r: r.images_per_second),
+        seconds=seconds,
+        images=images / seconds if seconds and images else None,
         memory=max(held, default=None),
     )
-
-
-def _mean(results: list[Result], value: Callable[[Result], float]) -> Estimate | None:
-    """Over the seeds for which it was measured: nothing takes no time."""
-    return estimate([number for r in results if (number := value(r)) > 0])
 
 
 def peak_rate(cell: CellRun) -> float | None:

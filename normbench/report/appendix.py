@@ -82,9 +82,10 @@ def method() -> list[Block]:
                         " first weights and the same images in the same order for every norm.",
                         "Seeds that diverged or failed are listed and counted, but in no mean; a"
                         " norm that lost seeds at a place is in no answer and no verdict on it.",
-                        "Trained again, the numbers agree up to the rounding of float32, which"
-                        " short trainings enlarge: sums depend on how many seeds are one network"
-                        " and on the threads. seeds.csv says both; stack=… threads=… repeat them.",
+                        "Trained again, a seed agrees up to the rounding of float32, which training"
+                        " can enlarge to a point and more of error: sums depend on how many seeds"
+                        " are one network and on the threads. seeds.csv says both, where they were"
+                        " recorded; stack=… threads=… repeat them.",
                         "Every seed is in seeds.csv, every cell in cells.csv, and every difference"
                         " at the end of training in differences.csv.",
                     ]

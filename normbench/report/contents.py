@@ -165,7 +165,10 @@ def _along(comparison: Comparison) -> list[Block]:
     columns, rows = along_rows(comparison)
     if not rows:
         return []
-    note = "Test error less that of the same seeds at the place named, in percentage points."
+    note = (
+        "Test error less that of the same seeds at the place named, in percentage points. Each"
+        " interval is for itself, and the lowest of several means is lower than it would be again."
+    )
     return [
         Heading(3, "Differences"),
         Text(note, muted=True),
@@ -214,8 +217,8 @@ def _costs(comparison: Comparison, suffix: str) -> list[Block]:
         Heading(3, "What it costs"),
         Pictures([drawing]),
         Text(
-            "Training time of one seed, without evaluation; seeds that train together share it"
-            f" evenly. {_stacks(comparison)}Memory is what one training step of one seed holds."
+            "Training time of the median seed, without evaluation; seeds that train together share"
+            f" it evenly. {_stacks(comparison)}Memory is what one training step of one seed holds."
             " Times compare only cells of one machine that did nothing else.",
             muted=True,
         ),

@@ -113,8 +113,8 @@ def _chosen(settings: Mapping[str, Any]) -> str:
     keys = ("lr", "scaling", "scaling_batch", "schedule", "warmup")
     if all(optim.get(key) == usual.get(key) for key in keys):
         said = (
-            "it is normbench's default, the papers' 0.1·batch/32, tuned for no norm; a norm that"
-            " likes another rate is at a disadvantage."
+            "it is normbench's default, tuned for no norm; a norm that likes another rate is at a"
+            " disadvantage."
         )
     else:
         said = (

@@ -132,7 +132,7 @@ def cost_drawing(comparison: Comparison, name: str) -> Drawing | None:
 
 
 def _seconds(paid: Cost) -> Estimate | None:
-    return None if paid.seconds is None else _exactly(paid.seconds.mean)
+    return None if paid.seconds is None else _exactly(paid.seconds)
 
 
 def _megabytes(paid: Cost) -> Estimate | None:

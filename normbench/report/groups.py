@@ -9,6 +9,11 @@ from normbench.report.collection import CellRun
 _MOST = 1 << 16  # channels; more are no network's, and finding their divisors takes a while
 
 
+def has_groups(cell: CellRun, number: int) -> bool:
+    """Whether a cell's group norm is known to have ``number`` groups in every stage."""
+    return {groups for groups, _ in _groups(cell)} == {number}
+
+
 def groups_of(cell: CellRun) -> list[str]:
     """``G × C/G = 8 × 2, 16 × 2, 32 × 2``, from the first stage to the last.
 

@@ -17,14 +17,17 @@ def commands(comparison: Comparison) -> list[str]:
     Empty where the configuration is not recorded.
     """
     cells = [cell for cell in comparison.cells if cell.settings]
+    threads = {cell.settings.get("threads") for cell in cells}
+    same = f" threads={_plain(threads.pop())}" if len(threads) == 1 and None not in threads else ""
     tails = {_tail(cell) for cell in cells}
     pairs = {(cell.norm, cell.batch) for cell in cells}
     norms = list(dict.fromkeys(cell.norm for cell in cells))
     batches = sorted({cell.batch for cell in cells})
     if len(cells) > 1 and len(tails) == 1 and len(pairs) == len(cells) == len(norms) * len(batches):
         head = f"norm={','.join(norms)} batch={','.join(map(str, batches))}"
-        return [f"normbench sweep {head}{tails.pop()}"]
-    return [f"normbench run norm={cell.norm} batch={cell.batch}{_tail(cell)}" for cell in cells]
+        return [f"normbench sweep {head}{tails.pop()}{same}"]
+    heads = [f"normbench run norm={cell.norm} batch={cell.batch}" for cell in cells]
+    return [f"{head}{_tail(cell)}{same}" for head, cell in zip(heads, cells, strict=True)]
 
 
 def _tail(cell: CellRun) -> str:

@@ -20,7 +20,7 @@ from normbench.report.groups import groups_of
 from normbench.report.progress import state
 from normbench.report.regimes import SIGNS
 from normbench.report.statistics import Estimate
-from normbench.report.wording import axis_value, memory, number, place, plus_minus, timing
+from normbench.report.wording import axis_value, memory, number, place, plus_minus
 from normbench.report.wording import difference as signed_difference
 
 Rows = list[list[str]]
@@ -46,8 +46,8 @@ def cell_rows(comparison: Comparison) -> Rows:
                     "0" if value is None else str(value.n),
                     state(point.cell),
                     number(paid.rate),
-                    timing(paid.seconds),
-                    timing(paid.images),
+                    number(paid.seconds),
+                    number(paid.images),
                     memory(paid.memory),
                 ]
             )
@@ -204,7 +204,7 @@ def _cell_row(comparison: Comparison, line: Line, point: Point) -> list[object]:
         state(cell),
         *_ends(error(point)),
         paid.rate,
-        *(None if e is None else round(e.mean, 6) for e in (paid.seconds, paid.images)),
+        *(None if value is None else round(value, 6) for value in (paid.seconds, paid.images)),
         paid.memory,
     ]
 

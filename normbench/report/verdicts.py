@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from normbench.report.analysis import change, difference, meeting, typical
 from normbench.report.comparisons import Comparison, Line
-from normbench.report.groups import groups_of
+from normbench.report.likeness import unlike
 from normbench.report.published import PUBLICATIONS, Publication, shown
 from normbench.report.statistics import Estimate, crossings, estimate
 from normbench.report.wording import axis_value, join, place, signed, spread
@@ -83,7 +83,7 @@ def judge(comparison: Comparison) -> list[Judgement]:
         verdicts = tuple(answer for answer in said if isinstance(answer, Verdict))
         missing = tuple(answer for answer in said if isinstance(answer, str))
         found.append(
-            Judgement(publication, tuple(_unlike(comparison, publication)), verdicts, missing)
+            Judgement(publication, tuple(unlike(comparison, publication)), verdicts, missing)
         )
     return found
 
@@ -325,29 +325,3 @@ def _sweep(comparison: Comparison, publication: Publication) -> Answer:
         decide(ahead, _beyond(0)),
         _lost([line], [1, xs[-1]]),
     )
-
-
-def _unlike(comparison: Comparison, publication: Publication) -> list[str]:
-    """In what our comparison and theirs differ, as far as the records say."""
-    found = []
-    if comparison.data not in publication.names:
-        found.append(f"images: {publication.data} there, {comparison.data} here")
-    if comparison.model != publication.model:
-        found.append(f"network: {publication.model} there, {comparison.model} here")
-    if comparison.epochs != publication.epochs:
-        here = "unknown" if comparison.epochs is None else f"{comparison.epochs:g}"
-        found.append(f"epochs: {publication.epochs} there, {here} here")
-    group = typical(comparison, "group")
-    swept = comparison.axis in publication.sweeps
-    if publication.groups is not None and group is not None and not swept:
-        for here in groups_of(group.points[0].cell):
-            found.append(f"group norm: {publication.groups} groups there, {here} here")
-    ratios = {
-        c.batch // c.norm_batch
-        for line in comparison.lines
-        if line.batch_dependent
-        for c in (p.cell for p in line.points)
-    }
-    if ratios != {publication.ratio}:
-        found.append(f"batch: there {publication.regime}; here {comparison.regime}")
-    return found

@@ -52,11 +52,6 @@ def number(value: float | None) -> str:
     return f"{value:.3g}"
 
 
-def timing(value: Estimate | None) -> str:
-    """A time or a speed: three significant digits of the mean; intervals are in the CSV."""
-    return "-" if value is None else number(value.mean)
-
-
 def memory(size: int | None) -> str:
     """``12.3 MB``."""
     return "-" if size is None else f"{number(size / 1e6)} MB"

@@ -266,7 +266,7 @@ def convolution(found: dict[str, Any]) -> Finding:
                 norms,
             ),
         ],
-        "FLOPs count convolutions and matrix products, of which the norms have none. Seconds:"
-        " group convolutions are often slower than their FLOPs say; times are in"
-        " results/stacking. What it costs in accuracy.",
+        "FLOPs count convolutions and matrix products, of which the norms have none. Seconds: group"
+        " convolutions are often slower than their FLOPs say; that is not measured here. What it"
+        " costs in accuracy.",
     )

@@ -1,0 +1,45 @@
+"""In what a comparison and a publication differ: why shapes are compared, and no numbers."""
+
+from collections.abc import Mapping
+
+from normbench.report.analysis import typical
+from normbench.report.comparisons import Comparison
+from normbench.report.groups import groups_of, has_groups
+from normbench.report.published import Publication
+from normbench.report.reading import short
+
+
+def unlike(comparison: Comparison, publication: Publication) -> list[str]:
+    """In what our comparison and theirs differ, as far as the records say."""
+    found = []
+    if comparison.data not in publication.names:
+        found.append(f"images: {publication.data} there, {comparison.data} here")
+    if comparison.model != publication.model:
+        found.append(f"network: {publication.model} there, {comparison.model} here")
+    if comparison.epochs != publication.epochs:
+        here = "unknown" if comparison.epochs is None else f"{comparison.epochs:g}"
+        found.append(f"epochs: {publication.epochs} there, {here} here")
+    optim = comparison.settings.get("optim")
+    for name, there in (("weight_decay", publication.decay), ("schedule", "step")):
+        value = optim.get(name) if isinstance(optim, Mapping) else None
+        said = short(value).strip("'")
+        if value not in (None, there):
+            found.append(f"{name.replace('_', ' ')}: {there} there, {said} here")
+    group = typical(comparison, "group")
+    swept = comparison.axis in publication.sweeps
+    if publication.groups is not None and group is not None and not swept:
+        cell = group.points[0].cell
+        if not has_groups(cell, publication.groups):
+            found += [
+                f"group norm: {publication.groups} groups there, {here} here"
+                for here in groups_of(cell)
+            ]
+    ratios = {
+        c.batch // c.norm_batch
+        for line in comparison.lines
+        if line.batch_dependent
+        for c in (p.cell for p in line.points)
+    }
+    if ratios != {publication.ratio}:
+        found.append(f"batch: there {publication.regime}; here {comparison.regime}")
+    return found
