@@ -27,10 +27,13 @@ class CapturedStep:
         step: the step; from call to call it works on the same parameters, reads nothing but its
             arguments and what it finds on the device (the learning rate has to be a tensor there),
             and does not wait for the device.
+        forget: drops the gradients that a step which was not recorded to its end may have left:
+            nothing has computed them.
     """
 
-    def __init__(self, step: TrainingStep) -> None:
+    def __init__(self, step: TrainingStep, forget: Callable[[], None]) -> None:
         self._step = step
+        self._forget = forget
         self._calls = 0
         self._graph: torch.cuda.CUDAGraph | None = None
         self._stream = torch.cuda.Stream()
@@ -66,7 +69,9 @@ class CapturedStep:
             with torch.cuda.graph(graph):
                 self._logits = self._step(self._images, self._labels)
         except RuntimeError as error:
-            reason = str(error).partition("\n")[0]
+            self._forget()
+            # Where ending the recording fails as well, what made it fail is the context.
+            reason = str(error.__context__ or error).partition("\n")[0]
             warnings.warn(f"the step cannot be recorded as a CUDA graph: {reason}", stacklevel=2)
             return
         self._graph = graph

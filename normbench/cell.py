@@ -58,9 +58,14 @@ class Cell:
         return config.model.build(config.norm_builder(), len(self.images.classes), generator)
 
     def example(self) -> Tensor:
-        """Four random images [4, 3, H, W] of the data set's size, always the same."""
+        """Some random images [N, 3, H, W] of the data set's size, always the same.
+
+        Two sub-batches of ``norm_batch`` where these are small, else four.
+        """
+        size = self.config.norm_batch or 2
+        count = 2 * size if size <= 8 else 4
         generator = torch.Generator().manual_seed(0)
-        return torch.randn(4, *self.images.test_images.shape[1:], generator=generator)
+        return torch.randn(count, *self.images.test_images.shape[1:], generator=generator)
 
     def check_fit(self, splits: Splits) -> None:
         """Raises UsageError if batch, images, network and norm do not fit one another."""

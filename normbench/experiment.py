@@ -73,6 +73,7 @@ def run(config: Config, screen: Screen, *, fresh: bool = False, brief: bool = Fa
         torch.set_num_threads(config.threads)
     cell = Cell.of(config)
     device = choose_device(config.device)
+    _prepare(device)
     splits = cell.splits(device)
     cell.check_fit(splits)
     with held(cell), screen.logged(cell.directory / LOG):
@@ -109,6 +110,14 @@ def choose_device(name: str) -> torch.device:
     if name == "cpu":
         return torch.device("cpu")
     raise UsageError(f"device={name}: must be auto, cpu, cuda or cuda:N")
+
+
+def _prepare(device: torch.device) -> None:
+    """Makes ``device`` the one that streams and graphs are made on, and float32 mean float32."""
+    if device.type == "cuda":
+        if device.index is not None:
+            torch.cuda.set_device(device)
+        torch.backends.cudnn.allow_tf32 = False  # else convolutions round to 10 bits
 
 
 @contextmanager
@@ -167,7 +176,7 @@ def _train(cell: Cell, splits: Splits, pending: Sequence[int], screen: Screen) -
     try:
         for threads in sorted({stack.threads for stack in begun}):
             stacks = [stack.seeds for stack in begun if stack.threads == threads]
-            lanes = min(len(stacks), max(1, torch.get_num_threads() // threads))
+            lanes = min(len(stacks), _most_lanes(splits) // threads) or 1
             _train_stacks(cell, splits, stacks, lanes, screen, threads)
         if rest:
             with _noting_failure(cell, rest):
@@ -180,6 +189,12 @@ def _train(cell: Cell, splits: Splits, pending: Sequence[int], screen: Screen) -
         reason = str(error).strip().partition("\n")[0]
         screen.log(traceback.format_exc())
         screen.line(f"  failed: {type(error).__name__}: {reason} (see {cell.directory / LOG})")
+
+
+def _most_lanes(splits: Splits) -> int:
+    """How many stacks may be trained at a time: on a GPU one, for graphs are recorded alone."""
+    on_cpu = splits.train.pixels.device.type == "cpu"
+    return torch.get_num_threads() if on_cpu else 1
 
 
 def note_failure(cell: Cell, seeds: Iterable[int], error: BaseException) -> None:
@@ -214,10 +229,16 @@ def _train_stacks(
 ) -> None:
     """Trains ``stacks`` in ``lanes``; a signal lets each save its state before it takes effect."""
     stop = Event()
+    running: set[int] = set()  # by their first seeds
 
     def job(members: Sequence[int]) -> None:
-        with _noting_failure(cell, members):
-            Replicas.of(cell, splits, members).train(screen, stop, lanes)
+        running.add(members[0])
+        try:
+            with _noting_failure(cell, members):
+                replicas = Replicas.of(cell, splits, members)
+                replicas.train(screen, stop, lambda: len(running))
+        finally:
+            running.discard(members[0])
 
     with asking(stop.set):
         in_lanes([partial(job, members) for members in stacks], lanes, stop, threads)
@@ -253,9 +274,11 @@ def _begun(cell: Cell, pending: Sequence[int], screen: Screen) -> list[_Begun]:
     for seed in cell.config.all_seeds:
         folder = cell.seed_folder(seed)
         kept = checkpoint.load(folder, use, screen.line)
-        if kept is not None and set(found[-1].seeds).isdisjoint(pending):
+        if kept is None or not set(found[-1].seeds).isdisjoint(pending):
+            continue
+        members = found.pop().seeds  # none of which was asked for now
+        if all(records.is_done(cell.seed_folder(each)) for each in members):
             checkpoint.clear(folder)  # it was killed after its results were written
-            found.pop()
     return found
 
 
@@ -272,12 +295,20 @@ def _arrange(cell: Cell, splits: Splits, seeds: Sequence[int], screen: Screen) -
     if isinstance(wanted, int):
         return Arrangement(size=min(wanted, len(seeds)))
 
-    def prepare(size: int) -> Step:
-        return Replicas.of(cell, splits, seeds[:size]).stepper()
+    stop = Event()
 
-    on_cpu = splits.train.pixels.device.type == "cpu"
-    lanes = sorted({1, min(torch.get_num_threads(), len(seeds))}) if on_cpu else [1]
-    with screen.working("measuring how to train the seeds together") as bar:
+    def prepare(size: int) -> Step:
+        step = Replicas.of(cell, splits, seeds[:size]).stepper()
+
+        def unless_stopped() -> None:
+            if stop.is_set():
+                raise StoppedError
+            step()
+
+        return unless_stopped
+
+    lanes = sorted({1, min(_most_lanes(splits), len(seeds))})
+    with screen.working("measuring how to train the seeds together") as bar, asking(stop.set):
         best, times = fastest(prepare, len(seeds), bar.update, lanes=lanes)
     show_arrangement(screen, best, times)
     return best

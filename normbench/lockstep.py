@@ -97,8 +97,9 @@ def fastest(
 ) -> tuple[Arrangement, dict[Arrangement, float]]:
     """Times arrangements of ``seeds`` seeds, and chooses.
 
-    Stacks are made larger for as long as that helps. One seed after another is timed first and
-    last, and of an arrangement's times the shortest counts: what disturbs only ever adds.
+    Stacks are made larger for as long as that helps and there is memory. One seed after another is
+    timed first and last, and of an arrangement's times the shortest counts: what disturbs only ever
+    adds.
 
     Args:
         prepare: given a stack's size, returns what runs one of its steps to the end.
@@ -116,7 +117,12 @@ def fastest(
     timed = 0
     for family in candidates:
         for arrangement in family:
-            times[arrangement] = _time(prepare, arrangement)
+            try:
+                times[arrangement] = _time(prepare, arrangement)
+            except torch.OutOfMemoryError:  # on a GPU
+                if arrangement == alone:
+                    raise
+                break  # larger stacks take more
             timed += 1
             progress("measuring how to train the seeds together", timed, total)
             smaller = [times[each] for each in family if each in times and each != arrangement]

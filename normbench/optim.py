@@ -103,6 +103,10 @@ class SGD:
                 maximize=False,
                 is_first_step=False,
             )
+        self.forget()
+
+    def forget(self) -> None:
+        """Drops all gradients."""
         for parameter in self.parameters:
             parameter.grad = None
 

@@ -98,13 +98,13 @@ class Replicas:
 
         return step
 
-    def train(self, screen: Screen, stop: Event, lanes: int) -> None:
+    def train(self, screen: Screen, stop: Event, running: Callable[[], int]) -> None:
         """Trains to the end, from the last checkpoint if there is one, and writes the records.
 
         Args:
             screen: where progress is shown.
             stop: ends training after the step, once it is set; a checkpoint is written then.
-            lanes: how many such trainings share the machine.
+            running: how many such trainings share the machine now, this one counted.
 
         Raises:
             StoppedError: ``stop`` was set.
@@ -141,7 +141,7 @@ class Replicas:
                     if metrics is not None:
                         for replica, tracker in trackers.items():
                             _log(tracker, metrics, replica)
-                        saver.seconds += metrics.seconds / (len(self.seeds) * lanes)
+                        saver.seconds += metrics.seconds / (len(self.seeds) * running())
                         bar.update(metrics)
                     check()
                     if saver.due(progress):

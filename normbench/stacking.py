@@ -100,8 +100,9 @@ class Stack(nn.Module):
 def stack(models: Sequence[nn.Module], example: Tensor | None = None) -> Stack:
     """Turns K networks of one architecture into one network, and proves that it is right.
 
-    The proof: one random batch through the stack and through the networks, in training and then in
-    evaluation mode (which also compares the running statistics), in float64.
+    The proof: one random batch through the networks and through a stack of them, in training and
+    then in evaluation mode (which also compares the running statistics), in float64, with all
+    weights moved a little: what starts at 0, or alike in all networks, would hide what it does.
 
     Args:
         models: the networks; they are left as they are.
@@ -122,9 +123,14 @@ def stack(models: Sequence[nn.Module], example: Tensor | None = None) -> Stack:
         raise StackError("the networks differ in more than their weights")
     if any(model.training != models[0].training for model in models):
         raise StackError("some networks are in training mode and some in evaluation mode")
+    stacked = _stacked(models)
+    _prove(models, _example(models[0]) if example is None else example)
+    return stacked
+
+
+def _stacked(models: Sequence[nn.Module]) -> Stack:
     stacked = Stack(_join(models, "", {}), len(models))
     stacked.training = models[0].training
-    _prove(stacked, models, _example(models[0]) if example is None else example)
     return stacked
 
 
@@ -183,10 +189,16 @@ def _part(module: nn.Module, replica: int, replicas: int, seen: dict[int, nn.Mod
 
 
 def _shell(module: nn.Module) -> nn.Module:
-    """A copy of ``module`` with the same tensors and children in dictionaries of its own."""
+    """A copy of ``module`` with the same tensors and children in dictionaries of its own.
+
+    Hooks stay with the original. Where they are part of what it computes, the proof fails.
+    """
     shell = copy.copy(module)
-    for table in ("_parameters", "_buffers", "_modules"):
-        shell.__dict__[table] = shell.__dict__[table].copy()
+    for table, value in module.__dict__.items():
+        if table in ("_parameters", "_buffers", "_modules"):
+            shell.__dict__[table] = value.copy()
+        elif "_hooks" in table and isinstance(value, dict):
+            shell.__dict__[table] = type(value)()
     return shell
 
 
@@ -226,15 +238,15 @@ def _example(model: nn.Module) -> Tensor:
 
 
 @torch.no_grad()
-def _prove(stacked: Stack, models: Sequence[nn.Module], example: Tensor) -> None:
-    """Raises StackError unless the stack computes what the networks compute."""
-    reference = next(stacked.parameters(), example)
+def _prove(models: Sequence[nn.Module], example: Tensor) -> None:
+    """Raises StackError unless a stack of ``models`` computes what they compute."""
+    reference = next(models[0].parameters(), example)
     generator = torch.Generator().manual_seed(0)
     shape = (len(models), *example.shape)
     noise = torch.randn(shape, generator=generator, dtype=torch.float64).to(reference.device)
     inputs = list(example.to(reference.device, torch.float64) + 0.1 * noise)
-    solo = [_deterministic(model) for model in models]
-    joint = _deterministic(stacked)
+    solo = [_moved(model, generator) for model in models]
+    joint = _stacked(solo)
     for training in (True, False):
         joint.train(training)
         alone = [model.train(training)(x) for model, x in zip(solo, inputs, strict=True)]
@@ -257,10 +269,15 @@ def _size(tensors: Sequence[Tensor]) -> Tensor:
     return torch.stack([tensor.abs().max() for tensor in tensors]).max().clamp_min(1e-30)
 
 
-def _deterministic(model: nn.Module) -> nn.Module:
-    """A copy in float64 that can be compared: without dropout."""
+def _moved(model: nn.Module, generator: torch.Generator) -> nn.Module:
+    """A copy in float64 that can be compared: without dropout, and unlike any other copy."""
     clone = copy.deepcopy(model).double()
     for module in clone.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.p = 0.0
+    for tensor in (*clone.parameters(), *clone.buffers()):
+        if tensor.is_floating_point():
+            noise = torch.rand(tensor.shape, generator=generator, dtype=tensor.dtype)
+            centre = 0.5 if tensor.dim() > 1 else 0.0  # variances stay above 0
+            tensor.add_((noise - centre).to(tensor.device), alpha=0.1)
     return clone

@@ -115,7 +115,7 @@ def step_function(
         autocast=autocast,
     )
     on_cuda = training.split.pixels.device.type == "cuda"
-    return CapturedStep(eager) if on_cuda else eager
+    return CapturedStep(eager, forget=optimizer.forget) if on_cuda else eager
 
 
 def training_step(

@@ -17,7 +17,9 @@ from normbench.training import norm_parameters, training_step
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU here")
 
 
-def trained(device: torch.device, *, captured: bool, steps: int = 12) -> nn.Module:
+def trained(
+    device: torch.device, *, captured: bool, steps: int = 12, waits: bool = False
+) -> nn.Module:
     images = split(draw(), DATA["synthetic"](source="synthetic", limit=200), device).train
     generator = torch.Generator().manual_seed(0)
     build = NORMS["batch"](name="batch").build
@@ -27,9 +29,13 @@ def trained(device: torch.device, *, captured: bool, steps: int = 12) -> nn.Modu
     optimizer = config.build(model, norm_parameters(model, [Norm]))
 
     def eager(images: Tensor, labels: Tensor) -> Tensor:
-        return training_step(model, optimizer, images, labels)
+        def wait() -> None:
+            if waits:
+                labels.sum().item()
 
-    step = CapturedStep(eager) if captured else eager
+        return training_step(model, optimizer, images, labels, wait)
+
+    step = CapturedStep(eager, optimizer.forget) if captured else eager
     batches = Training(images, seeds=[0], batch=4, flip=True).batches()
     for number in range(steps):
         optimizer.lr = config.rate(number, steps, 4)
@@ -42,6 +48,17 @@ def test_a_captured_step_trains_as_an_eager_one() -> None:
     device = torch.device("cuda")
     eager = trained(device, captured=False).state_dict()
     captured = trained(device, captured=True, steps=WARM_UP + 9).state_dict()
+    for name, tensor in eager.items():
+        torch.testing.assert_close(captured[name], tensor, rtol=1e-2, atol=1e-3)
+
+
+@needs_cuda
+def test_a_step_that_cannot_be_recorded_trains_as_an_eager_one() -> None:
+    """It waits for the device with its gradients there, which nothing has computed."""
+    device = torch.device("cuda")
+    eager = trained(device, captured=False).state_dict()
+    with pytest.warns(UserWarning, match="cannot be recorded"):
+        captured = trained(device, captured=True, waits=True).state_dict()
     for name, tensor in eager.items():
         torch.testing.assert_close(captured[name], tensor, rtol=1e-2, atol=1e-3)
 

@@ -2,9 +2,12 @@
 
 import io
 import json
+import signal
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
 
 import pytest
@@ -166,8 +169,8 @@ def test_seeds_that_cannot_be_stacked_are_trained_one_after_another_and_it_says_
     assert "does not know the layer ChannelShuffle at 1" in shown.console.file.getvalue()
 
 
-def two_lanes() -> tuple[Arrangement, dict[Arrangement, float]]:
-    lanes = Arrangement(lanes=2, size=2)
+def two_lanes(size: int = 2) -> tuple[Arrangement, dict[Arrangement, float]]:
+    lanes = Arrangement(lanes=2, size=size)
     return lanes, {lanes: 1.0, Arrangement(): 2.0}
 
 
@@ -187,6 +190,57 @@ def test_an_interruption_of_lanes_stops_them_all_and_leaves_no_result(
 
     assert [records.read_result(folder(seed=seed)) for seed in range(4)] == [None] * 4
     assert len(read_metrics(folder(seed=1))) < 300
+
+
+def test_an_interruption_while_it_is_measured_takes_effect_after_the_step(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measuring(prepare: Callable[[int], Callable[[], None]], *_: Any, **__: Any) -> None:
+        step = prepare(2)
+        step()
+        signal.raise_signal(signal.SIGINT)
+        step()
+        pytest.fail("took another step")
+
+    monkeypatch.setattr(experiment, "fastest", measuring)
+    with pytest.raises(KeyboardInterrupt):
+        run("seeds=2", "stack=auto")
+
+    assert list(Path().rglob("result.json")) == []
+
+
+def test_time_is_shared_with_those_that_train_at_the_same_time(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two, the second goes on when the first is done, and has the machine to itself."""
+    both = threading.Barrier(2)
+    counted: dict[int, list[int]] = {}
+
+    def trained(
+        self: replicas.Replicas, _: Screen, stop: threading.Event, running: Callable[[], int]
+    ) -> None:
+        (seed,) = self.seeds
+        both.wait(20)
+        counted[seed] = [running()]
+        both.wait(20)
+        deadline = monotonic() + 20
+        while seed == 1 and running() > 1 and monotonic() < deadline:
+            sleep(0.001)
+        counted[seed].append(running())
+
+    monkeypatch.setattr(experiment, "fastest", lambda *_, **__: two_lanes(size=1))
+    monkeypatch.setattr(replicas.Replicas, "train", trained)
+    run("seeds=2", "stack=auto")
+
+    assert counted[0][0] == counted[1][0] == 2
+    assert counted[1][1] == 1
+
+
+@pytest.mark.parametrize("stack", ["1", "2", "auto"])
+def test_statistics_of_three_images_can_be_stacked(run: Run, stack: str) -> None:
+    """A stack proves itself on images of which three divide the number."""
+    settings = ("norm=batch", "batch=6", "norm_batch=3", "seeds=2", f"stack={stack}")
+    assert run(*settings)["status"] == "finished"
 
 
 def test_how_many_to_train_together_is_measured_where_nobody_says(run: Run) -> None:

@@ -104,6 +104,27 @@ def test_a_job_that_fails_stops_the_others_and_is_what_is_raised() -> None:
     assert stop.is_set()
 
 
+def test_stacks_for_which_there_is_no_memory_are_not_chosen() -> None:
+    times = costing({1: 8, 2: 9, 4: 10, 8: 11})
+
+    def prepare(size: int) -> Callable[[], None]:
+        if size > 2:
+            raise torch.OutOfMemoryError
+        return times(size)
+
+    best, tried = fastest(prepare, 8, silent, lanes=[1])
+    assert best == Arrangement(lanes=1, size=2)
+    assert {arrangement.size for arrangement in tried} == {1, 2}
+
+
+def test_one_seed_for_which_there_is_no_memory_is_an_error() -> None:
+    def prepare(size: int) -> Callable[[], None]:
+        raise torch.OutOfMemoryError
+
+    with pytest.raises(torch.OutOfMemoryError):
+        fastest(prepare, 2, silent, lanes=[1])
+
+
 def test_a_step_that_fails_while_it_is_timed_leaves_no_lane_waiting() -> None:
     def prepare(size: int) -> Callable[[], None]:
         def step() -> None:

@@ -373,6 +373,32 @@ def test_a_run_killed_between_its_results_and_its_end_does_not_train_again(
     experiment.run(cell("cut", "seeds=2", "stack=2"), quiet())
 
 
+def test_a_stack_killed_between_two_results_goes_on_though_others_were_asked_for_meanwhile(
+    cell: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seeds 0 and 2 are a stack; 1 is trained before it is asked for 2 again."""
+    whole = cell("whole", "norm=batch", "seeds=3", "stack=2")
+    experiment.run(whole, quiet())
+    cut = cell("cut", "norm=batch", "seeds=3", "stack=2")
+    with monkeypatch.context() as patch:
+        write = records.write_result
+
+        def killed(folder: Path, result: records.Result) -> None:
+            if result.seed == 2:
+                raise CutOffError
+            write(folder, result)
+
+        patch.setattr(records, "write_result", killed)
+        with pytest.raises(CutOffError):
+            experiment.run(cut, quiet())
+
+    assert experiment.run(cell("cut", "norm=batch", "seeds=2", "stack=2"), quiet()).finished
+    assert experiment.run(cut, quiet()).finished
+
+    assert differences(content(whole), content(cut)) == []
+    assert list(Path(cut.runs).rglob("step-*")) == []
+
+
 def test_damaged_checkpoints_are_named_and_never_a_reason_to_start_over(
     cell: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -185,6 +185,39 @@ def test_a_forward_pass_that_counts_channels_is_refused() -> None:
         stack([Counting(), Counting()])
 
 
+class Hidden(nn.Module):
+    """A branch that mixes channels, and that adds nothing yet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.conv, self.norm = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+        nn.init.zeros_(self.norm.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.stem(x) + self.norm(self.conv(x)).flip(1)
+        return y.mean((2, 3))
+
+
+def test_a_branch_that_starts_at_0_is_not_hidden_from_the_proof() -> None:
+    with pytest.raises(StackError, match="Hidden cannot be stacked"):
+        stack([Hidden(), Hidden()])
+
+
+def test_hooks_stay_with_the_networks_they_were_put_on() -> None:
+    models = [nn.Sequential(nn.Linear(3, 4), nn.ReLU()) for _ in range(2)]
+    called: list[str] = []
+    models[0][0].register_forward_hook(lambda *_: called.append("network"))
+    stacked = stack(models)
+    assert isinstance(stacked.network, nn.Sequential)
+    called.clear()  # the proof computes with the networks
+    stacked.network[0].register_forward_hook(lambda *_: called.append("stack"))
+
+    stacked(torch.zeros(1, 6))
+    assert called == ["stack"]
+    models[0](torch.zeros(1, 3))
+    assert called == ["stack", "network"]
+
+
 def test_networks_of_different_architecture_are_refused() -> None:
     with pytest.raises(StackError, match="differ in more than their weights"):
         stack([nn.Linear(3, 4), nn.Linear(3, 5)])

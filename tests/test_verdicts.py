@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from report_helpers import around, write_cell, write_sweep
@@ -275,7 +276,7 @@ def test_other_images_networks_and_epochs_are_said_plainly(tmp_path: Path) -> No
 def test_like_is_compared_with_like(tmp_path: Path) -> None:
     for norm, values in (("batch", BATCH), ("group", GROUP)):
         for batch, accuracy in values.items():
-            changes = {"epochs": 100, "model.depth": 20}
+            changes: dict[str, Any] = {"epochs": 100, "model.depth": 20}
             changes |= {"optim.schedule": "step", "optim.weight_decay": 1e-4}
             changes |= {"norm.groups": 8} if norm == "group" else {}
             write_cell(
