@@ -13,18 +13,23 @@ from __future__ import annotations
 import argparse
 import csv
 from pathlib import Path
+from statistics import median
 
 import torch
 from loops import Cell, normbench_model, solo
-from timing import in_turns, machine
+from timing import machine, turns
 
 from normbench.data import ImageSet
 from normbench.data.synthetic import draw
 from normbench.inspection import memory_of_step
+from normbench.report.statistics import estimate
 
 NORMS = ("batch", "group", "layer", "instance", "none")
 REFERENCE = "batch"
-FIELDS = ("network", "batch", "norm", "ms_per_step", "images_per_second", "ratio", "memory_bytes")
+FIELDS = (
+    "network", "batch", "norm", "ms_per_step", "images_per_second", "ratio", "ratio_half_interval",
+    "memory_bytes",
+)  # fmt: skip
 
 
 def measure(
@@ -32,20 +37,25 @@ def measure(
 ) -> list[dict[str, str]]:
     """One row a norm."""
     cells = {norm: Cell(depth, norm, batch, images, device) for norm in NORMS}
-    times = in_turns({norm: solo(cell, [0]) for norm, cell in cells.items()}, rounds=rounds)
+    times = turns({norm: solo(cell, [0]) for norm, cell in cells.items()}, rounds=rounds)
     rows = []
     for norm, cell in cells.items():
         model = normbench_model(cell, 0).to(memory_format=torch.channels_last)
         pictures = torch.zeros(batch, 3, 32, 32).contiguous(memory_format=torch.channels_last)
         held = memory_of_step(model.train(), pictures, torch.zeros(batch, dtype=torch.int64))
+        seconds = median(times[norm])
+        ratios = [own / other for own, other in zip(times[norm], times[REFERENCE], strict=True)]
+        ratio = estimate(ratios)
+        assert ratio is not None
         rows.append(
             {
                 "network": f"ResNet-{depth}",
                 "batch": str(batch),
                 "norm": norm,
-                "ms_per_step": f"{1e3 * times[norm]:.3f}",
-                "images_per_second": f"{batch / times[norm]:.0f}",
-                "ratio": f"{times[norm] / times[REFERENCE]:.3f}",
+                "ms_per_step": f"{1e3 * seconds:.3f}",
+                "images_per_second": f"{batch / seconds:.0f}",
+                "ratio": f"{ratio.mean:.3f}",
+                "ratio_half_interval": f"{ratio.half or 0.0:.3f}",
                 "memory_bytes": str(held),
             }
         )
@@ -61,7 +71,11 @@ def table(rows: list[dict[str, str]]) -> str:
     for network, batch in dict.fromkeys((r["network"], r["batch"]) for r in rows):
         mine = {r["norm"]: r for r in rows if (r["network"], r["batch"]) == (network, batch)}
         times = " | ".join(
-            f"{float(mine[n]['ms_per_step']):.3g} ({mine[n]['ratio']})" for n in NORMS
+            f"{float(mine[n]['ms_per_step']):.3g} ({float(mine[n]['ratio']):.2f} ±"
+            f" {float(mine[n]['ratio_half_interval']):.2f})"
+            if n != REFERENCE
+            else f"{float(mine[n]['ms_per_step']):.3g}"
+            for n in NORMS
         )
         held = [int(mine[norm]["memory_bytes"]) / 1e6 for norm in NORMS]
         lines.append(f"| {network} | {batch} | {times} | {min(held):.3g} to {max(held):.3g} MB |")
@@ -87,8 +101,11 @@ def main() -> None:
     text = (
         f"Made by `python scripts/bench_norms.py --rounds {arguments.rounds}`;"
         f" {machine(device)}.\n\n"
-        "Milliseconds of one training step of one seed (in brackets: against batch norm's), the\n"
-        "norms timed in turns; and the memory that a step holds.\n\n" + table(rows) + "\n"
+        "Milliseconds of one training step of one seed, median over rounds in which the norms\n"
+        "are timed in turns. In brackets: how many times as long as with batch norm, the mean\n"
+        "over the rounds with its 95 % interval; another start of the process may lie outside\n"
+        "of it. And the memory that a step holds. `none` keeps γ and β, whose gradients are\n"
+        "sums over all values, too.\n\n" + table(rows) + "\n"
     )
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "cost.md").write_text(text, encoding="utf-8")

@@ -14,10 +14,15 @@ from normbench.environment import processor
 Step = Callable[[], None]
 
 
-def in_turns(
+def in_turns(steps: Mapping[str, Step], *, rounds: int = 15) -> dict[str, float]:
+    """Median seconds a step of each loop, over rounds in which every loop has its turn."""
+    return {name: median(values) for name, values in turns(steps, rounds=rounds).items()}
+
+
+def turns(
     steps: Mapping[str, Step], *, rounds: int = 15, seconds: float = 0.25, slow: float = 4.0
-) -> dict[str, float]:
-    """Median seconds a step of each loop, over rounds in which every loop has its turn.
+) -> dict[str, list[float]]:
+    """Seconds a step of each loop, in each of the rounds in which every loop has its turn.
 
     A turn begins with a step that is not counted: it refills the caches and the memory that the
     loop before has emptied.
@@ -46,7 +51,7 @@ def in_turns(
             for _ in range(counts[name]):
                 step()
             times[name].append((perf_counter() - start) / counts[name])
-    return {name: median(values) for name, values in times.items()}
+    return times
 
 
 def matrix_product_peak(device: torch.device, size: int = 2048) -> float:
