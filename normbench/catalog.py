@@ -77,7 +77,9 @@ def _show_norm(screen: Screen, norm: NormConfig) -> None:
 
 
 def _value(value: object) -> str:
-    return {None: "null", True: "true", False: "false"}.get(value, str(value))  # type: ignore[call-overload,no-any-return]
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _cube(name: str) -> CubeSpec:
@@ -173,7 +175,9 @@ def verify_data(screen: Screen, name: str | None) -> bool:
         try:
             entry = library.verify(each)
             screen.line(f"{each}: sound, sha256 {entry.sha256}")
-        except library.DamagedError as error:
+        except UsageError as error:
+            if name is not None and not isinstance(error, library.DamagedError):
+                raise
             sound = False
             screen.line(str(error))
     return sound

@@ -167,7 +167,7 @@ def load(
     if found:
         raise UsageError(
             f"{folder}: no checkpoint can be used ({'; '.join(reasons)}); put a sound copy there,"
-            " or start this cell over with --fresh"
+            " or start this cell over with normbench run --fresh"
         )
     return None
 

@@ -63,18 +63,19 @@ Overrides = Annotated[
 ]
 
 
-TERMINATED = "normbench: terminated; the same command trains what is missing"
-
-
 class _Terminated(BaseException):
     """SIGTERM; like KeyboardInterrupt, it passes every handler of errors."""
 
 
 @contextmanager
-def _one_line_errors() -> Iterator[None]:
+def _one_line_errors(interrupted: str = "") -> Iterator[None]:
     """Turns every ending into one line: mistakes into exit code 2, what the machine refuses into
     1, interruptions into 130 or 143.
+
+    Args:
+        interrupted: what to say to a person who has interrupted, after that it is so.
     """
+    hint = interrupted and f"; {interrupted}"
 
     received: list[int] = []
 
@@ -87,7 +88,7 @@ def _one_line_errors() -> Iterator[None]:
         yield
     except UsageError as error:
         if received:  # a library that was interrupted has made an error of its own of it
-            typer.echo(TERMINATED, err=True)
+            typer.echo(f"normbench: terminated{hint}", err=True)
             raise typer.Exit(143) from None
         typer.echo(f"normbench: {error}", err=True)
         raise typer.Exit(2) from None
@@ -98,10 +99,10 @@ def _one_line_errors() -> Iterator[None]:
         typer.echo(f"normbench: {where}{error.strerror or error}", err=True)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
-        typer.echo("normbench: interrupted; the same command trains what is missing", err=True)
+        typer.echo(f"normbench: interrupted{hint}", err=True)
         raise typer.Exit(130) from None
     except _Terminated:
-        typer.echo(TERMINATED, err=True)
+        typer.echo(f"normbench: terminated{hint}", err=True)
         raise typer.Exit(143) from None
     finally:
         signal.signal(signal.SIGTERM, previous)
@@ -118,7 +119,8 @@ def run(
 
     For example: normbench run norm=group batch=2
     """
-    with _one_line_errors():
+    again = "the same command without --fresh" if fresh else "the same command"
+    with _one_line_errors(f"{again} trains what is missing"):
         from normbench import experiment
         from normbench.display import Screen
         from normbench.launch import load_config
@@ -144,7 +146,7 @@ def sweep(
 
     For example: normbench sweep norm=batch,group batch=2,8,32 seeds=5
     """
-    with _one_line_errors():
+    with _one_line_errors("the same command trains what is missing"):
         from normbench import report
         from normbench.display import Screen
         from normbench.sweeper import sweep as train_all
@@ -301,8 +303,9 @@ def tensorboard(
         from normbench.display import Screen
 
         views.check_curves(Screen(), directory, rebuild=rebuild)
-        command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(directory)]
-        # The process becomes TensorBoard, so that Ctrl-C and signals reach it directly.
+        command = [sys.executable, "-P", "-m", "tensorboard.main", "--logdir", str(directory)]
+        # -P: a module in the folder this is run in is none of TensorBoard's. The process becomes
+        # TensorBoard, so that Ctrl-C and signals reach it directly.
         os.execv(sys.executable, [*command, "--port", str(port)])
 
 

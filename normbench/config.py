@@ -14,7 +14,7 @@ from normbench.models import ModelConfig, NormBuilder
 from normbench.norms import Norm, NormConfig
 from normbench.optim import SGDConfig
 
-LIMITS = {"seeds": 10_000, "threads": 1024}
+LIMITS = {"batch": 1_000_000, "seeds": 10_000, "threads": 1024}
 """The largest values that make sense."""
 
 RECIPE = 1

@@ -1,8 +1,11 @@
 """What a person sees while a command works and when it is done.
 
-On a terminal: colour and a live bar. Elsewhere: plain lines, one an epoch, nothing that moves.
+On a terminal: colour and a live bar. Elsewhere: plain lines, one an epoch, nothing that moves. A
+terminal that is gone, or a full disk under what should keep the lines, ends the lines and no more.
 """
 
+import os
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -10,7 +13,7 @@ from io import StringIO, TextIOWrapper
 from math import ceil
 from pathlib import Path
 from threading import Lock
-from typing import TextIO
+from typing import IO, Any, TextIO, cast
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -39,6 +42,38 @@ WIDE = 100
 _NUMERIC = frozenset("0123456789-+.±")
 
 
+class _Lasting:
+    """A stream to write to, whose failures are kept from whoever has something to say.
+
+    A closed pipe is told on: whoever was reading has had enough.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        with self._silent():
+            self.stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._silent():
+            self.stream.flush()
+
+    @contextmanager
+    def _silent(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            raise
+        except OSError:  # from now on all goes nowhere, what is buffered as well
+            with suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:  # noqa: PTH123
+                os.dup2(nowhere.fileno(), self.stream.fileno())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
 class Screen:
     """Writes to the terminal or to a file.
 
@@ -47,13 +82,14 @@ class Screen:
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(highlight=False)
+        self.console = console or Console(file=cast(IO[str], _Lasting(sys.stdout)), highlight=False)
         self._live: Progress | None = None
         self._showing = 0
         self._lock = Lock()
         self._log: TextIO | None = None
-        if isinstance(self.console.file, TextIOWrapper):  # an old encoding is no reason to fail
-            self.console.file.reconfigure(errors="replace")
+        stream = getattr(self.console.file, "stream", self.console.file)
+        if isinstance(stream, TextIOWrapper):  # an old encoding is no reason to fail
+            stream.reconfigure(errors="replace")
         if not self.console.is_terminal:  # a file has no width; lines should not break in it
             self.console.width = max(PLAIN_WIDTH, self.console.width)
 
@@ -111,7 +147,7 @@ class Screen:
         """Prints a table; columns of numbers are aligned to the right."""
         filled = [list(row) for row in rows]
         table = Table(
-            title=title,
+            title=Text(title),
             title_justify="left",
             title_style="bold",
             header_style="dim",
@@ -139,9 +175,11 @@ class Screen:
             if self._live is None:
                 self._live = Progress(
                     SpinnerColumn(),
-                    TextColumn("{task.description}", table_column=_one_line(max_width=20)),
+                    TextColumn(
+                        "{task.description}", markup=False, table_column=_one_line(max_width=20)
+                    ),
                     BarColumn(bar_width=None),
-                    TextColumn("{task.fields[state]}", table_column=_one_line()),
+                    TextColumn("{task.fields[state]}", markup=False, table_column=_one_line()),
                     TimeLeftColumn(table_column=_one_line()),
                     console=self.console,
                     expand=True,
@@ -169,7 +207,7 @@ class Screen:
             return
         columns: list[ProgressColumn] = [
             SpinnerColumn(),
-            TextColumn("{task.description}", table_column=_one_line()),
+            TextColumn("{task.description}", markup=False, table_column=_one_line()),
             BarColumn(bar_width=None),
             TaskProgressColumn(),
             TimeLeftColumn(table_column=_one_line()),

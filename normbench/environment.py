@@ -2,6 +2,7 @@
 
 import os
 import platform
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from subprocess import DEVNULL, CalledProcessError, check_output
@@ -16,7 +17,7 @@ def environment(device: torch.device) -> dict[str, Any]:
     """Versions, machine, threads and commit, for ``environment.json``."""
     return {
         "python": platform.python_version(),
-        "packages": {package: version(package) for package in _PACKAGES},
+        "packages": _versions(),
         "system": platform.platform(),
         "processor": processor(),
         "cores": os.cpu_count(),
@@ -27,6 +28,7 @@ def environment(device: torch.device) -> dict[str, Any]:
     }
 
 
+@cache
 def processor() -> str:
     """The processor's name."""
     try:
@@ -37,6 +39,12 @@ def processor() -> str:
     return next(names, platform.processor())
 
 
+@cache
+def _versions() -> dict[str, str]:
+    return {package: version(package) for package in _PACKAGES}
+
+
+@cache
 def _commit() -> str | None:
     """The commit of the source tree this runs from, if it is one."""
     source = Path(__file__).parent

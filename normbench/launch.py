@@ -127,10 +127,17 @@ def parse(text: str) -> Typed:
     quoted = f"{key}={QuotedString(value, Quote.single).with_quotes()}"
     if key.strip() and equals:
         for readable in (text, quoted):  # names and paths have characters that Hydra wants quoted
-            with suppress(HydraException):
+            with suppress(HydraException, ValueError):  # a number may have too many digits
                 override = OverridesParser.create().parse_override(readable)
-                return Typed(text, readable, override)
+                if readable is quoted or not _is_misread(key, override):
+                    return Typed(text, readable, override)
     raise UsageError(f"{text}: cannot be read as a setting; write KEY=VALUE, for example batch=2")
+
+
+def _is_misread(key: str, override: Override) -> bool:
+    """Whether text that looks like a number, such as the name 12e5, was taken for one."""
+    is_text = _known_keys().get(key) in (str, str | None)
+    return is_text and isinstance(override.value(), int | float)
 
 
 def check(typed: Typed) -> None:

@@ -16,6 +16,7 @@ from normbench.config import Precision
 from normbench.data.plan import Splits, Training
 from normbench.decomposition import Decomposition, decompose
 from normbench.display import Screen
+from normbench.environment import environment
 from normbench.errors import UsageError
 from normbench.inspection import memory_of_step
 from normbench.metrics import Evaluation, Metrics, Progress
@@ -126,6 +127,10 @@ class Replicas:
             if not records.is_done(self.cell.seed_folder(seed))
         }
         try:
+            where = environment(self.splits.train.pixels.device)
+            for replica in trackers:  # a seed that is added later may be trained elsewhere
+                folder = self.cell.seed_folder(self.seeds[replica])
+                records.write_json(folder / "environment.json", where)
             with screen.training(self.label, steps=steps, epochs=config.epochs) as bar:
                 for metrics in train(
                     self.model,
@@ -303,7 +308,7 @@ def _open_tracker(cell: Cell, seed: int, progress: Progress, screen: Screen) -> 
             raise
         raise UsageError(
             f"{folder}: its curves cannot be gone on with ({error}); put a sound metrics.jsonl"
-            " there, or start this cell over with --fresh"
+            " there, or start this cell over with normbench run --fresh"
         ) from None
 
 

@@ -119,7 +119,7 @@ class _Grid:
         for grid in grid_config.grids or [{}]:
             axes: dict[str, list[Typed]] = {}
             for key, value in (dict(grid_config.params) | dict(grid)).items():
-                axes[key] = _values(parse(f"{key}={value}"))
+                axes[key] = _values(parse(f"{key}={'null' if value is None else value}"))
             # What is typed replaces what the experiment says.
             axes |= {each.key: _values(each) for each in typed}
             count += math.prod(map(len, axes.values()))

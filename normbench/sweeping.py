@@ -25,6 +25,7 @@ from normbench.errors import UsageError
 from normbench.interruption import asking
 from normbench.occupancy import HOLDER, SWEEP, HeldError, Holder, holder
 from normbench.records import FINISHED
+from normbench.replicas import StoppedError
 
 PLAN = "sweep.json"
 """The file beside the cells that lists those of all sweeps, the ones not yet begun too."""
@@ -180,6 +181,8 @@ def train(config: Config, screen: Screen) -> None:
         experiment.run(config, screen, brief=True)
     except HeldError as error:
         screen.line(f"  left alone: {error}")
+    except StoppedError:  # a launcher has asked, and takes it from here
+        screen.line("  stopped; the same sweep goes on with it")
     except Exception as error:
         reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         screen.line(f"  failed: {reason}")

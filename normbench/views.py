@@ -124,7 +124,9 @@ def _count(number: int, what: str) -> str:
 
 def _seeds(seeds: list[int], there: int) -> str:
     said = ", ".join(map(str, seeds)) if len(seeds) <= 8 else f"{seeds[0]} to {seeds[-1]}"
-    return said + (f"; {there} trained already (--fresh trains again)" if there else "")
+    return said + (
+        f"; {there} trained already (normbench run --fresh trains again)" if there else ""
+    )
 
 
 def show_arrangement(

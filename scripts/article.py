@@ -137,7 +137,7 @@ def losses(lost: Lost, trained: dict[str, Any]) -> dict[str, tuple[Losses, Losse
             of(many, ["batch", "none"]),
             {**of(many, ["none, γ=0"]), **runs(lost, batches=looked_at)},
         ),
-        "layer norm": (runs(lost, ("batch", "layer"), (long.SMALL,)), {}),
+        "layer norm": (runs(lost, ("batch", "layer"), looked_at), {}),
     }
 
 

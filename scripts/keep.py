@@ -24,7 +24,12 @@ PLAN = "sweep.json"
 PLANNED = ("folder", "norm", "batch", "norm_batch", "model", "data", "seeds")
 """What is copied of a planned cell."""
 
-AS_THEY_ARE = ("summary.json", "environment.json", "seed-*/metrics.jsonl")
+AS_THEY_ARE = (
+    "summary.json",
+    "environment.json",
+    "seed-*/environment.json",
+    "seed-*/metrics.jsonl",
+)
 
 
 def _keep_cell(cell: Path, place: Path) -> None:
@@ -37,7 +42,10 @@ def _keep_cell(cell: Path, place: Path) -> None:
         if result.get("error"):  # the error's name is enough; in its text there may be a folder
             result["error"] = result["error"].partition(":")[0]
         write_json(place / path.relative_to(cell), result)
-    config = yaml.safe_load((cell / "config.yaml").read_text(encoding="utf-8"))
+    written = cell / "config.yaml"
+    if not written.is_file():  # it failed before it began
+        return
+    config = yaml.safe_load(written.read_text(encoding="utf-8"))
     config["runs"] = "runs"  # where they lay is nobody's business
     text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
     write_text(place / "config.yaml", text)

@@ -12,9 +12,10 @@
 # the last line then says which, and the exit code is 1. A mistake or an interruption ends this at
 # once, with its own exit code.
 set -euo pipefail
-cd "$(dirname "$0")/.."
 images=${1:?usage: scripts/reproduce.sh IMAGES [EXPERIMENT...]}
+[[ $images = /* ]] || images=$PWD/$images
 shift
+cd "$(dirname "$0")/.."
 [ $# -gt 0 ] || set -- naive isolated groups long article
 incomplete=()
 

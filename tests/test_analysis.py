@@ -19,8 +19,10 @@ from normbench.report.analysis import (
     peak_rate,
     spread,
 )
+from normbench.report.answers import answers
 from normbench.report.collection import collect
 from normbench.report.comparisons import Comparison, compare
+from normbench.report.tables import crossing_rows
 
 RUNNING = {2: [0.600, 0.612, 0.591], 32: [0.701, 0.709, 0.699]}
 ANEW = {2: [0.641, 0.650, 0.633], 32: [0.702, 0.711, 0.699]}
@@ -151,11 +153,33 @@ def test_lines_meet_where_they_cross(tmp_path: Path) -> None:
     found = meeting(batch, group)
 
     assert found is not None
-    assert found.above
+    assert found.above[0]
     (crossing,) = found.crossings
     assert 2 < crossing.at < 8
     # 6.5 points at 2 and -1.3 at 8, on log2
     assert crossing.at == pytest.approx(2 ** (1 + 2 * 6.5 / 7.8))
+
+
+def test_lines_of_other_seeds_at_other_places_are_not_said_to_stay_on_one_side(
+    tmp_path: Path,
+) -> None:
+    """With the seeds that neighbours share nothing crosses; with all of them the leader changes."""
+    errors = {
+        "batch": {2: [0.50], 4: [0.50, 0.60, 0.60], 8: [0.50, 0.62, 0.62]},
+        "group": {2: [0.51], 4: [0.51, 0.54, 0.55], 8: [0.51, 0.54, 0.55]},
+    }
+    for norm, places in errors.items():
+        for batch, accuracies in places.items():
+            write_cell(tmp_path, norm, batch, accuracies, seeds=3)
+    comparison = only(tmp_path)
+    found = meeting(*comparison.lines)
+
+    assert found is not None
+    assert found.crossings == ()
+    assert found.above == (True, False, False)
+    assert not [said for said in answers(comparison) if "do not cross" in said]
+    ((_, _, ends),) = crossing_rows(comparison)
+    assert ends == "group at 2, batch at 8"
 
 
 def test_lines_with_one_common_place_do_not_meet(batch_norm: Comparison) -> None:

@@ -14,6 +14,7 @@ import yaml
 from cli_helpers import ESCAPE, on_terminal
 from conftest import NUM_TEST, NUM_TRAIN, Command, process_environment, write_pictures
 
+from normbench import catalog
 from normbench.errors import UsageError
 from normbench.norms import NORMS
 
@@ -82,6 +83,28 @@ def test_verify_finds_damage_and_exits_with_one(
     assert "damaged" in result.output
 
 
+def test_verify_goes_on_after_a_file_that_is_no_data_set(
+    nb: Command, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    pictures = write_pictures(tmp_path_factory.mktemp("pictures"))
+    assert nb("data", "import", str(pictures), "--name", "pets", "--size", "8").exit_code == 0
+    (Path(os.environ["NORMBENCH_DATA"]) / "model (1).safetensors").write_bytes(b"x")
+    result = nb("data", "verify")
+
+    assert result.exit_code == 1
+    assert "pets: sound" in result.output
+    assert "'model (1)' is not allowed" in result.output
+
+
+def test_a_norm_s_defaults_are_printed_as_they_are_typed(nb: Command) -> None:
+    said = nb("norms", "batch").stdout
+
+    assert "norm.affine=true" in said
+    assert re.search(r"norm\.eps=1e-05\b", said)
+    assert catalog._value(1.0) == "1.0"
+    assert catalog._value(None) == "null"
+
+
 def test_list_on_an_empty_machine_says_how_to_get_data(nb: Command) -> None:
     result = nb("data", "list")
 
@@ -103,7 +126,7 @@ def test_tensorboard_is_started_over_the_runs_on_this_machine_only(
 
     ((program, arguments),) = started
     assert program == sys.executable
-    assert arguments[1:] == ["-m", "tensorboard.main", "--logdir", "runs", "--port", "0"]
+    assert arguments[1:] == ["-P", "-m", "tensorboard.main", "--logdir", "runs", "--port", "0"]
 
 
 def test_what_the_machine_refuses_is_one_line_and_exit_code_1(

@@ -67,6 +67,7 @@ def test_a_run_directory_holds_what_the_contract_says(finished: Finished) -> Non
     cell = finished.cell.relative_to(finished.home).as_posix()
     of_a_seed = (
         "metrics.jsonl",
+        "environment.json",
         "hparams.json",
         "events.out.tfevents",
         "result.json",

@@ -1,11 +1,14 @@
 """What is found in a folder of runs: cells, their seeds, their states, and what cannot be read."""
 
+import io
 import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from conftest import files_below
 from filelock import FileLock
 from report_helpers import (
@@ -18,8 +21,10 @@ from report_helpers import (
     write_sweep,
     write_text,
 )
+from rich.console import Console
 
-from normbench import records
+from normbench import records, report
+from normbench.display import Screen
 from normbench.errors import UsageError
 from normbench.report.collection import CellRun, collect
 
@@ -239,6 +244,55 @@ def test_a_norm_batch_larger_than_the_batch_is_refused(tmp_path: Path) -> None:
     write_cell(tmp_path, "batch", 2, [0.5], changes={"norm_batch": 4}, summary=False)
 
     assert only(tmp_path).problem == "norm_batch is 4"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"norm_batch": 3},
+        {"threads": [1]},
+        {"threads": 0},
+        {"model.inner": {"x": 1}},
+        {"model": {1: 2, "name": "resnet"}},
+        {"epochs": 10**400},
+        {"save_every": "HUGE"},
+        {"norm.groups": 0},
+        {"norm.channels_per_group": -1},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_settings_that_make_no_sense_are_a_cell_that_cannot_be_read(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    write_cell(tmp_path, "batch", 2, around(0.5))
+    odd = write_cell(tmp_path, "batch", 4, around(0.5))
+    settings = yaml.safe_load((odd / "config.yaml").read_text())
+    for key, value in changes.items():
+        group, _, name = key.rpartition(".")
+        (settings[group] if group else settings)[name] = value
+    text = yaml.safe_dump(settings).replace("HUGE", "0x" + 4000 * "f")
+    (odd / "config.yaml").write_text(text)
+
+    made = report.write(tmp_path, Screen(Console(file=io.StringIO(), width=200)))
+    assert [cell.problem is None for cell in made.collection.cells] == [True, False]
+    assert "What cannot be read" in (made.folder / "report.md").read_text()
+
+
+def test_a_plan_s_norm_batch_divides_its_batch(tmp_path: Path) -> None:
+    entry = {"folder": "batch-b4-0123abcd", "norm": "batch", "batch": 4, "norm_batch": 3}
+    write_plan(tmp_path, [entry | {"seeds": [0]}])
+    write_cell(tmp_path, "group", 2, [0.5])
+
+    (problem,) = collect(tmp_path).problems
+    assert "norm_batch 3 does not divide batch 4" in problem
+
+
+def test_each_seed_knows_where_it_was_trained(tmp_path: Path) -> None:
+    cell = write_cell(tmp_path, "group", 2, [0.5, 0.5])
+    write_text(cell / "seed-1" / "environment.json", json.dumps({"device": "cuda"}))
+
+    first, second = only(tmp_path).seeds
+    assert (first.environment, second.environment) == ({}, {"device": "cuda"})
 
 
 def test_an_empty_cell_says_that_it_is_empty(tmp_path: Path) -> None:

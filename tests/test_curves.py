@@ -5,8 +5,9 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from report_helpers import around, write_cell, write_curve, write_sweep, write_text
+from report_helpers import around, failed, write_cell, write_curve, write_sweep, write_text
 
+from normbench import records
 from normbench.report.analysis import Lead, leads, rivals
 from normbench.report.collection import collect
 from normbench.report.comparisons import Comparison, compare
@@ -142,8 +143,46 @@ def test_the_table_halves_the_training(tmp_path: Path) -> None:
     comparison = only(tmp_path)
     columns, rows = lead_rows(comparison, lead_of(comparison))
 
-    assert columns == ["epochs", "batch 2"]
-    assert rows == [[str(n), "+0.0"] for n in (1, 2, 5, 10, 20)]
+    assert columns == ["epochs", "batch 2", "n"]
+    assert rows == [[str(n), "+0.0", "1"] for n in (1, 2, 5, 10, 20)]
+
+
+def test_the_table_of_a_very_long_training_is_short(tmp_path: Path) -> None:
+    for norm in ("batch", "group"):
+        cell = write_cell(tmp_path, norm, 2, [0.5], changes={"epochs": 1100})
+        write_errors(cell, {0: [50.0] * 1100})
+    comparison = only(tmp_path)
+    _, rows = lead_rows(comparison, lead_of(comparison))
+
+    assert [int(row[0]) for row in rows] == [1, 2, 4, 8, 17, 34, 68, 137, 275, 550, 1100]
+
+
+def test_two_variants_of_batch_norm_are_no_rivals(tmp_path: Path) -> None:
+    for momentum in (0.1, 0.01):
+        changes = {"epochs": 6, "norm.momentum": momentum}
+        write_cell(tmp_path, "batch", 2, around(0.5), changes=changes)
+
+    assert rivals(only(tmp_path)) is None
+
+
+def test_the_curve_of_a_seed_that_failed_is_in_no_difference(tmp_path: Path) -> None:
+    comparison = pair_of_cells(
+        tmp_path, {0: [60.0] * 5, 1: [60.0] * 5}, {0: [50.0] * 5, 1: [51.0] * 5}
+    )
+    cell = tmp_path / comparison.lines[1].points[0].cell.folder
+    records.write_result(cell / "seed-1", failed(1))
+    (lead,) = lead_of(only(tmp_path))
+
+    assert {value.n for value in lead.points.values()} == {1}
+
+
+def test_held_out_images_are_not_called_test_images(tmp_path: Path) -> None:
+    for norm in ("batch", "group"):
+        changes = {"epochs": 6, "data.val_fraction": 0.1}
+        write_cell(tmp_path / "x", norm, 2, around(0.5), changes=changes)
+    text = to_markdown(contents(collect(tmp_path / "x"), [only(tmp_path / "x")], papers=False))
+
+    assert "Error on the held-out images of batch norm less that of group norm" in text
 
 
 def test_a_report_on_a_long_training_shows_the_course(tmp_path: Path) -> None:
@@ -152,7 +191,7 @@ def test_a_report_on_a_long_training_shows_the_course(tmp_path: Path) -> None:
 
     part = text[text.index("### The difference as training goes on") :]
     assert "](lead.png)" in part
-    assert "| epochs | batch 2 | batch 8 | batch 32 | batch 128 |" in part
+    assert "| epochs | batch 2 | batch 8 | batch 32 | batch 128 | n |" in part
     last = next(line for line in part.splitlines() if line.startswith("| 6 |"))
     assert last.split(" | ")[1:3] == ["+6.50 ± 0.00", "−1.30 ± 0.00"]
     assert "above 0 group norm is better" in part
@@ -163,7 +202,9 @@ def test_places_have_looks_of_their_own_and_are_six_at_most(tmp_path: Path) -> N
         for norm in ("batch", "group"):
             write_cell(tmp_path, norm, batch, around(0.5), changes={"epochs": 6})
     comparison = only(tmp_path)
-    svg = leads_drawing(comparison, lead_of(comparison), "lead").svg
+    drawing = leads_drawing(comparison, lead_of(comparison), "lead")
+    svg = drawing.svg
+    assert drawing.note.startswith("Of 8 places of the axis 6 are drawn")
 
     named = [f"batch {x}" for x in (1, 2, 4, 5, 7, 8)]
     places = [svg.find(f">{name}<") for name in named]

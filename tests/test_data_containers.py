@@ -109,6 +109,28 @@ def test_a_damaged_header_amid_a_tar_is_not_taken_for_its_end(tmp_path: Path, ro
     assert "damaged" in refused(path, root)
 
 
+@pytest.mark.parametrize(
+    ("headers", "said"),
+    [
+        ({"GNU.sparse.size": "abc", "GNU.sparse.name": "cat/x.png"}, "damaged"),
+        ({"GNU.sparse.map": "a,b", "GNU.sparse.size": "1"}, "damaged"),
+        ({"GNU.sparse.map": "0,1", "GNU.sparse.size": str(1 << 29)}, "sparse file"),
+        ({"comment": "1" * (1 << 15)}, "oversized header"),
+    ],
+    ids=["no number", "no map", "much of nothing", "endless"],
+)
+def test_a_tar_whose_headers_say_what_no_image_needs_is_refused(
+    headers: dict[str, str], said: str, tmp_path: Path, root: Path
+) -> None:
+    path = tmp_path / "mine.tar"
+    with tarfile.open(path, "w:", format=tarfile.PAX_FORMAT) as archive:
+        for number, (name, content) in enumerate(flat_files().items()):
+            info = tar_info(name, len(content))
+            info.pax_headers = headers if number == 3 else {}
+            archive.addfile(info, io.BytesIO(content))
+    assert said in refused(path, root)
+
+
 HOSTILE_NAMES = ["/etc/cat/0.png", "../cat/0.png", "cat/../../x/0.png", "C:/cat/0.png"]
 
 

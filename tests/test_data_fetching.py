@@ -275,7 +275,9 @@ def test_a_mirror_is_the_url_of_the_archive_or_of_its_folder(tail: str, server: 
     assert server.requests == [(f"/good{name}", None)]
 
 
-@pytest.mark.parametrize("mirror", ["", "good", "ftp://host/x", "file:///x.tar.gz", "http://"])
+@pytest.mark.parametrize(
+    "mirror", ["", "good", "ftp://host/x", "file:///x.tar.gz", "http://", "http://[x"]
+)
 def test_a_mirror_that_is_no_url_is_refused(mirror: str, server: Server, root: Path) -> None:
     with pytest.raises(UsageError) as raised:
         fetch("toy", sources=sources(server, "good"), mirror=mirror)
@@ -288,6 +290,8 @@ def test_an_unknown_name_or_timeout_is_refused(root: Path) -> None:
         fetch("imagenet")
     with pytest.raises(UsageError, match="timeout=0"):
         fetch("cifar10", timeout=0)
+    with pytest.raises(UsageError, match="timeout=inf"):
+        fetch("cifar10", timeout=float("inf"))
     assert not root.exists()
 
 

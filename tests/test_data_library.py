@@ -2,11 +2,13 @@
 
 import dataclasses
 import os
+import stat
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -269,6 +271,42 @@ def test_saving_again_replaces_and_leaves_no_temporary_file(root: Path) -> None:
     library.save(image_set(num_train=8), "y")
     assert library.verify("toy").num_train == 8
     assert [path.name for path in root.iterdir()] == ["toy.safetensors"]
+
+
+def test_what_is_saved_has_the_rights_of_any_new_file(root: Path) -> None:
+    """Others may train on it where the umask lets them read."""
+    before = os.umask(0o022)
+    try:
+        path = library.save(image_set(), "test")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+
+
+def test_a_file_that_cannot_be_read_is_not_called_damaged(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = library.save(image_set(), "test")
+    look = Path.open
+
+    def refuse(self: Path, *arguments: Any, **keywords: Any) -> Any:
+        if self == path:
+            raise PermissionError(13, "Permission denied")
+        return look(self, *arguments, **keywords)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(UsageError, match="Permission denied") as caught:
+        library.load("toy")
+    assert "delete" not in str(caught.value)
+    assert [entry.damage for entry in library.available()] == [
+        f"cannot read {path}: Permission denied"
+    ]
+
+
+def test_a_home_that_does_not_exist_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NORMBENCH_DATA", "~nobody-of-this-name/x")
+    with pytest.raises(UsageError, match="no such home folder"):
+        library.root()
 
 
 def test_a_save_that_fails_leaves_the_old_set_and_nothing_else(

@@ -2,6 +2,8 @@
 
 import io
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -50,6 +52,34 @@ def bar_lines(columns: int, label: str = "seed 0") -> list[str]:
         assert bar._progress is not None
         paper.console.print(bar._progress.get_renderable())
     return drawn.getvalue().rstrip("\n").split("\n")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device is always full here")
+def test_a_disk_that_is_full_ends_the_lines_and_not_the_work() -> None:
+    code = (
+        "from normbench.display import Screen\n"
+        "shown = Screen()\n"
+        "for number in range(3):\n"
+        "    shown.line('x' * 100_000)\n"
+        "    shown.table('a [b] title', ['a'], [['1']])\n"
+        "import sys; sys.stderr.write('to the end')\n"
+    )
+    with open("/dev/full", "w", encoding="utf-8") as full:  # noqa: PTH123
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            timeout=100,
+        )
+    assert (done.returncode, done.stderr) == (0, "to the end")
+
+
+def test_a_table_s_title_is_text() -> None:
+    shown, file = screen()
+    shown.table("/mnt/data [old] [/b]", ["a column as wide as that"], [["1"]])
+    assert "/mnt/data [old] [/b]" in file.getvalue()
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,7 @@ def test_columns_of_numbers_are_aligned_to_the_right() -> None:
     table = Table(["norm", "error"], [["batch", "36.8 ± 1.2"], ["group", "-"], ["layer", "−1"]])
 
     assert to_markdown([table]).splitlines()[1] == "| --- | ---: |"
-    assert '<td>batch</td><td class="number">36.8 ± 1.2</td>' in to_html("", [table])
+    assert '<th scope="row">batch</th><td class="number">36.8 ± 1.2</td>' in to_html("", [table])
 
 
 def test_columns_of_words_that_begin_with_a_number_are_not() -> None:
@@ -174,11 +174,11 @@ def test_a_page_has_a_language_and_a_main_part() -> None:
     assert reader.tags.index("main") == reader.tags.index("body") + 1
 
 
-def test_every_head_of_a_column_says_so() -> None:
+def test_every_head_of_a_column_or_row_says_so() -> None:
     reader = Reader(to_html("", [Table(["norm", "error"], [["batch", "1"]])]))
 
     scopes = [values.get("scope") for tag, values in reader.attributes if tag == "th"]
-    assert scopes == ["col", "col"]
+    assert scopes == ["col", "col", "row"]
 
 
 def test_what_scrolls_is_reached_by_keyboard_and_has_a_name_of_its_own() -> None:
@@ -217,7 +217,9 @@ def test_names_and_labels_stay_text() -> None:
 
     (region,) = with_role(page, "region")
     assert region["aria-label"] == EVIL
-    labels = [values.get("data-label") for tag, values in reader.attributes if tag == "td"]
+    labels = [
+        values.get("data-label") for tag, values in reader.attributes if "data-label" in values
+    ]
     assert labels == [EVIL, "n"]
     assert [values["aria-label"] for values in with_role(page, "img")] == ["an <alt>"]
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 from torch import nn
 
-from normbench import experiment, records, replicas
+from normbench import experiment, records, replicas, training
 from normbench.cell import Cell
 from normbench.config import Config
 from normbench.display import Screen
@@ -324,13 +324,25 @@ def test_a_refused_fresh_run_throws_nothing_away(run: Run) -> None:
 def test_with_held_out_images_the_curve_is_theirs_and_the_score_the_test_sets(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    summary = run("data.val_fraction=0.5", "batch=2")
+    looked_at: dict[str, list[int]] = {"while training": [], "at the end": []}
+    evaluate = training.evaluate
+
+    def noting(when: str) -> Callable[..., Any]:
+        def look(model: nn.Module, split: Any, **keywords: Any) -> Any:
+            looked_at[when].append(len(split))
+            return evaluate(model, split, **keywords)
+
+        return look
+
+    monkeypatch.setattr(training, "evaluate", noting("while training"))
+    monkeypatch.setattr(replicas, "evaluate", noting("at the end"))
+    run("data.val_fraction=0.25", "batch=2", "norm=group")
     result = records.read_result(folder())
 
+    assert looked_at == {"while training": [6, 6], "at the end": [12]}
     assert result is not None
-    assert result.steps == 12, "two epochs of six steps over half of the images"
+    assert result.steps == 18, "two epochs of nine steps over three quarters of the images"
     assert result.val_accuracy == pytest.approx(read_metrics(folder())[-1]["eval/accuracy"])
-    assert result.test_accuracy == summary["test_accuracy"][0]
 
 
 def test_holding_out_all_but_nothing_names_the_key(run: Run) -> None:

@@ -1,6 +1,7 @@
 """A seeded share of the fault matrix, and proof that its rows can tell when a promise is broken."""
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +22,9 @@ from faults.world import World  # noqa: E402
 from normbench import checkpoint  # noqa: E402
 
 SEED = 1
+IN_PLACE = "has damaged a checkpoint|no checkpoint loads"
+VELOCITIES = "differs"
+UNHELD = "not one has trained"
 SHARES: dict[str, tuple[Callable[[World, int], Iterator[str | None]], int]] = {
     "kill": (kills.killed, 3),
     "save": (kills.killed_in_save, 48),
@@ -107,11 +111,11 @@ def test_every_row_is_in_the_matrix_and_has_as_many_tries_as_was_promised() -> N
 
 
 @pytest.mark.parametrize(
-    ("sabotage", "row", "tries"),
+    ("sabotage", "row", "tries", "said"),
     [
-        pytest.param("write_in_place", kills.killed_in_save, 30, id="writing in place"),
-        pytest.param("forget_velocities", kills.killed, 4, id="forgotten velocities"),
-        pytest.param("train_unheld", cells.two, 1, id="no lock"),
+        pytest.param("write_in_place", kills.killed_in_save, 30, IN_PLACE, id="writing in place"),
+        pytest.param("forget_velocities", kills.killed, 4, VELOCITIES, id="forgotten velocities"),
+        pytest.param("train_unheld", cells.two, 1, UNHELD, id="no lock"),
     ],
 )
 def test_a_broken_product_does_not_hold(
@@ -120,10 +124,12 @@ def test_a_broken_product_does_not_hold(
     sabotage: str,
     row: Callable[[World, int], Iterator[str | None]],
     tries: int,
+    said: str,
 ) -> None:
     monkeypatch.setattr(world, "sabotage", [[sabotage]])
 
-    assert any(problem is not None for problem in row(world, tries))
+    problems = [problem for problem in row(world, tries) if problem is not None]
+    assert [problem for problem in problems if re.search(said, problem)], problems
 
 
 def test_a_secret_in_a_file_is_found(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

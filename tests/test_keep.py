@@ -56,6 +56,18 @@ def test_cells_that_the_plan_does_not_name_are_said_and_left(tmp_path: Path) -> 
     assert {cell.folder for cell in collect(target).cells} >= {done.name, other.name}
 
 
+def test_a_cell_that_failed_before_it_began_is_kept_without_a_configuration(
+    tmp_path: Path,
+) -> None:
+    source, target = tmp_path / "naive", tmp_path / "kept"
+    done = write_experiment(source)
+    early = write_cell(source, "instance", 2, [0.5])
+    (early / "config.yaml").unlink()
+    assert keep(source, target)[0] == f"2 cells: {target}"
+    assert (target / early.name / "summary.json").exists()
+    assert (target / done.name / "config.yaml").exists()
+
+
 def test_without_a_plan_the_kept_one_stays(tmp_path: Path) -> None:
     source, target = tmp_path / "naive", tmp_path / "kept"
     write_experiment(source)

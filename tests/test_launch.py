@@ -103,8 +103,17 @@ def test_the_order_of_overrides_does_not_matter_except_between_two_of_one_key() 
     assert load_config(["batch=2", "batch=4"]).batch == 4
 
 
-def test_a_number_is_a_fine_name() -> None:
-    assert load_config(["name=7"]).name == "7"
+@pytest.mark.parametrize(
+    "name", ["7", "1e3", "7028e87", "123e4567", "2026_11_23", "12.50", "true", "0x1f", "nan"]
+)
+def test_a_number_is_a_fine_name(name: str) -> None:
+    """For example a commit's: whatever it looks like, the folder is called so."""
+    assert load_config([f"name={name}"]).name == name
+    assert load_config(["data=images", f"data.name={name}"]).data.name == name
+
+
+def test_a_number_with_too_many_digits_is_one_line() -> None:
+    assert "must be a whole number" in refusal("batch=" + "1" * 5000)
 
 
 def test_the_choices_are_the_files() -> None:

@@ -396,8 +396,8 @@ def test_without_zero_init_every_scale_starts_at_one() -> None:
             (lambda d=d: ResNetConfig(depth=d), rf"model\.depth={d}: must be 6n\+2, for example 8")
             for d in (-4, 0, 2, 7, 9, 18, 51)
         ),
-        (lambda: ResNetConfig(width=0), r"model\.width=0: must be at least 1"),
-        (lambda: ResNetConfig(width=-16), r"model\.width=-16: must be at least 1"),
+        (lambda: ResNetConfig(width=0), r"model\.width=0: must be from 1 to 65536"),
+        (lambda: ResNetConfig(width=-16), r"model\.width=-16: must be from 1 to 65536"),
         (
             lambda: ResNetConfig(cardinality=3),
             r"model\.cardinality=3 does not divide model\.width=16; allowed: 1, 2, 4, 8, 16$",
@@ -411,7 +411,7 @@ def test_without_zero_init_every_scale_starts_at_one() -> None:
             (lambda d=d: ConvNetConfig(depth=d), rf"model\.depth={d}: must be 1 to 5")
             for d in (-1, 0, 6)
         ),
-        (lambda: ConvNetConfig(width=0), r"model\.width=0: must be at least 1"),
+        (lambda: ConvNetConfig(width=0), r"model\.width=0: must be from 1 to 65536"),
     ],
 )
 def test_a_setting_out_of_range_is_an_error_that_names_key_value_and_range(

@@ -1,16 +1,25 @@
 """The report as a whole: files, states of a half-finished sweep, hostile names, determinism."""
 
 import re
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
 import pytest
 from conftest import Finished, files_below
 from filelock import FileLock
-from report_helpers import around, write_cell, write_curve, write_plan, write_sweep, write_text
+from report_helpers import (
+    around,
+    failed,
+    write_cell,
+    write_curve,
+    write_plan,
+    write_sweep,
+    write_text,
+)
 from rich.console import Console
 
-from normbench import report
+from normbench import records, report
 from normbench.display import Screen
 from normbench.errors import UsageError
 
@@ -137,14 +146,22 @@ def test_pictures_of_an_earlier_report_go_and_nothing_else_does(tmp_path: Path) 
 def test_names_from_files_can_only_be_read(tmp_path: Path) -> None:
     write_cell(tmp_path / "x", "group", 2, around(0.5), data=EVIL, model="<b>net</b>")
     write_cell(tmp_path / "x", "batch", 2, around(0.5), data=EVIL, model="<b>net</b>")
-    made = write(tmp_path / "x")
+    cell = write_cell(tmp_path / "x", "layer", 2, around(0.5), data=EVIL, model="<b>net</b>")
+    records.write_result(cell / "seed-1", replace(failed(1), error=EVIL))
+    write_text(tmp_path / "x" / "none-b2-89abcdef" / "config.yaml", f"norm: {EVIL!r}")
+    made = write(tmp_path / "x", papers=True)
     page = made.page.read_text(encoding="utf-8")
     text = (made.folder / "report.md").read_text(encoding="utf-8")
 
     assert "<script" not in page
     assert "<b>" not in page
     assert "&lt;script&gt;" in page
-    assert "<script" not in text.replace("```bash", "").split("### Again")[0]
+    before, again, after = text.partition("### To do it again")
+    _, _, after = after.partition("```bash")
+    commands, _, after = after.partition("```")
+    assert again
+    assert EVIL in commands.replace("'", ""), "a command says it as it is, in quotes"
+    assert "<script" not in before + after
     for path in made.folder.glob("*.svg"):
         assert "<script" not in path.read_text(encoding="utf-8")
 

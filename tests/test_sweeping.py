@@ -21,6 +21,7 @@ from normbench.interruption import SIGNALS
 from normbench.launch import load_config
 from normbench.occupancy import HOLDER, Holder, holding
 from normbench.records import DIVERGED, FAILED, FINISHED, Result
+from normbench.replicas import StoppedError
 from normbench.sweeping import PLAN, Cells, InterruptedSweepError, Planned, finish, plan, train
 
 Launch = Callable[[Sequence[Planned]], None]
@@ -269,6 +270,22 @@ def test_an_error_becomes_the_result_and_is_in_the_log(tiny: list[str]) -> None:
     assert "no checkpoint can be used" in log
     assert "Traceback" in log
     assert checkpoint.files(folder) != [], "it is for people to decide"
+
+
+def test_a_cell_that_a_launcher_has_stopped_has_not_failed(
+    tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """submitit's workers catch SIGTERM themselves, so that no signal ends the run."""
+
+    def stopped(*_: Any, **__: Any) -> None:
+        raise StoppedError
+
+    monkeypatch.setattr(experiment, "run", stopped)
+    screen = quiet()
+    train(composed(*tiny), screen)
+
+    assert "stopped" in said(screen)
+    assert list(Path().rglob("*.json")) == []
 
 
 def test_a_cell_that_another_trains_is_left_alone(tiny: list[str]) -> None:

@@ -33,7 +33,7 @@ MAX_MEMBERS = 5_000_000
 MAX_GROWTH = 200
 HARMLESS_BYTES = 1 << 30
 
-_MAX_EXTENSION_BYTES = 1 << 20
+_MAX_EXTENSION_BYTES = 1 << 14  # longer than any path; and tarfile searches them slowly
 _DAMAGE = (
     tarfile.TarError,
     zipfile.BadZipFile,
@@ -42,7 +42,7 @@ _DAMAGE = (
     zlib.error,
     EOFError,
     NotImplementedError,  # zipfile's for a kind of compression it does not know
-    UnicodeDecodeError,  # zipfile's for a name that is not in the encoding it claims
+    ValueError,  # tarfile's for a number that is none; zipfile's for a name in another encoding
 )
 
 
@@ -117,6 +117,8 @@ def reading(path: Path) -> Iterator[None]:
     """Turns everything a damaged or unreadable source can raise into one line."""
     try:
         yield
+    except UsageError:
+        raise
     except _DAMAGE as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UsageError(f"{path} is damaged or cut short ({reason}): get it afresh") from None
@@ -223,6 +225,8 @@ def _tar_members(path: Path) -> Iterator[Member]:
                 member = Member(path, parts, info.size, raw.tell(), content)
                 if not (info.isreg() or info.isdir()):
                     raise UsageError(f"{member} is a link or device, not a file")
+                if info.issparse():  # it is as large as it says, without having as many bytes
+                    raise UsageError(f"{member} is a sparse file, as no image is")
                 yield member
         while metered.read(1 << 20):  # to the end, where the checksum of the whole is
             pass

@@ -111,8 +111,8 @@ def fetch(
     """
     if name not in sources:
         raise UsageError(f"cannot fetch {name!r}: there are {', '.join(sources)}")
-    if not timeout > 0:
-        raise UsageError(f"timeout={timeout}: must be above 0 seconds")
+    if not 0 < timeout <= 86_400:
+        raise UsageError(f"timeout={timeout}: must be above 0 seconds, and a day at most")
     source = sources[name]
     if mirror is not None:
         source = replace(source, urls=(_archive_url(mirror, source.archive),))
@@ -133,7 +133,10 @@ def fetch(
 
 
 def _archive_url(mirror: str, archive: str) -> str:
-    parts = urlsplit(mirror)
+    try:
+        parts = urlsplit(mirror)
+    except ValueError:  # for example half of an IPv6 address
+        parts = urlsplit("")
     if parts.scheme not in ("http", "https") or not parts.netloc:
         raise UsageError(
             f"--mirror {mirror!r} is no http(s) URL; for an archive on this machine, "

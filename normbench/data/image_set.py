@@ -9,15 +9,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
+import secrets
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
+
+from normbench.errors import UsageError
 
 if TYPE_CHECKING:  # listing the data sets reads headers only, and must not wait for torch
     from torch import Tensor
@@ -128,11 +130,12 @@ def write(path: Path, images: ImageSet, source: str) -> None:
     metadata = {"format": _FORMAT, "classes": classes, "source": source, "sha256": digest}
     path.parent.mkdir(parents=True, exist_ok=True)
     _sweep(path.parent)
-    handle, name = tempfile.mkstemp(prefix=f".{images.name}.", suffix=".tmp", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.parent / f".{images.name}.{secrets.token_hex(8)}.tmp"
+    temporary.touch(exist_ok=False)
+    rights = temporary.stat().st_mode  # of any new file; its writer makes it the user's alone
     try:
         save_file(tensors, temporary, metadata)
+        temporary.chmod(rights)
         _sync(temporary)
         temporary.replace(path)
         _sync(path.parent)
@@ -215,6 +218,13 @@ def _check_shapes(shapes: dict[str, tuple[int, ...]], types: dict[str, str]) -> 
 def _opened(path: Path, framework: str) -> Iterator[Any]:
     """The safetensors file, with everything its reader can raise turned into `DamageError`."""
     try:
+        with path.open("rb"):  # its reader's errors do not tell this from bad bytes
+            pass
+    except FileNotFoundError:
+        raise DamageError("there is no such file") from None
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from None
+    try:
         with safe_open(path, framework=framework) as file:
             yield file
     except (SafetensorError, OSError, UnicodeDecodeError) as error:
@@ -235,5 +245,6 @@ def _sync(path: Path) -> None:
 def _sweep(folder: Path) -> None:
     """Removes what a killed `save` left. A younger file may belong to one that is still writing."""
     for leftover in folder.glob(".*.tmp"):
-        if time.time() - leftover.stat().st_mtime > _STALE_SECONDS:
-            leftover.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # another has just renamed or removed it
+            if time.time() - leftover.stat().st_mtime > _STALE_SECONDS:
+                leftover.unlink()

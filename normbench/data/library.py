@@ -50,7 +50,10 @@ def root() -> Path:
     It need not exist yet.
     """
     chosen = os.environ.get("NORMBENCH_DATA")
-    return Path(chosen).expanduser() if chosen else user_data_path("normbench")
+    try:
+        return Path(chosen).expanduser() if chosen else user_data_path("normbench")
+    except RuntimeError:
+        raise UsageError(f"NORMBENCH_DATA={chosen}: there is no such home folder") from None
 
 
 def check_name(name: str) -> str:
@@ -173,7 +176,7 @@ def _entry(path: Path) -> Entry:
         if not path.is_file():  # a pipe would be waited for
             raise DamageError("it is not a file")
         return image_set.read_header(path)
-    except DamageError as damage:
+    except (DamageError, UsageError) as damage:
         num_bytes = path.lstat().st_size if os.path.lexists(path) else 0
         return Entry(path.name.removesuffix(image_set.SUFFIX), path, num_bytes, damage=str(damage))
 

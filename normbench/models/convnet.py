@@ -57,8 +57,8 @@ class ConvNetConfig(ModelConfig):
     def __post_init__(self) -> None:
         if not 1 <= self.depth <= 5:
             raise UsageError(f"model.depth={self.depth}: must be 1 to 5 for model=convnet")
-        if self.width < 1:
-            raise UsageError(f"model.width={self.width}: must be at least 1")
+        if not 1 <= self.width <= 65536:
+            raise UsageError(f"model.width={self.width}: must be from 1 to 65536")
 
     @property
     def title(self) -> str:

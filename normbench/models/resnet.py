@@ -104,8 +104,8 @@ class ResNetConfig(ModelConfig):
             raise UsageError(
                 f"model.depth={self.depth}: must be 6n+2, for example 8, 14, 20, 32, 44, 56, 110"
             )
-        if self.width < 1:
-            raise UsageError(f"model.width={self.width}: must be at least 1")
+        if not 1 <= self.width <= 65536:
+            raise UsageError(f"model.width={self.width}: must be from 1 to 65536")
         if self.cardinality < 1 or self.width % self.cardinality:
             allowed = [c for c in range(1, self.width + 1) if self.width % c == 0]
             raise UsageError(

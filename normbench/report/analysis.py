@@ -6,6 +6,7 @@ from itertools import combinations
 from statistics import fmean, median
 from typing import Any
 
+from normbench.records import FAILED
 from normbench.report.collection import CellRun
 from normbench.report.comparisons import Comparison, Line, Point, norm_settings
 from normbench.report.defaults import defaults
@@ -60,24 +61,25 @@ class Meeting:
         first, second: the lines.
         xs: the places at which both were measured with common seeds, in order; two at least.
         crossings: from left to right.
-        above: whether ``first`` has the higher error at the left end.
+        above: at each of ``xs``, whether ``first`` has the higher mean error.
     """
 
     first: Line
     second: Line
     xs: tuple[float, ...]
     crossings: tuple[Crossing, ...]
-    above: bool
+    above: tuple[bool, ...]
 
 
 def meeting(first: Line, second: Line) -> Meeting | None:
     """Looks for crossings of two lines; None with fewer than two common places."""
     a, b = first.errors, second.errors
     xs = tuple(sorted(x for x in a.keys() & b.keys() if a[x].keys() & b[x].keys()))
-    start = paired(a[xs[0]], b[xs[0]]) if xs else None
-    if len(xs) < 2 or start is None or (first.level and second.level):
+    if len(xs) < 2 or (first.level and second.level):
         return None
-    return Meeting(first, second, xs, tuple(crossings(a, b)), start.mean >= 0)
+    here = [paired(a[x], b[x]) for x in xs]
+    above = tuple(value is not None and value.mean >= 0 for value in here)
+    return Meeting(first, second, xs, tuple(crossings(a, b)), above)
 
 
 REFERENCE = 32
@@ -108,7 +110,7 @@ def rivals(comparison: Comparison) -> tuple[Line, Line] | None:
     """The two lines that a report is about: batch norm's, and group norm's or else the first
     measured one; None where either has no line that stands for it."""
     first = typical(comparison, "batch")
-    others = [line for line in comparison.lines if line is not first and line.measured]
+    others = [line for line in comparison.lines if line.norm != "batch" and line.measured]
     second = typical(comparison, "group") or next(iter(others), None)
     return None if first is None or second is None else (first, second)
 
@@ -166,7 +168,7 @@ def _by_epoch(cell: CellRun) -> dict[float, dict[int, float]]:
     """Errors in % by epoch and seed, as the curves have them."""
     errors: dict[float, dict[int, float]] = {}
     for run in cell.seeds:
-        for moment in run.curve:
+        for moment in () if run.state == FAILED else run.curve:
             if moment.eval_accuracy is not None:
                 at = errors.setdefault(round(moment.epoch, 6), {})
                 at[run.seed] = 100 * (1 - moment.eval_accuracy)
@@ -275,7 +277,7 @@ def cost(cell: CellRun) -> Cost:
     """What a cell's finished seeds cost."""
     results = cell.finished
     held = [r.memory_bytes for r in results if r.memory_bytes is not None]
-    timed = [r for r in results if r.seconds and r.epochs]
+    timed = [r for r in results if r.seconds and r.epochs >= 1e-6]
     seconds = median(r.seconds / r.epochs for r in timed) if timed else None
     images = fmean(r.images_per_second * r.seconds / r.epochs for r in timed) if timed else None
     return Cost(

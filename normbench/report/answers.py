@@ -128,9 +128,9 @@ def _ahead(first: Line, second: Line, points: Estimate | None, pooled: Scatter |
             f" {better.named}'s mean error is {plus_minus(size)} points lower."
         )
     if pooled is not None and (pooled.half(points.n) < abs(points.mean)) != told:
-        other = "do not tell them apart" if told else "tell them apart"
+        other = "would not tell them apart" if told else "would tell them apart"
         half = plus_minus(Estimate(pooled.half(points.n), None, None, 1))
-        said += f" With one spread for all cells it would be ± {half}, which would {other}."
+        said += f" With one spread for all cells it would be ± {half}, which {other}."
     return said
 
 
@@ -186,7 +186,9 @@ def _meetings(comparison: Comparison) -> list[str]:
     if found.crossings:
         where = place(found.crossings).replace("at ", f"at {comparison.axis} ", 1)
         return [f"The lines of {named} cross {where}."]
-    lower = second if found.above else first
+    if len(set(found.above)) > 1:  # other seeds at other places: no line of the same seeds crosses
+        return []
+    lower = second if found.above[0] else first
     count = len(found.xs)
     said = (
         f"The lines of {named} do not cross: at {'both' if count == 2 else f'all {count}'} places"

@@ -81,7 +81,9 @@ def method() -> list[Block]:
                         "Differences are taken seed by seed, then averaged: a seed has the same"
                         " first weights and the same images in the same order for every norm.",
                         "Seeds that diverged or failed are listed and counted, but in no mean; a"
-                        " norm that lost seeds at a place is in no answer and no verdict on it.",
+                        " norm of which seeds diverged at a place is in no answer and no verdict on"
+                        " it. One that failed, for want of memory or power, says nothing of its"
+                        " norm: it is only missing.",
                         "Trained again, a seed agrees up to the rounding of float32, which training"
                         " can enlarge to a point and more of error: sums depend on how many seeds"
                         " are one network and on the threads. seeds.csv says both, where they were"

@@ -15,6 +15,8 @@ from normbench.records import FINISHED, Result
 from normbench.report.reading import (
     Moment,
     UnreadableError,
+    check_settings,
+    divisor,
     folders,
     is_held,
     number,
@@ -49,6 +51,7 @@ class SeedRun:
             ``unreadable``.
         result: how it ended, or None.
         curve: what ``metrics.jsonl`` says so far.
+        environment: versions and machine; empty where they are not recorded for this seed alone.
         problem: why it is unreadable or failed, or None.
     """
 
@@ -56,6 +59,7 @@ class SeedRun:
     state: str
     result: Result | None = None
     curve: tuple[Moment, ...] = ()
+    environment: Mapping[str, Any] = field(default_factory=dict)
     problem: str | None = None
 
     @property
@@ -77,7 +81,8 @@ class CellRun:
         data: the name of the data set.
         sha256: its digest, or None where no summary says it yet.
         settings: the whole configuration; empty where it is not recorded.
-        environment: versions and machine; empty where they are not recorded.
+        environment: versions and machine, of the last that trained here; empty where they are not
+            recorded.
         seeds: by number.
         problem: why the cell is unreadable, or None.
     """
@@ -177,11 +182,24 @@ def _seed(folder: Path, seed: int, *, held: bool) -> SeedRun:
         return SeedRun(seed=seed, state=UNREADABLE, curve=curve, problem=problem)
     if result is not None:
         return SeedRun(
-            seed=seed, state=result.status, result=result, curve=curve, problem=result.error
+            seed=seed,
+            state=result.status,
+            result=result,
+            curve=curve,
+            environment=_environment(folder),
+            problem=result.error,
         )
     begun = (folder / "metrics.jsonl").is_file()
     state = RUNNING if held else INTERRUPTED if begun else WAITING
-    return SeedRun(seed=seed, state=state, curve=curve)
+    return SeedRun(seed=seed, state=state, curve=curve, environment=_environment(folder))
+
+
+def _environment(folder: Path) -> dict[str, Any]:
+    """Versions and machine, as a cell's or a seed's folder has them; empty if it does not."""
+    try:
+        return read_mapping(folder / "environment.json") or {}
+    except UnreadableError:
+        return {}
 
 
 def _seeds(folder: Path, wanted: Sequence[int]) -> tuple[SeedRun, ...]:
@@ -220,7 +238,7 @@ def _planned(entry: Any) -> CellRun:
     seeds = entry.get("seeds")
     try:
         batch = int(number(entry, "batch", 1, _MOST_IMAGES) or int(match["batch"]))
-        shared = int(number(entry, "norm_batch", 1, _MOST_IMAGES) or batch)
+        shared = divisor(int(number(entry, "norm_batch", 1, _MOST_IMAGES) or batch), batch)
     except UnreadableError as error:
         raise UnreadableError(f"{PLAN}: {error}") from None
     listed = seeds if isinstance(seeds, list) else []
@@ -258,6 +276,7 @@ def _read_cell(folder: Path, place: str, planned: CellRun | None, norm: str, bat
         summary = read_mapping(folder / "summary.json") or {}
         _check(settings, norm, batch, "config.yaml")
         _check(summary, norm, batch, "summary.json")
+        check_settings(settings)
         if not settings and not summary and planned is None:
             raise UnreadableError("there is neither config.yaml nor summary.json")
         shared = _shared(settings, summary, planned, batch)
@@ -271,10 +290,6 @@ def _read_cell(folder: Path, place: str, planned: CellRun | None, norm: str, bat
             seeds=_seeds(folder, wanted),
             problem=str(error),
         )
-    try:
-        environment = read_mapping(folder / "environment.json") or {}
-    except UnreadableError:
-        environment = {}
     data = summary.get("data")
     data = data if isinstance(data, dict) else {}
     asked = settings.get("data", {})
@@ -290,7 +305,7 @@ def _read_cell(folder: Path, place: str, planned: CellRun | None, norm: str, bat
         or string(asked, "source"),
         sha256=string(data, "sha256") or None,
         settings=settings,
-        environment=environment,
+        environment=_environment(folder),
         seeds=_seeds(folder, wanted),
     )
 
@@ -317,7 +332,7 @@ def _shared(
     for values in (settings, summary):
         shared = number(values, "norm_batch", 1, batch)
         if shared is not None:
-            return int(shared)
+            return divisor(int(shared), batch)
     return planned.norm_batch if planned is not None and not settings else batch
 
 

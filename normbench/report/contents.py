@@ -40,7 +40,7 @@ from normbench.report.tables import (
     lead_rows,
 )
 from normbench.report.verdicts import judge
-from normbench.report.wording import join, plus_minus, seeds
+from normbench.report.wording import join, plus_minus
 
 _DECOMPOSED = (
     "norm", "batch", "running", "anew", "of the batch", "averages cost", "lost", "to averages",
@@ -147,9 +147,10 @@ def _scatter(comparison: Comparison) -> list[Block]:
     ((n, _),) = counts.most_common(1)
     said = (
         f"If the seeds of all cells scatter alike (standard deviation {found.deviation:.2f} points"
-        f" within a cell, {found.freedom} degrees of freedom), every difference between two cells"
-        f" of {seeds(n)} is ± {found.half(n):.1f} points, paired or not: less luck than in"
-        " intervals from a few seeds each, for one more assumption."
+        f" within a cell, {found.freedom} degrees of freedom) and no seed is a lucky one for all,"
+        f" every difference between two cells of {n} seed{'' if n == 1 else 's'} is ±"
+        f" {found.half(n):.1f} points: less luck than in intervals from a few seeds each, for two"
+        " more assumptions."
     )
     if found.correlation is not None:
         said += (
@@ -244,7 +245,7 @@ def _curves(comparison: Comparison, suffix: str) -> list[Block]:
     drawings = [drawing for drawing in found if drawing is not None]
     if not drawings:
         return []
-    note = "Thin lines are seeds, thick ones their mean where every seed has got to."
+    note = "Thin lines are seeds, thick ones their mean where every seed that has begun has got to."
     return [Heading(3, "Curves"), Pictures(drawings), Text(note, muted=True)]
 
 
@@ -255,11 +256,13 @@ def _leads(comparison: Comparison, suffix: str) -> list[Block]:
     if both is None or not found:
         return []
     first, second = both
+    held_out = comparison.settings.get("data", {}).get("val_fraction")
     said = (
-        f"Error of {first.named} less that of {second.named} at the ends of epochs, in percentage"
-        " points, paired by seed, with 95 % intervals (bands, cut off where they leave the"
-        f" picture): above 0 {second.named} is better. Where the learning rate falls towards the"
-        " end, the middle of a training is not where a shorter one would have ended."
+        f"{'Error on the held-out images' if held_out else 'Test error'} of {first.named} less that"
+        f" of {second.named} at the ends of epochs, in percentage points, paired by seed, with 95 %"
+        " intervals where there are several (bands, cut off where they leave the picture): above 0"
+        f" {second.named} is better. Where the learning rate falls towards the end, the middle of a"
+        " training is not where a shorter one would have ended."
     )
     return [
         Heading(3, "The difference as training goes on"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 from normbench.report.analysis import Lead
@@ -104,13 +105,14 @@ def _left_out(places: Sequence[int]) -> str:
 
 def _draw_cell(above: Axes, below: Axes, cell: CellRun, label: str, how: Look) -> None:
     """Draws a cell's losses above and its errors below."""
+    begun = [run for run in cell.seeds if run.result is not None or run.curve]
     losses = [
         _binned([(m.epoch, m.train_loss) for m in run.curve if m.train_loss is not None])
-        for run in cell.seeds
+        for run in begun
     ]
     errors = [
         {m.epoch: 100 * (1 - m.eval_accuracy) for m in run.curve if m.eval_accuracy is not None}
-        for run in cell.seeds
+        for run in begun
     ]
     _draw_curves(above, losses, label, how._replace(marker=""))
     _draw_curves(below, errors, label, how)
@@ -128,7 +130,6 @@ def _draw_curves(
 ) -> None:
     """Draws the curves of a cell's seeds and their mean."""
     color, marker, dashes = how
-    curves = [curve for curve in curves if curve]
     for curve in curves:
         axes.plot(list(curve), list(curve.values()), color=color, linewidth=0.8, alpha=0.45)
     if curves:
@@ -145,7 +146,8 @@ _PLACES = [number for number in range(MOST_LINES) if number % len(COLORS) >= 4]
 
 def leads_drawing(comparison: Comparison, leads: Sequence[Lead], name: str) -> Drawing:
     """Test error of one norm less another's against epochs: a line a place, its interval a band."""
-    shown = _spread([lead.x for lead in leads], _MOST)
+    places = [lead.x for lead in leads]
+    shown = _spread(places, _MOST)
     leads = [lead for lead in leads if lead.x in shown]
     first, second = leads[0].first, leads[0].second
     alt = f"{first.named} less {second.named} in percentage points of error against epochs"
@@ -166,9 +168,12 @@ def leads_drawing(comparison: Comparison, leads: Sequence[Lead], name: str) -> D
             highs = [value.high for value in values if value.high is not None]
             if len(lows) == len(highs) == len(values):
                 axes.fill_between(epochs, lows, highs, color=color, alpha=0.15, linewidth=0)
-        axes.set_ylabel(f"{first.norm} − {second.norm}, points of error")
-        axes.set_title(f"above 0 {second.norm} norm is better")
+        held_out = comparison.settings.get("data", {}).get("val_fraction")
+        axes.set_ylabel(
+            f"{first.norm} − {second.norm}, points of {'' if held_out else 'test '}error"
+        )
+        axes.set_title(fill(f"above 0 {second.named} is better", 50))
         _epochs(axes)
         limit(axes, [value for lead in leads for value in lead.points.values()], [0.0])
         legend(axes, looks)
-        return save(figure, name, alt)
+        return save(figure, name, alt, _left_out(places))

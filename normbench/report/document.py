@@ -247,9 +247,11 @@ def _html_table(table: Table, name: str) -> str:
     )
 
     def row(cells: Sequence[str]) -> str:
+        tags = [' scope="row"', *[""] * (len(cells) - 1)]
         made = (
-            f"<td{kind}{label}>{escape(cell)}</td>"
-            for kind, label, cell in zip(classes, labels, cells, strict=True)
+            f"<{tag}{scope}{kind}{label}>{escape(cell)}</{tag}>"
+            for scope, kind, label, cell in zip(tags, classes, labels, cells, strict=True)
+            for tag in ("th" if scope else "td",)
         )
         return f"<tr>{''.join(made)}</tr>"
 

@@ -57,10 +57,12 @@ def _images(comparison: Comparison) -> str:
         return said + "; the same in every cell"
     limit = data.get("limit")
     said += (
-        "; all training images" if limit is None else f"; {_said(data, 'limit')} training images"
+        "; all training images"
+        if limit is None
+        else f"; at most {_said(data, 'limit')} training images"
     )
     if data.get("val_fraction"):
-        said += f", of which a share of {_said(data, 'val_fraction')} is held out"
+        said += f" but a share of {_said(data, 'val_fraction')} of all, which is held out"
     said += f"; crops after padding by {_said(data, 'pad')}" if data.get("pad") else "; no crops"
     return said + (", mirrored" if data.get("flip") else "") + "; the same in every cell"
 
@@ -173,9 +175,13 @@ def _seeds(comparison: Comparison) -> str:
 def _machine(comparison: Comparison) -> str:
     """On what it ran, as far as times go."""
     found = []
-    begun = [c for c in comparison.cells if any(r.result or r.curve for r in c.seeds)]
-    for cell in begun:
-        values = cell.environment
+    begun = [
+        run.environment or cell.environment
+        for cell in comparison.cells
+        for run in cell.seeds
+        if run.result or run.curve
+    ]
+    for values in begun:
         if values:
             known = [f"{k} {short(values[k])}" for k in _MACHINE if values.get(k) is not None]
             versions = values.get("packages")
@@ -186,7 +192,7 @@ def _machine(comparison: Comparison) -> str:
         return "not recorded: times of these cells may not be comparable"
     if len(kinds) == 1 and len(found) == len(begun):
         return f"{kinds[0]}; what else it did meanwhile is not recorded, and times depend on it"
-    return f"differs between cells, so times are not comparable: {' | '.join(kinds)}"
+    return f"differs between seeds, so times are not comparable: {' | '.join(kinds)}"
 
 
 def places(comparison: Comparison, xs: Sequence[int]) -> str:

@@ -14,6 +14,10 @@ def unlike(comparison: Comparison, publication: Publication) -> list[str]:
     found = []
     if comparison.data not in publication.names:
         found.append(f"images: {publication.data} there, {comparison.data} here")
+    data = comparison.settings.get("data")
+    for name in ("limit", "val_fraction"):
+        if isinstance(data, Mapping) and data.get(name):
+            found.append(f"training images: all there, data.{name}={short(data[name])} here")
     if comparison.model != publication.model:
         found.append(f"network: {publication.model} there, {comparison.model} here")
     if comparison.epochs != publication.epochs:
@@ -40,6 +44,6 @@ def unlike(comparison: Comparison, publication: Publication) -> list[str]:
         if line.batch_dependent
         for c in (p.cell for p in line.points)
     }
-    if ratios != {publication.ratio}:
+    if ratios and ratios != {publication.ratio}:
         found.append(f"batch: there {publication.regime}; here {comparison.regime}")
     return found

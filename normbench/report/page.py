@@ -35,13 +35,14 @@ font-size:1.08rem}
 table{border-collapse:separate;border-spacing:0;font-size:.92rem;
 font-variant-numeric:tabular-nums}
 th,td{padding:.3rem .75rem .3rem 0;text-align:left;vertical-align:top}
-td{border-top:1px solid var(--grid)}
-tr:last-child td{border-bottom:1px solid var(--grid)}
-th{color:var(--muted);font-weight:600;vertical-align:bottom}
-td{min-width:3.5rem}
-td:not(.number){min-width:5.5rem}
+tbody *{border-top:1px solid var(--grid);min-width:3.5rem}
+tbody tr{border:0}
+tbody tr:last-child>*{border-bottom:1px solid var(--grid)}
+thead th{color:var(--muted);font-weight:600;vertical-align:bottom}
+tbody th{font-weight:400}
+tbody :not(.number){min-width:5.5rem}
 .number{text-align:right;white-space:nowrap}
-th:first-child,td:first-child{position:sticky;left:0;background:var(--ground)}
+th:first-child{position:sticky;left:0;background:var(--ground)}
 .pictures{display:grid;gap:1rem 1.6rem;
 grid-template-columns:repeat(auto-fit,minmax(min(100%,26rem),1fr))}
 figure{margin:.4rem 0;max-width:38rem}
@@ -58,16 +59,16 @@ summary{cursor:pointer;margin:.8rem 0}
 @media screen and (max-width:34rem){
 .facts dl{grid-template-columns:1fr;gap:0}
 .facts dd{margin:0 0 .6rem}
-th:first-child,td:first-child{max-width:40vw;overflow-wrap:break-word;
+th:first-child{max-width:40vw;overflow-wrap:break-word;
 border-right:1px solid var(--grid)}
 th:nth-child(2),td:nth-child(2){padding-left:.75rem}
 .cards thead{display:none}
-.cards,.cards tbody,.cards tr,.cards td{display:block}
+.cards,.cards tbody,.cards tbody *{display:block}
 .cards tr{border:1px solid var(--grid);border-radius:.5rem;padding:.4rem .8rem;margin:0 0 .8rem}
-.cards tr td{position:static;max-width:none;border:0;padding:.2rem 0;text-align:left;
+.cards tr>*{position:static;max-width:none;border:0;padding:.2rem 0;text-align:left;
 white-space:normal;overflow-wrap:anywhere}
-.cards td:first-child{font-weight:600}
-.cards td::before{content:attr(data-label);display:block;color:var(--muted);font-weight:400;
+.cards tbody th{font-weight:600}
+.cards tr>*::before{content:attr(data-label);display:block;color:var(--muted);font-weight:400;
 font-size:.82rem}
 }
 @media print{
@@ -76,8 +77,8 @@ body{max-width:none;padding:0}
 .scroll{overflow:visible}
 table{font-size:.72rem}
 th,td{padding-right:.45rem}
-tr td{min-width:0}
-td:first-child,td:not(.number){overflow-wrap:anywhere}
+tbody tr>:nth-child(n){min-width:0}
+tbody :not(.number){overflow-wrap:anywhere}
 .number{white-space:normal}
 pre{white-space:pre-wrap;overflow-wrap:anywhere}
 .pictures{grid-template-columns:1fr 1fr}

@@ -106,6 +106,46 @@ def number(values: Mapping[str, Any], key: str, low: float, high: float) -> floa
     return float(value)
 
 
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Checks a ``config.yaml``: groups of names, each with a plain value or a list of them.
+
+    Raises:
+        UnreadableError: it has something else, or a number that means nothing.
+    """
+    norm = settings.get("norm", {})
+    try:
+        for group in settings.values():
+            if isinstance(group, dict) and not all(isinstance(name, str) for name in group):
+                raise UnreadableError(f"a setting is {short(group)}")
+            for value in group.values() if isinstance(group, dict) else [group]:
+                for each in value if isinstance(value, list) else [value]:
+                    _check_plain(each)
+        number(settings, "epochs", 0, _BIG)
+        number(settings, "threads", 1, _BIG)
+        for key in ("groups", "channels_per_group"):
+            if not isinstance(norm.get(key), str):  # auto
+                number(norm, key, 1, _BIG)
+    except UnreadableError as error:
+        raise UnreadableError(f"config.yaml: {error}") from None
+
+
+def _check_plain(value: object) -> None:
+    plain = value is None or isinstance(value, str | bool | int | float)
+    if not plain or (isinstance(value, int | float) and not abs(value) <= _BIG):
+        raise UnreadableError(f"a setting is {short(value)}")
+
+
+def divisor(shared: int, batch: int) -> int:
+    """How many images of a batch share statistics: ``shared``, which has to divide it.
+
+    Raises:
+        UnreadableError: it does not.
+    """
+    if batch % shared:
+        raise UnreadableError(f"norm_batch {shared} does not divide batch {batch}")
+    return shared
+
+
 def _needed(values: Mapping[str, Any], key: str, low: float, high: float) -> float:
     found = number(values, key, low, high)
     if found is None:

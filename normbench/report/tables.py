@@ -98,11 +98,9 @@ def crossing_rows(comparison: Comparison) -> Rows:
         found = meeting(first, second)
         if found is None:
             continue
-        left, right = (second, first) if found.above else (first, second)
-        if len(found.crossings) % 2 == 0:
-            right = left
+        left, right = (second if found.above[end] else first for end in (0, -1))
         ends = f"{left.label} at {found.xs[0]:g}, {right.label} at {found.xs[-1]:g}"
-        if not found.crossings:
+        if len(set(found.above)) == 1 and not found.crossings:
             ends = f"{left.label} at all {len(found.xs)}, from {found.xs[0]:g} to {found.xs[-1]:g}"
         rows.append([f"{first.label}, {second.label}", place(found.crossings), ends])
     return rows
@@ -111,13 +109,16 @@ def crossing_rows(comparison: Comparison) -> Rows:
 def lead_rows(comparison: Comparison, leads: Sequence[Lead]) -> tuple[list[str], Rows]:
     """Columns and a row an epoch, at the last one, at half of it, a quarter, and so on."""
     epochs = sorted({epoch for lead in leads for epoch in lead.points})
-    last = epochs[-1]
-    parts = [last / 2**power for power in range(len(epochs))]
-    kept = {max(e for e in epochs if e <= part) for part in parts if part >= epochs[0]}
-    columns = ["epochs", *(axis_value(comparison.axis, lead.x) for lead in leads)]
+    kept, part = {epochs[0]}, epochs[-1]
+    while part >= epochs[0]:
+        kept.add(max(epoch for epoch in epochs if epoch <= part))
+        part /= 2
+    columns = ["epochs", *(axis_value(comparison.axis, lead.x) for lead in leads), "n"]
+    counts = sorted({value.n for lead in leads for value in lead.points.values()})
+    said = "–".join(dict.fromkeys((str(counts[0]), str(counts[-1]))))
     rows = [
-        [f"{epoch:g}", *(signed_difference(lead.points.get(epoch)) for lead in leads)]
-        for epoch in sorted(kept | {epochs[0]})
+        [f"{epoch:g}", *(signed_difference(lead.points.get(epoch)) for lead in leads), said]
+        for epoch in sorted(kept)
     ]
     return columns, rows
 
@@ -127,7 +128,7 @@ def decomposition_rows(comparison: Comparison) -> Rows:
     return [
         [
             row.line.label,
-            str(row.x),
+            "any" if row.line.level else str(row.x),
             plus_minus(row.running),
             plus_minus(row.reestimated),
             plus_minus(row.batch),

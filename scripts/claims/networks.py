@@ -92,7 +92,13 @@ def found_in(runs: Path, data: str) -> Cells:
         seed = seed_at(folder)
         if seed is not None and seed.config["data"]["name"] == data:
             key = (seed.norm, int(seed.config["batch"]))
-            cells.setdefault(key, {})[seed.result.seed] = seed
+            others = cells.setdefault(key, {})
+            if others and next(iter(others.values())).folder.parent != folder.parent:
+                raise SystemExit(
+                    f"{runs}: two cells of norm={key[0]} batch={key[1]}, which differ in other"
+                    " settings; the claims are about one recipe: leave one of them"
+                )
+            others[seed.result.seed] = seed
     return cells
 
 
