@@ -335,4 +335,6 @@ def test_every_claim_that_rests_on_lost_seeds_is_told_of_them() -> None:
     decisive = {claim for claim, (needed, _) in found.items() if losses_in_words(needed)}
     training = {"small batches", "layer norm", "convergence", "regularization", "robustness"}
     assert decisive == training
+    at_32 = article.losses({("layer", 32): {0: result(0, None, status="diverged")}}, trained)
+    assert "layer at 32" in losses_in_words(at_32["layer norm"][0])
     assert "group at 2" in losses_in_words(found["code"][1])

@@ -209,7 +209,7 @@ def test_a_mirror_that_fails_is_named_with_its_reason_and_nothing_is_believed(
 def test_after_a_mirror_that_fails_the_next_one_is_tried(
     behaviour: str, server: Server, root: Path
 ) -> None:
-    done = fetch("toy", sources=sources(server, behaviour, "good"), timeout=0.3)
+    done = fetch("toy", sources=sources(server, behaviour, "good"), timeout=1)
     assert done.entry.source == f"{server.url}/good/toy.tar.gz"
     assert kept(root) == ["toy.safetensors"]
 

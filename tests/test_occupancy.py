@@ -18,6 +18,7 @@ import pytest
 from conftest import files_below
 from filelock import FileLock
 
+from normbench import occupancy
 from normbench.occupancy import HOLDER, LOCK, SWEEP, HeldError, holder, holding
 
 PROGRAM = (
@@ -78,7 +79,10 @@ def test_it_is_free_once_the_holder_has_left_and_says_nothing_of_it(tmp_path: Pa
             pass
 
 
-def test_what_a_killed_process_held_is_free_at_once(tmp_path: Path) -> None:
+def test_what_a_killed_process_held_is_free_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(occupancy, "PATIENCE", 30)  # far longer than anything else here takes
     with held_by_another(tmp_path) as other:
         other.kill()
         other.wait()
@@ -87,7 +91,7 @@ def test_what_a_killed_process_held_is_free_at_once(tmp_path: Path) -> None:
     assert holder(tmp_path) is None
     start = time.monotonic()
     with holding(tmp_path):
-        assert time.monotonic() - start < 0.4
+        assert time.monotonic() - start < 10
         seen = holder(tmp_path)
         assert seen is not None
         assert seen.pid == os.getpid()

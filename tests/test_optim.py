@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -98,6 +98,7 @@ def test_without_a_warm_up_the_first_step_has_the_peak_rate() -> None:
         assert config.rate(0, 100, 32) == pytest.approx(0.1)
 
 
+@settings(deadline=None)
 @given(
     schedule=st.sampled_from(list(Schedule)),
     warmup=st.floats(0.0, 0.99),
