@@ -67,6 +67,13 @@ class _Terminated(BaseException):
     """SIGTERM; like KeyboardInterrupt, it passes every handler of errors."""
 
 
+def _has(error: BaseException | None, kind: type[BaseException]) -> bool:
+    """Whether an error is of a kind, or comes from one that is."""
+    while error is not None and not isinstance(error, kind):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
 @contextmanager
 def _one_line_errors(interrupted: str = "") -> Iterator[None]:
     """Turns every ending into one line: mistakes into exit code 2, what the machine refuses into
@@ -86,24 +93,21 @@ def _one_line_errors(interrupted: str = "") -> Iterator[None]:
     previous = signal.signal(signal.SIGTERM, terminate)
     try:
         yield
-    except UsageError as error:
-        if received:  # a library that was interrupted has made an error of its own of it
-            typer.echo(f"normbench: terminated{hint}", err=True)
-            raise typer.Exit(143) from None
-        typer.echo(f"normbench: {error}", err=True)
-        raise typer.Exit(2) from None
-    except BrokenPipeError:  # `normbench norms | head`: Typer ends it quietly
-        raise
-    except OSError as error:  # for example a full disk
-        where = "" if error.filename is None else f"{error.filename}: "
+    except (Exception, KeyboardInterrupt, _Terminated) as error:
+        # A library that is interrupted may make an error of its own of it.
+        if received or _has(error, KeyboardInterrupt):
+            word, code = ("terminated", 143) if received else ("interrupted", 130)
+            typer.echo(f"normbench: {word}{hint}", err=True)
+            raise typer.Exit(code) from None
+        if isinstance(error, UsageError):
+            typer.echo(f"normbench: {error}", err=True)
+            raise typer.Exit(2) from None
+        # `normbench norms | head` closes a pipe: Typer ends it quietly.
+        if isinstance(error, BrokenPipeError) or not isinstance(error, OSError):
+            raise
+        where = "" if error.filename is None else f"{error.filename}: "  # such as a full disk
         typer.echo(f"normbench: {where}{error.strerror or error}", err=True)
         raise typer.Exit(1) from None
-    except KeyboardInterrupt:
-        typer.echo(f"normbench: interrupted{hint}", err=True)
-        raise typer.Exit(130) from None
-    except _Terminated:
-        typer.echo(f"normbench: terminated{hint}", err=True)
-        raise typer.Exit(143) from None
     finally:
         signal.signal(signal.SIGTERM, previous)
 

@@ -10,11 +10,12 @@ import time
 from pathlib import Path
 
 import pytest
+import typer
 import yaml
 from cli_helpers import ESCAPE, on_terminal
 from conftest import NUM_TEST, NUM_TRAIN, Command, process_environment, write_pictures
 
-from normbench import catalog
+from normbench import catalog, cli
 from normbench.errors import UsageError
 from normbench.norms import NORMS
 
@@ -127,6 +128,28 @@ def test_tensorboard_is_started_over_the_runs_on_this_machine_only(
     ((program, arguments),) = started
     assert program == sys.executable
     assert arguments[1:] == ["-P", "-m", "tensorboard.main", "--logdir", "runs", "--port", "0"]
+
+
+class Interrupted:
+    """What raises in the making of a class; Python 3.11 makes a RuntimeError of that."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        signal.raise_signal(signal.SIGTERM if name == "terminated" else signal.SIGINT)
+
+
+@pytest.mark.parametrize(("word", "code"), [("interrupted", 130), ("terminated", 143)])
+def test_an_interruption_while_a_library_is_imported_is_one_line(
+    word: str, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(typer.Exit) as left, cli._one_line_errors("again"):
+            type("Imported", (), {word: Interrupted()})
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+    assert left.value.exit_code == code
+    assert capsys.readouterr().err == f"normbench: {word}; again\n"
 
 
 def test_what_the_machine_refuses_is_one_line_and_exit_code_1(

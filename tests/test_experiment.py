@@ -203,8 +203,12 @@ def test_an_interruption_while_it_is_measured_takes_effect_after_the_step(
         pytest.fail("took another step")
 
     monkeypatch.setattr(experiment, "fastest", measuring)
-    with pytest.raises(KeyboardInterrupt):
-        run("seeds=2", "stack=auto")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # may have been ignored
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run("seeds=2", "stack=auto")
+    finally:
+        signal.signal(signal.SIGINT, before)
 
     assert list(Path().rglob("result.json")) == []
 
