@@ -131,7 +131,8 @@ def _differences(comparison: Comparison) -> list[Block]:
             Table(["lines", "they cross", "lower mean error"], crossed),
             Text(
                 "Crossings are interpolated on log₂ between measured places. The interval holds"
-                " all places around it at which the paired difference may be 0.",
+                " all places around it at which the paired difference may be 0, if the lines are"
+                " straight between measured places: the farther those lie apart, the less it says.",
                 muted=True,
             ),
         ]
