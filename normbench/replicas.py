@@ -1,6 +1,6 @@
 """Trains some seeds of a cell as one network, and writes each one's records."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
@@ -127,10 +127,7 @@ class Replicas:
             if not records.is_done(self.cell.seed_folder(seed))
         }
         try:
-            where = environment(self.splits.train.pixels.device)
-            for replica in trackers:  # a seed that is added later may be trained elsewhere
-                folder = self.cell.seed_folder(self.seeds[replica])
-                records.write_json(folder / "environment.json", where)
+            self._say_where(trackers)
             with screen.training(self.label, steps=steps, epochs=config.epochs) as bar:
                 for metrics in train(
                     self.model,
@@ -161,6 +158,13 @@ class Replicas:
             for tracker in trackers.values():
                 tracker.close()
         saver.clear()
+
+    def _say_where(self, replicas: Iterable[int]) -> None:
+        """Writes on what the seeds train: one that is added later may be trained elsewhere."""
+        where = environment(self.splits.train.pixels.device)
+        for replica in replicas:
+            folder = self.cell.seed_folder(self.seeds[replica])
+            records.write_json(folder / "environment.json", where)
 
     def _resume(self, saver: Saver, screen: Screen) -> Progress:
         """Where training stands: as in the last checkpoint, or at the beginning."""

@@ -23,6 +23,7 @@ from normbench.report.reading import (
     parse_result,
     printable,
     read_curve,
+    read_environment,
     read_mapping,
     short,
     string,
@@ -186,20 +187,12 @@ def _seed(folder: Path, seed: int, *, held: bool) -> SeedRun:
             state=result.status,
             result=result,
             curve=curve,
-            environment=_environment(folder),
+            environment=read_environment(folder),
             problem=result.error,
         )
     begun = (folder / "metrics.jsonl").is_file()
     state = RUNNING if held else INTERRUPTED if begun else WAITING
-    return SeedRun(seed=seed, state=state, curve=curve, environment=_environment(folder))
-
-
-def _environment(folder: Path) -> dict[str, Any]:
-    """Versions and machine, as a cell's or a seed's folder has them; empty if it does not."""
-    try:
-        return read_mapping(folder / "environment.json") or {}
-    except UnreadableError:
-        return {}
+    return SeedRun(seed=seed, state=state, curve=curve, environment=read_environment(folder))
 
 
 def _seeds(folder: Path, wanted: Sequence[int]) -> tuple[SeedRun, ...]:
@@ -305,7 +298,7 @@ def _read_cell(folder: Path, place: str, planned: CellRun | None, norm: str, bat
         or string(asked, "source"),
         sha256=string(data, "sha256") or None,
         settings=settings,
-        environment=_environment(folder),
+        environment=read_environment(folder),
         seeds=_seeds(folder, wanted),
     )
 

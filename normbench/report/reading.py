@@ -106,6 +106,14 @@ def number(values: Mapping[str, Any], key: str, low: float, high: float) -> floa
     return float(value)
 
 
+def read_environment(folder: Path) -> dict[str, Any]:
+    """Versions and machine, as a cell's or a seed's folder has them; empty if it does not."""
+    try:
+        return read_mapping(folder / "environment.json") or {}
+    except UnreadableError:
+        return {}
+
+
 def check_settings(settings: Mapping[str, Any]) -> None:
     """Checks a ``config.yaml``: groups of names, each with a plain value or a list of them.
 
