@@ -45,7 +45,7 @@ def trouble(cells: Sequence[CellRun]) -> list[Block]:
     return [
         Heading(3, "What went wrong"),
         Table(["cell", "seed", "state", "why"], rows),
-        Text("These seeds are in no mean and no difference.", muted=True),
+        Text("Their ends are in no mean and no difference.", muted=True),
     ]
 
 
