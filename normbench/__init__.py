@@ -37,15 +37,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from normbench.norms import NORMS, swap_norm
-    from normbench.stacking import stack, unstack
+    from normbench.training.stacking import stack, unstack
 
 __all__ = ["NORMS", "stack", "swap_norm", "unstack"]
 
 _HOME = {
     "NORMS": "normbench.norms",
     "swap_norm": "normbench.norms",
-    "stack": "normbench.stacking",
-    "unstack": "normbench.stacking",
+    "stack": "normbench.training.stacking",
+    "unstack": "normbench.training.stacking",
 }
 
 

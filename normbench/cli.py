@@ -125,9 +125,9 @@ def run(
     """
     again = "the same command without --fresh" if fresh else "the same command"
     with _one_line_errors(f"{again} trains what is missing"):
-        from normbench import experiment
-        from normbench.display import Screen
-        from normbench.launch import load_config
+        from normbench.launch.compose import load_config
+        from normbench.run import run as experiment
+        from normbench.terminal.screen import Screen
 
         outcome = experiment.run(load_config(overrides or []), Screen(), fresh=fresh)
     if not outcome.finished:
@@ -152,8 +152,8 @@ def sweep(
     """
     with _one_line_errors("the same command trains what is missing"):
         from normbench import report
-        from normbench.display import Screen
-        from normbench.sweeper import sweep as train_all
+        from normbench.launch.grid import train_all
+        from normbench.terminal.screen import Screen
 
         screen = Screen()
         cells = train_all(overrides or [], screen)
@@ -179,7 +179,7 @@ def write_report(
     """Write tables, pictures, verdicts and one HTML page; of a running sweep too."""
     with _one_line_errors():
         from normbench import report
-        from normbench.display import Screen
+        from normbench.terminal.screen import Screen
 
         report.write(directory, Screen(), out=out, papers=papers)
 
@@ -188,9 +188,9 @@ def write_report(
 def show(overrides: Overrides = None) -> None:
     """Print the configuration and the network, layer by layer. Trains nothing."""
     with _one_line_errors():
-        from normbench import views
-        from normbench.display import Screen
-        from normbench.launch import load_config, to_yaml
+        from normbench.launch.compose import load_config, to_yaml
+        from normbench.run import views
+        from normbench.terminal.screen import Screen
 
         config = load_config(overrides or [])
         views.show_layers(Screen(), config, preface=to_yaml(config) + "\n")
@@ -208,8 +208,8 @@ def norms(
 ) -> None:
     """Print the normalization layers, or one of them in detail."""
     with _one_line_errors():
-        from normbench import catalog
-        from normbench.display import Screen
+        from normbench.terminal import catalog
+        from normbench.terminal.screen import Screen
 
         catalog.show_norms(Screen(), name, figure)
 
@@ -218,8 +218,8 @@ def norms(
 def data_list() -> None:
     """List the data sets on this machine and those that can be fetched."""
     with _one_line_errors():
-        from normbench import catalog
-        from normbench.display import Screen
+        from normbench.terminal import catalog
+        from normbench.terminal.screen import Screen
 
         catalog.list_data(Screen())
 
@@ -236,9 +236,9 @@ def data_fetch(
 ) -> None:
     """Download a data set. This is the only command that uses the network."""
     with _one_line_errors():
-        from normbench import catalog
-        from normbench.data.fetching import fetch
-        from normbench.display import Screen
+        from normbench.data.library.fetching import fetch
+        from normbench.terminal import catalog
+        from normbench.terminal.screen import Screen
 
         screen = Screen()
         with screen.working(name) as bar:
@@ -263,9 +263,9 @@ def data_import(
 ) -> None:
     """Bring your own images: then train on them with data=images data.name=NAME."""
     with _one_line_errors():
-        from normbench import catalog
-        from normbench.data.importing import import_images
-        from normbench.display import Screen
+        from normbench.data.library.importing import import_images
+        from normbench.terminal import catalog
+        from normbench.terminal.screen import Screen
 
         screen = Screen()
         with screen.working(path.name) as bar:
@@ -281,8 +281,8 @@ def data_verify(
 ) -> None:
     """Check the data sets on this machine against their digests."""
     with _one_line_errors():
-        from normbench import catalog
-        from normbench.display import Screen
+        from normbench.terminal import catalog
+        from normbench.terminal.screen import Screen
 
         sound = catalog.verify_data(Screen(), name)
     if not sound:
@@ -303,8 +303,8 @@ def tensorboard(
             raise UsageError(
                 f"{directory}: no runs there; train one with `normbench run`, or name its folder"
             )
-        from normbench import views
-        from normbench.display import Screen
+        from normbench.run import views
+        from normbench.terminal.screen import Screen
 
         views.check_curves(Screen(), directory, rebuild=rebuild)
         command = [sys.executable, "-P", "-m", "tensorboard.main", "--logdir", str(directory)]

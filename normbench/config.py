@@ -12,7 +12,7 @@ from normbench.data import DataConfig, ImageSet
 from normbench.errors import UsageError
 from normbench.models import ModelConfig, NormBuilder
 from normbench.norms import Norm, NormConfig
-from normbench.optim import SGDConfig
+from normbench.training.optim import SGDConfig
 
 LIMITS = {"batch": 1_000_000, "seeds": 10_000, "threads": 1024}
 """The largest values that make sense."""

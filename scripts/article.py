@@ -46,7 +46,7 @@ from claims.networks import (
 )
 from claims.training import CONVERGENCE, FITTING, Trainer
 
-from normbench.records import Result, write_text
+from normbench.store.results import Result, write_text
 
 SLOT = "blocks.1.norm1"
 """The norm whose input serves as activations of a trained network."""

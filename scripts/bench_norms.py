@@ -21,7 +21,7 @@ from timing import machine, turns
 
 from normbench.data import ImageSet
 from normbench.data.synthetic import draw
-from normbench.inspection import memory_of_step
+from normbench.models.inspection import memory_of_step
 from normbench.report.statistics import estimate
 
 NORMS = ("batch", "group", "layer", "instance", "none")

@@ -22,7 +22,7 @@ from loops import Cell, Step, solo, tuned, usual
 from timing import in_turns, machine
 
 from normbench.data import ImageSet
-from normbench.data.plan import Training
+from normbench.data.batches import Training
 from normbench.data.synthetic import draw
 
 

@@ -35,7 +35,7 @@ from loops import (
 from timing import in_turns, machine, matrix_product_peak
 
 from normbench.data.synthetic import draw
-from normbench.inspection import layers
+from normbench.models.inspection import layers
 
 LOOPS = ("usual", "tuned", "vmap", "solo", "stacked", "auto")
 PALETTE = ("#999999", "#E69F00", "#CC79A7", "#56B4E9", "#009E73", "#0072B2")

@@ -24,15 +24,15 @@ from PIL import Image
 from rich.console import Console
 from timing import machine
 
-from normbench import records
-from normbench.cell import Cell
-from normbench.data.importing import import_images
-from normbench.display import Screen
-from normbench.launch import CONFIGS, load_config, register_schemas
-from normbench.metrics import Progress
-from normbench.replicas import Replicas
-from normbench.saving import Saver
-from normbench.sweeper import sweep
+from normbench.data.library.importing import import_images
+from normbench.launch.compose import CONFIGS, load_config, register_schemas
+from normbench.launch.grid import train_all
+from normbench.run.autosave import Saver
+from normbench.run.cell import Cell
+from normbench.run.seeds import Replicas
+from normbench.store import results
+from normbench.terminal.screen import Screen
+from normbench.training.progress import Progress
 
 TINY = ["data=images", "data.name=noise", "model=convnet", "model.depth=1", "model.width=4"]
 TINY += ["batch=24", "epochs=1", "norm=group"]
@@ -74,13 +74,13 @@ def sweeps(count: int) -> None:
     line = [*TINY, "name=many", f"optim.momentum=range(0,{count / 2000},0.0005)"]
     start = perf_counter()
     with redirect_stdout(io.StringIO()):  # every cell has a screen of its own
-        cells = sweep(line, quiet())
+        cells = train_all(line, quiet())
     first = perf_counter() - start
     trained = sum(
-        result.seconds for cell in cells for result in records.read_results(cell.directory)
+        result.seconds for cell in cells for result in results.read_results(cell.directory)
     )
     start = perf_counter()
-    assert len(sweep(line, quiet())) == len(cells)
+    assert len(train_all(line, quiet())) == len(cells)
     again = perf_counter() - start
     start = perf_counter()
     for cell in cells:

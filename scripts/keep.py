@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from normbench.records import read_json, write_json, write_text
+from normbench.store.results import read_json, write_json, write_text
 
 PLAN = "sweep.json"
 PLANNED = ("folder", "norm", "batch", "norm_batch", "model", "data", "seeds")

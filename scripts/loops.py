@@ -19,12 +19,12 @@ from torchvision import transforms
 
 from normbench import NORMS, stack
 from normbench.data import DATA, ImageSet
-from normbench.data.plan import Split, Training, split
-from normbench.lockstep import Arrangement, fastest, in_lanes
+from normbench.data.batches import Split, Training, split
 from normbench.models import MODELS
 from normbench.norms import Norm
-from normbench.optim import SGDConfig
-from normbench.training import norm_parameters, training_step
+from normbench.run.placement import Arrangement, fastest, in_lanes
+from normbench.training.loop import norm_parameters, training_step
+from normbench.training.optim import SGDConfig
 
 Step = Callable[[], None]
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)

@@ -9,7 +9,7 @@ from time import perf_counter
 
 import torch
 
-from normbench.environment import processor
+from normbench.store.environment import processor
 
 Step = Callable[[], None]
 

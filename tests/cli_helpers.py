@@ -10,7 +10,7 @@ import termios
 import time
 from pathlib import Path
 
-from conftest import process_environment
+from tests.conftest import process_environment
 
 ESCAPE = "\x1b"
 

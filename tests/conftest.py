@@ -99,7 +99,7 @@ def script() -> str:
 @pytest.fixture(scope="session")
 def tiny_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A library with ``tiny``: 24 + 12 images of 8×8 pixels in three classes. Not to be changed."""
-    from normbench.data.importing import import_images
+    from normbench.data.library.importing import import_images
 
     pictures = write_pictures(tmp_path_factory.mktemp("pictures"))
     library = tmp_path_factory.mktemp("library")

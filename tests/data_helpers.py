@@ -15,9 +15,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from normbench.data import cifar
-from normbench.data.importing import import_images
-from normbench.data.library import ImageSet, content_digest
+from normbench.data.library import ImageSet, cifar, content_digest
+from normbench.data.library.importing import import_images
 from normbench.errors import UsageError
 
 

@@ -11,13 +11,13 @@ from typing import Any
 
 import yaml
 
-from normbench import records
 from normbench.config import Config
 from normbench.data import DATA
 from normbench.models import MODELS
 from normbench.norms import NORMS
-from normbench.optim import SGDConfig
-from normbench.records import DIVERGED, FAILED, FINISHED, Result
+from normbench.store import results
+from normbench.store.results import DIVERGED, FAILED, FINISHED, Result
+from normbench.training.optim import SGDConfig
 
 SHA = "f054e0c3dc732d0c89c87b7ae8b35e78d104725fb773f06a46533f50924c8fdc"
 IMAGES = 50_000
@@ -117,20 +117,20 @@ def write_cell(
     settings = settings_of(norm, batch, wanted, changes or {})
     folder = experiment / f"{norm}-b{batch}-{digest_of(settings)}"
     write_text(folder / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
-    records.write_json(folder / "environment.json", ENVIRONMENT)
-    results = []
+    results.write_json(folder / "environment.json", ENVIRONMENT)
+    ended = []
     for seed, accuracy in enumerate(accuracies):
         result = asdict(result_of(seed, accuracy, settings))
         if reestimated:
             result["test_accuracy_reestimated"] = reestimated[seed]
         if batch_statistics:
             result["test_accuracy_batch"] = batch_statistics[seed]
-        results.append(Result(**result))
-        records.write_result(folder / f"seed-{seed}", results[-1])
+        ended.append(Result(**result))
+        results.write_result(folder / f"seed-{seed}", ended[-1])
         if curves and accuracy is not None:
             write_curve(folder / f"seed-{seed}", accuracy, settings["epochs"])
     if summary:
-        records.write_json(
+        results.write_json(
             folder / "summary.json",
             {
                 "norm": norm,
@@ -138,7 +138,7 @@ def write_cell(
                 "norm_batch": settings["norm_batch"] or batch,
                 "model": model,
                 "data": {"name": data, "sha256": sha256},
-                **records.summarize(results),
+                **results.summarize(ended),
                 "digest": digest_of(settings) * 8,
             },
         )

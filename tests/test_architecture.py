@@ -17,16 +17,16 @@ MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob(
 # Who may import what. "torch.utils.tensorboard" is TensorBoard, too.
 DOORS = {
     "typer": {"cli.py"},
-    "hydra": {"launch.py", "sweeper.py"},
-    "omegaconf": {"launch.py", "sweeper.py"},
-    "tensorboard": {"tracking.py"},
-    "torch.utils.tensorboard": {"tracking.py"},
-    "requests": {"data/fetching.py"},
+    "hydra": {"launch/compose.py", "launch/grid.py"},
+    "omegaconf": {"launch/compose.py", "launch/grid.py"},
+    "tensorboard": {"store/curves.py"},
+    "torch.utils.tensorboard": {"store/curves.py"},
+    "requests": {"data/library/fetching.py"},
     "urllib.request": set(),
     "http.client": set(),
     "socket": set(),
-    "pickle": {"data/cifar.py"},
-    "subprocess": {"environment.py"},
+    "pickle": {"data/library/cifar.py"},
+    "subprocess": {"store/environment.py"},
 }
 
 
@@ -97,9 +97,9 @@ def test_import_linter_knows_every_module() -> None:
     [
         ("normbench", "torch numpy hydra omegaconf typer rich"),
         ("normbench.cli", "torch numpy hydra omegaconf tensorboard matplotlib scipy PIL yaml"),
-        ("normbench.training", "typer hydra omegaconf tensorboard matplotlib rich"),
+        ("normbench.training.loop", "typer hydra omegaconf tensorboard matplotlib rich"),
         ("normbench.norms", "typer hydra omegaconf tensorboard matplotlib rich"),
-        ("normbench.stacking", "typer hydra omegaconf tensorboard matplotlib rich"),
+        ("normbench.training.stacking", "typer hydra omegaconf tensorboard matplotlib rich"),
     ],
 )
 def test_importing_a_module_does_not_import_what_it_does_not_need(module: str, heavy: str) -> None:

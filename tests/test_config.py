@@ -22,7 +22,7 @@ from normbench.models.resnet import ResNetConfig
 from normbench.norms import NORMS
 from normbench.norms.batch import BatchNormConfig
 from normbench.norms.group import GroupNormConfig
-from normbench.optim import Schedule, SGDConfig
+from normbench.training.optim import Schedule, SGDConfig
 
 REGISTRIES: dict[str, Mapping[str, type[Any]]] = {"norm": NORMS, "model": MODELS, "data": DATA}
 CHOICES: list[tuple[str, type[Any]]] = [

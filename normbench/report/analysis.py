@@ -6,7 +6,6 @@ from itertools import combinations
 from statistics import fmean, median
 from typing import Any
 
-from normbench.records import FAILED
 from normbench.report.collection import CellRun
 from normbench.report.comparisons import Comparison, Line, Point, norm_settings
 from normbench.report.defaults import defaults
@@ -19,6 +18,7 @@ from normbench.report.statistics import (
     paired,
     scatter,
 )
+from normbench.store.results import FAILED
 
 
 def error(point: Point) -> Estimate | None:
@@ -290,7 +290,7 @@ def cost(cell: CellRun) -> Cost:
 
 def peak_rate(cell: CellRun) -> float | None:
     """The peak learning rate: from the configuration, else the highest that the curves record."""
-    from normbench.optim import Scaling, SGDConfig  # brings torch
+    from normbench.training.optim import Scaling, SGDConfig  # brings torch
 
     optim: Any = cell.settings.get("optim")
     try:

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from normbench.records import DIVERGED, FAILED
 from normbench.report.collection import UNREADABLE, CellRun, Collection, SeedRun
 from normbench.report.document import Block, Bullets, Folded, Heading, Table, Text
 from normbench.report.progress import state
 from normbench.report.verdicts import Judgement
+from normbench.store.results import DIVERGED, FAILED
 
 
 def verdict_blocks(judgement: Judgement) -> list[Block]:

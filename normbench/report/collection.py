@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from normbench.errors import UsageError
-from normbench.records import FINISHED, Result
 from normbench.report.reading import (
     Moment,
     UnreadableError,
@@ -28,6 +27,7 @@ from normbench.report.reading import (
     short,
     string,
 )
+from normbench.store.results import FINISHED, Result
 
 RUNNING, INTERRUPTED, WAITING = "running", "interrupted", "waiting"
 UNREADABLE = "unreadable"

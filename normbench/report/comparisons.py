@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from normbench.config import PLACES
-from normbench.records import DIVERGED
 from normbench.report.collection import CellRun, Collection
 from normbench.report.reading import short
 from normbench.report.regimes import SIGNS, Regime, axis_setting, is_batch_dependent, regimes
+from normbench.store.results import DIVERGED
 
 NO_PART = frozenset(PLACES)
 """Settings that cannot change a result. Any other setting, known here or not, keeps cells apart

@@ -18,7 +18,7 @@ def defaults(group: str, name: str) -> dict[str, Any]:
     from normbench.data import DATA  # these bring torch
     from normbench.models import MODELS
     from normbench.norms import NORMS
-    from normbench.optim import SGDConfig
+    from normbench.training.optim import SGDConfig
 
     classes: dict[str, Mapping[str, Any]] = {"norm": NORMS, "model": MODELS, "data": DATA}
     cls: Any = SGDConfig if group == "optim" else classes[group].get(name)

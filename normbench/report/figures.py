@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from textwrap import fill
 
-from normbench.records import FINISHED
 from normbench.report.analysis import Cost, Split, cost, error
 from normbench.report.collection import CellRun
 from normbench.report.comparisons import AXES, Comparison
@@ -23,6 +22,7 @@ from normbench.report.plotting import (
 )
 from normbench.report.published import Publication
 from normbench.report.statistics import Estimate
+from normbench.store.results import FINISHED
 
 _IN_TABLE = "are in the table of every cell"
 

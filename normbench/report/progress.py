@@ -3,8 +3,8 @@
 from collections import Counter
 from collections.abc import Iterable
 
-from normbench.records import DIVERGED, FAILED, FINISHED
 from normbench.report.collection import INTERRUPTED, RUNNING, UNREADABLE, WAITING, CellRun
+from normbench.store.results import DIVERGED, FAILED, FINISHED
 
 STATES = (FINISHED, RUNNING, INTERRUPTED, WAITING, DIVERGED, FAILED, UNREADABLE)
 """The states of a seed, in the order in which they are said."""

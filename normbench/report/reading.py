@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from normbench.records import DIVERGED, FAILED, FINISHED, Result
+from normbench.store.results import DIVERGED, FAILED, FINISHED, Result
 
 _SMALL, _LARGE = 1 << 20, 1 << 28  # bytes of one record, of a curve
 _BIG = float(1 << 53)

@@ -9,7 +9,7 @@ from itertools import combinations, pairwise
 from math import log2, sqrt
 from statistics import StatisticsError, correlation, fmean
 
-from normbench.records import confidence_interval
+from normbench.store.results import confidence_interval
 
 LEVEL = 0.95
 """How often an interval holds the true value, if the seeds' values are normally distributed."""

@@ -8,9 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from normbench.display import Screen
 from normbench.errors import UsageError
-from normbench.records import write_atomically, write_text
 from normbench.report.collection import Collection, collect
 from normbench.report.comparisons import Comparison, compare
 from normbench.report.contents import contents
@@ -18,6 +16,8 @@ from normbench.report.document import Block, Folded, Pictures, to_html, to_markd
 from normbench.report.plotting import Drawing
 from normbench.report.progress import progress, state
 from normbench.report.tables import cell_columns, cell_rows, cells_csv, differences_csv, seeds_csv
+from normbench.store.results import write_atomically, write_text
+from normbench.terminal.screen import Screen
 
 FOLDER = "report"
 """Where a report goes unless told otherwise: into this folder of the runs it is about."""

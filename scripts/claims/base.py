@@ -11,8 +11,8 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from normbench.records import DIVERGED, Result, read_json, write_json
 from normbench.report.statistics import Estimate, estimate
+from normbench.store.results import DIVERGED, Result, read_json, write_json
 
 HOLDS = "holds"
 PARTLY = "holds partly"

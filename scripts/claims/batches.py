@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from claims.base import HOLDS, NOT, PARTLY, Finding, Table, number, said, spread
 from claims.layers import configured, layer
 from claims.networks import Images, Seed, logits, slots
-from normbench.inspection import layers, memory_of_step
+from normbench.models.inspection import layers, memory_of_step
 from normbench.models.resnet import ResNetConfig
 from normbench.norms import Norm
 from normbench.report.statistics import estimate

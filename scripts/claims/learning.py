@@ -10,8 +10,8 @@ from typing import Any
 from claims.base import Finding, Table, judged, said, spread
 from claims.networks import Cells, Seed, seed_at
 from claims.training import Arm, Trainer, curve
-from normbench.records import FINISHED, Result
 from normbench.report.statistics import Estimate, paired
+from normbench.store.results import FINISHED, Result
 
 WINDOW = 5
 """How many lines of a curve a training loss is averaged over."""

@@ -13,13 +13,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from claims.base import digest
-from normbench.data.image_set import ImageSet
-from normbench.data.plan import Split, evaluation_batches
-from normbench.data.plan import split as split_images
-from normbench.launch import load_config
+from normbench.data.batches import Split, evaluation_batches
+from normbench.data.batches import split as split_images
+from normbench.data.library.image_set import ImageSet
+from normbench.launch.compose import load_config
 from normbench.models import MODELS
 from normbench.norms import NORMS, Norm
-from normbench.records import FINISHED, Result, read_result
+from normbench.store.results import FINISHED, Result, read_result
 
 BATCH = 250
 WEIGHTS = "model.safetensors"

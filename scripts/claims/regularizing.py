@@ -10,7 +10,7 @@ from typing import Any
 from claims.base import HOLDS, NOT, OPEN, PARTLY, Finding, Table, said, spread
 from claims.learning import Curve, finished_curves
 from claims.networks import Images, Seed, accuracy, with_weights
-from normbench.data.plan import evaluation_batches
+from normbench.data.batches import evaluation_batches
 from normbench.report.statistics import Estimate, paired
 
 NOISY = "batch, 4 share"

@@ -16,8 +16,8 @@ from claims.base import (
     spread,
 )
 from claims.networks import Cells, Lost
-from normbench.records import Result
 from normbench.report.statistics import Estimate, paired
+from normbench.store.results import Result
 
 COMMAND = "normbench sweep experiment=naive data=images data.name={data}"
 NORMS = ("batch", "group", "layer", "instance")

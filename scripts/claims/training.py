@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 
-from normbench.display import Screen
-from normbench.experiment import run
-from normbench.launch import load_config
-from normbench.records import Result
+from normbench.launch.compose import load_config
+from normbench.run.run import run
+from normbench.store.results import Result
+from normbench.terminal.screen import Screen
 
 CHOICE_SEED = 0
 SEEDS = (1, 2, 3)

@@ -22,7 +22,7 @@ from PIL import Image
 from safetensors.torch import load as tensors_of
 from safetensors.torch import save as bytes_of
 
-from normbench.data.image_set import content_digest
+from normbench.data.library.image_set import content_digest
 
 ESCAPES = {"up": "../pwned", "absolute": "/tmp/pwned", "inside": "cat/../../pwned", "drive": "C:/x"}
 LINKS = {

@@ -14,7 +14,7 @@ from random import Random
 from typing import Any
 
 from faults.world import TINY, Ended, NotHeldError, Running, World, cell_of, hold, hold_same
-from normbench.records import read_result
+from normbench.store.results import read_result
 
 BASE = [each for each in TINY if not each.startswith(("batch=", "epochs="))]
 GRID = ["norm=batch,group,layer", "batch=4,8,16,32", "optim.lr=0.05,0.1", "epochs=1"]

@@ -14,15 +14,15 @@ from threading import Event
 
 from faults.kills import saved_at
 from faults.world import TINY, NotHeldError, World, cell_of, hold, hold_same
-from normbench import checkpoint
-from normbench.cell import Cell
 from normbench.config import Config
 from normbench.errors import UsageError
-from normbench.launch import load_config
-from normbench.metrics import Progress
-from normbench.replicas import Replicas
-from normbench.saving import Saver
-from normbench.tracking import EVENTS, is_sound, read_metrics, rebuild
+from normbench.launch.compose import load_config
+from normbench.run.autosave import Saver
+from normbench.run.cell import Cell
+from normbench.run.seeds import Replicas
+from normbench.store import checkpoint
+from normbench.store.curves import EVENTS, is_sound, read_metrics, rebuild
+from normbench.training.progress import Progress
 
 CELL = ["norm=batch", "batch=4", "epochs=3"]
 AT_STEP = 30

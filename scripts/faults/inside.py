@@ -21,7 +21,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from normbench import checkpoint, experiment, occupancy, replicas, tracking, training
+from normbench.run import run as experiment
+from normbench.run import seeds
+from normbench.store import checkpoint, curves, lock
+from normbench.training import loop as training
 
 
 def die() -> None:
@@ -51,7 +54,7 @@ def kill_at_step(steps: int) -> None:
 
         return dying
 
-    _exchange(replicas, "train", mortal)
+    _exchange(seeds, "train", mortal)
 
 
 def kill_in_evaluation(number: int) -> None:
@@ -143,7 +146,7 @@ def set_clock_back(steps: list[float]) -> None:
         return started - lost
 
     time.time = behind
-    _exchange(tracking, "time", lambda _: behind)
+    _exchange(curves, "time", lambda _: behind)
 
 
 def without_override() -> None:
@@ -172,7 +175,7 @@ def slow_holder(seconds: float) -> None:
 
         return slowly
 
-    _exchange(occupancy, "write_json", slow)
+    _exchange(lock, "write_json", slow)
 
 
 def slow_steps(seconds: float) -> None:
@@ -207,7 +210,7 @@ def forget_velocities() -> None:
         kept = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
         self.model.load_state_dict(kept)
 
-    replicas.Replicas.restore = restore  # type: ignore[method-assign]
+    seeds.Replicas.restore = restore  # type: ignore[method-assign]
 
 
 def train_unheld() -> None:

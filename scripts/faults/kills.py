@@ -13,8 +13,8 @@ import torch
 
 from faults.inside import content_of
 from faults.world import NUM_TRAIN, TINY, Running, World, cell_of, hold, hold_same
-from normbench import checkpoint
 from normbench.errors import UsageError
+from normbench.store import checkpoint
 
 CELLS = [
     (norm, batch, seeds)

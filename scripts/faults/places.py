@@ -9,7 +9,7 @@ from pathlib import Path
 from random import Random
 
 from faults.world import TINY, World, cell_of, content, hold, hold_same
-from normbench.tracking import read_metrics
+from normbench.store.curves import read_metrics
 
 CELL = ["norm=group", "batch=4", "epochs=3"]
 

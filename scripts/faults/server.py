@@ -33,8 +33,10 @@ def _warm() -> None:
     import torchvision  # noqa: F401
 
     from faults import inside  # noqa: F401
-    from normbench import cli, experiment, report, sweeper  # noqa: F401
-    from normbench.launch import load_config
+    from normbench import cli, report  # noqa: F401
+    from normbench.launch import grid  # noqa: F401
+    from normbench.launch.compose import load_config
+    from normbench.run import run as experiment  # noqa: F401
 
     torch.set_num_threads(1)
     load_config(["norm=group", "batch=2"])  # Hydra fills its stores and its parser's tables

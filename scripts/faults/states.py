@@ -17,7 +17,7 @@ from safetensors.torch import save as bytes_of
 from torch import Tensor
 
 from faults.archives import Bomb
-from normbench import checkpoint
+from normbench.store import checkpoint
 
 CELL = ["norm=batch", "batch=4", "epochs=3"]
 

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from normbench.tracking import is_sound, read_metrics
+from normbench.store.curves import is_sound, read_metrics
 
 SECRETS = ("AWS_SECRET_ACCESS_KEY", "GITHUB_TOKEN", "HF_TOKEN", "WANDB_API_KEY", "DB_PASSWORD")
 MEASURED = ("time", "train/images_per_second", "seconds", "images_per_second")

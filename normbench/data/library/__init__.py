@@ -1,0 +1,189 @@
+"""The data sets on this machine, by name: one checked file each, in one folder."""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock
+from platformdirs import user_data_path
+from safetensors import SafetensorError
+
+from normbench.data.library import image_set
+from normbench.data.library.image_set import DamageError, Entry, ImageSet, content_digest
+from normbench.errors import UsageError
+
+__all__ = [
+    "DOWNLOADABLE",
+    "NAME",
+    "RESERVED",
+    "DamagedError",
+    "Entry",
+    "ImageSet",
+    "available",
+    "check_name",
+    "content_digest",
+    "find",
+    "load",
+    "lock",
+    "root",
+    "save",
+    "verify",
+    "writing",
+]
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+RESERVED = ("auto", "synthetic", "images")  # values of `data=` that are not one particular set
+DOWNLOADABLE = ("cifar10", "cifar100")  # names only the genuine data may carry
+
+_LOADED: dict[tuple[Path, int, int, int], ImageSet] = {}
+
+
+class DamagedError(UsageError):
+    """A data set's file is not what was saved."""
+
+
+def root() -> Path:
+    """Returns the folder of the data sets: $NORMBENCH_DATA, else one in the user's data folder.
+
+    It need not exist yet.
+    """
+    chosen = os.environ.get("NORMBENCH_DATA")
+    try:
+        return Path(chosen).expanduser() if chosen else user_data_path("normbench")
+    except RuntimeError:
+        raise UsageError(f"NORMBENCH_DATA={chosen}: there is no such home folder") from None
+
+
+def check_name(name: str) -> str:
+    """Returns the name itself, if a data set may bear it.
+
+    Raises:
+        UsageError: it has characters no file name needs, or means something else in ``data=``.
+    """
+    if not NAME.fullmatch(name):
+        raise UsageError(
+            f"data set name {name!r} is not allowed: use 1 to 64 letters, digits, dots, dashes or "
+            "underscores, the first a letter or digit"
+        )
+    if name.lower() in RESERVED:
+        raise UsageError(f"data set name {name!r} is taken: `data={name}` means something else")
+    return name
+
+
+@contextmanager
+def lock(name: str) -> Iterator[None]:
+    """Holds a name against other processes, so that looking for it and saving it are one step."""
+    path = root() / ".locks" / f"{name}.lock"
+    held = FileLock(path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        held.acquire()
+    try:
+        yield
+    finally:
+        held.release()
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns everything that writing to the library can raise into one line."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UsageError(
+            f"cannot write {path}: {reason}; make room, or set NORMBENCH_DATA to another folder"
+        ) from None
+
+
+def save(images: ImageSet, source: str) -> Path:
+    """Writes a data set into the library, replacing one of its name, and returns its file.
+
+    Args:
+        images: the data set; its digest has to be that of its content.
+        source: where the images came from, in words.
+
+    Raises:
+        UsageError: the name is not allowed or the folder cannot be written to.
+    """
+    path = _path(images.name)
+    with writing(path):
+        image_set.write(path, images, source)
+    return path
+
+
+def load(name: str) -> ImageSet:
+    """Reads a data set and checks it against its digest.
+
+    Raises:
+        UsageError: it is not on this machine; names the commands that bring it.
+        DamagedError: its file is not what was saved.
+    """
+    path = _path(name)
+    if not path.is_file():
+        there = ", ".join(entry.name for entry in available()) or "none"
+        raise UsageError(
+            f"data set {name!r} is not on this machine ({root()} has: {there}): {_bring(name)}"
+        )
+    status = path.stat()
+    key = (path, status.st_ino, status.st_size, status.st_mtime_ns)
+    try:
+        if key not in _LOADED:  # a sweep's cells have the same images
+            images = image_set.read(path)
+            _LOADED.clear()
+            _LOADED[key] = images
+        return _LOADED[key]
+    except DamageError as damage:
+        raise DamagedError(
+            f"data set {name!r} is damaged ({path}: {damage}): delete the file and {_bring(name)}"
+        ) from None
+
+
+def verify(name: str) -> Entry:
+    """Checks a whole data set, pixels included, and returns its entry.
+
+    Raises:
+        UsageError: as ``load`` does.
+    """
+    _LOADED.clear()
+    load(name)
+    return image_set.read_header(_path(name))
+
+
+def available() -> list[Entry]:
+    """Lists the data sets on this machine by name, from their headers alone, damaged ones too."""
+    try:
+        paths = sorted(root().glob(f"[!.]*{image_set.SUFFIX}"))
+    except OSError:
+        return []
+    return [_entry(path) for path in paths]
+
+
+def find(name: str) -> Entry | None:
+    """Returns the entry of one data set, damaged or not, or None where there is no such file."""
+    path = _path(name)
+    return _entry(path) if path.is_file() else None
+
+
+def _path(name: str) -> Path:
+    return root() / f"{check_name(name)}{image_set.SUFFIX}"
+
+
+def _entry(path: Path) -> Entry:
+    try:
+        if not path.is_file():  # a pipe would be waited for
+            raise DamageError("it is not a file")
+        return image_set.read_header(path)
+    except (DamageError, UsageError) as damage:
+        num_bytes = path.lstat().st_size if os.path.lexists(path) else 0
+        return Entry(path.name.removesuffix(image_set.SUFFIX), path, num_bytes, damage=str(damage))
+
+
+def _bring(name: str) -> str:
+    """The commands that bring a data set."""
+    own = f"`normbench data import PATH --name {name}`"
+    if name in DOWNLOADABLE:
+        return f"run `normbench data fetch {name}` or {own}"
+    return f"run {own} (or `normbench data fetch cifar10` for CIFAR-10)"

@@ -1,0 +1,245 @@
+"""From a sweep's overrides to its cells, and from those to any of Hydra's launchers.
+
+Hydra composes each job and its launchers spread them over processes and machines. What is planned
+here first is which cells there are, so that a mistake in any of them is found before the first is
+trained, no cell is trained twice, and a launcher gets only those that are not finished.
+"""
+
+import copy
+import itertools
+import math
+import os
+from collections.abc import Iterator, Sequence
+
+from hydra import initialize_config_module
+from hydra._internal.callbacks import Callbacks
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.types import Glob
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
+from hydra.types import HydraContext, RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from normbench.config import PLACES, Config
+from normbench.errors import UsageError
+from normbench.launch import sweep
+from normbench.launch.compose import (
+    CONFIGS,
+    Typed,
+    check,
+    check_names,
+    group_keys,
+    in_words,
+    parse,
+    register_schemas,
+)
+from normbench.launch.sweep import Cells, Planned
+from normbench.terminal.screen import Screen
+
+LAUNCHERS = ("basic", "joblib", "submitit_local", "submitit_slurm", "ray")
+"""Hydra's launchers that are known to work here."""
+
+MOST_CELLS = 10_000
+"""A grid larger than this is a mistake."""
+
+# Each cell keeps its own records, so that Hydra need not.
+_QUIET = (
+    "hydra/job_logging=none",
+    "hydra/hydra_logging=none",
+    "hydra.output_subdir=null",
+    "hydra.sweep.dir=.",
+    "hydra.sweep.subdir=.",
+)
+
+_EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
+
+
+def train_all(arguments: Sequence[str], screen: Screen) -> Cells:
+    """Plans the cells of a sweep, trains those that are not finished, and returns all of them.
+
+    Args:
+        arguments: overrides as on the command line; ``batch=2,8`` is a grid's axis, and
+            ``hydra/launcher=…`` and ``hydra.launcher.…`` say how cells are spread.
+        screen: where progress is shown.
+
+    Raises:
+        UsageError: an override or a cell cannot be; nothing has been trained then.
+    """
+    register_schemas()
+    launcher = [text for text in arguments if text.startswith("hydra")]
+    for text in launcher:
+        _check_launcher(text)
+    own = [parse(text) for text in arguments if text not in launcher]
+    GlobalHydra.instance().clear()
+    with initialize_config_module(CONFIGS, version_base="1.3", job_name="normbench"):
+        for typed in own:
+            _check_axis(typed)
+        overrides = [*_QUIET, *launcher, *(typed.readable for typed in own)]
+        hydra = GlobalHydra.instance().hydra
+        assert hydra is not None
+        try:
+            master = hydra.compose_config("config", overrides, RunMode.MULTIRUN)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise UsageError(in_words(error, own)) from None
+        grid = _Grid(master, HydraContext(hydra.config_loader, Callbacks(master)))
+        elsewhere = _launcher_of(master) == "submitit_slurm"
+        cells = sweep.plan(grid.cells(own), screen, elsewhere=elsewhere)
+        if todo := cells.unfinished():
+            sweep.finish(cells, todo, grid.launch, screen)
+    return cells
+
+
+def job(tree: DictConfig) -> None:
+    """What a launcher runs, wherever it runs it: one cell, whose records say how it ended."""
+    config = OmegaConf.to_object(tree)
+    assert isinstance(config, Config)
+    sweep.train(config, Screen())
+
+
+class _Grid:
+    """The cells of a sweep, see :class:`normbench.launch.compose.GridConfig`, and its launcher.
+
+    Args:
+        master: the configuration that every job begins with, Hydra's own part included.
+        context: what Hydra's launchers need.
+    """
+
+    def __init__(self, master: DictConfig, context: HydraContext) -> None:
+        self._master = master
+        self._context = context
+        self._trees: dict[tuple[str, ...], DictConfig] = {}
+
+    def cells(self, typed: Sequence[Typed]) -> Iterator[tuple[Config, list[str]]]:
+        """Every cell's configuration, and the overrides that compose it."""
+        grid_config = self._master.hydra.sweeper
+        fixed = {each.key for each in typed}
+        count = 0
+        for grid in grid_config.grids or [{}]:
+            axes: dict[str, list[Typed]] = {}
+            for key, value in (dict(grid_config.params) | dict(grid)).items():
+                axes[key] = _values(parse(f"{key}={'null' if value is None else value}"))
+            # What is typed replaces what the experiment says.
+            axes |= {each.key: _values(each) for each in typed}
+            count += math.prod(map(len, axes.values()))
+            _check_number(count)
+            for values in itertools.product(*axes.values()):
+                for each in values:
+                    if each.key not in fixed:
+                        check(each)
+                yield self._compose(values), [each.readable for each in values]
+
+    def _compose(self, overrides: Sequence[Typed]) -> Config:
+        """What Hydra will compose of ``overrides``: one composition a choice of groups."""
+        groups = tuple(each.readable for each in overrides if each.key in group_keys())
+        try:
+            if groups not in self._trees:
+                loader = self._context.config_loader
+                tree = loader.load_sweep_config(self._master, list(groups))
+                with open_dict(tree):
+                    del tree["hydra"]
+                self._trees[groups] = tree
+            tree = copy.deepcopy(self._trees[groups])
+            for each in overrides:
+                if each.key not in group_keys():
+                    OmegaConf.update(tree, each.key, each.value, merge=True)
+            config = OmegaConf.to_object(tree)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise UsageError(in_words(error, overrides)) from None
+        assert isinstance(config, Config)
+        check_names(config)
+        return config
+
+    def launch(self, cells: Sequence[Planned]) -> None:
+        """Hands cells to the launcher and waits for their end.
+
+        Raises:
+            Exception: whatever the launcher raises where a process of its own dies.
+        """
+        config = copy.deepcopy(self._master)
+        config.hydra.sweep.dir = str(cells[0].directory.parent)
+        launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=self._context, task_function=job, config=config
+        )
+        threads = self._threads(len(cells))
+        extra = [] if threads is None else [f"threads={threads}"]
+        # What was typed comes last and wins.
+        launcher.launch([[*extra, *cell.overrides] for cell in cells], initial_job_idx=0)
+
+    def _threads(self, jobs: int) -> int | None:
+        """How many threads each of several processes on this machine gets; None: all there are."""
+        settings = self._master.hydra.launcher
+        match _launcher_of(self._master):
+            case "joblib":
+                workers = int(settings.n_jobs or 1)
+                workers = workers if workers > 0 else max(1, _cores() + 1 + workers)
+            case "submitit_local":
+                workers = jobs
+            case "ray":
+                workers = _cores()  # a core a job, unless told otherwise
+            case _:
+                return None
+        return max(1, _cores() // max(1, min(workers, jobs)))
+
+
+def _launcher_of(config: DictConfig) -> str:
+    return str(config.hydra.runtime.choices["hydra/launcher"])
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _values(typed: Typed) -> list[Typed]:
+    """The values of an axis, or the one value of what is none."""
+    override = typed.override
+    if not override.is_sweep_override():
+        return [typed]
+    if not override.is_discrete_sweep() or isinstance(override.value(), Glob):
+        raise UsageError(f"{typed.text}: give values, {typed.key}=A,B or {typed.key}=range(1,5)")
+    try:
+        values = list(itertools.islice(override.sweep_string_iterator(), MOST_CELLS + 1))
+    except ValueError as error:  # a range whose step is 0
+        raise UsageError(f"{typed.text}: {error}") from None
+    if not values:
+        raise UsageError(f"{typed.text}: there is no value in it")
+    _check_number(len(values))
+    return [parse(f"{override.get_key_element()}={value}") for value in values]
+
+
+def _check_number(cells: int) -> None:
+    if cells > MOST_CELLS:
+        raise UsageError(f"this sweep has more than {MOST_CELLS:,} cells")
+
+
+def _check_axis(typed: Typed) -> None:
+    """Refuses what no run takes, and axes along which the records cannot be told apart."""
+    values = _values(typed)
+    if len(values) > 1 and typed.key in ("seed", "seeds"):
+        raise UsageError(f"{typed.text}: every cell has all its seeds, for example seeds=5")
+    if len(values) > 1 and typed.key in ("experiment", *PLACES):
+        raise UsageError(f"{typed.text}: a sweep takes one {typed.key}")
+    for value in values:
+        check(value)
+
+
+def _check_launcher(text: str) -> None:
+    """Of Hydra's own settings, only the launcher's are for people to choose."""
+    key, _, value = text.partition("=")
+    if key == "hydra/launcher":
+        if value not in LAUNCHERS:
+            raise UsageError(f"{text}: unknown launcher; choose from {', '.join(LAUNCHERS)}")
+        if value not in _installed(key):
+            raise UsageError(
+                f"{text}: not installed; pip install 'normbench[{_EXTRAS[value]}]' brings it"
+            )
+    elif "${" in value:
+        raise UsageError(f"{text}: write the value itself; references are not followed here")
+    elif not key.startswith("hydra.launcher.") or "_target_" in text:
+        raise UsageError(f"{text}: of Hydra's settings, only those of hydra/launcher are used")
+
+
+def _installed(group: str) -> list[str]:
+    Plugins.instance()  # importing the plugins stores their choices
+    return [name.removesuffix(".yaml") for name in ConfigStore.instance().list(group)]

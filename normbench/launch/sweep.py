@@ -1,0 +1,298 @@
+"""The cells of a sweep: which there are, which are left to train, and what becomes of each.
+
+Everything is read from the cells' own folders, so that it holds whoever trained them, on whatever
+machine, and in however many attempts.
+"""
+
+import os
+import signal
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import torch
+
+from normbench.config import Config
+from normbench.errors import UsageError
+from normbench.run import run as experiment
+from normbench.run.cell import Cell
+from normbench.run.seeds import StoppedError
+from normbench.run.signals import asking
+from normbench.store import results
+from normbench.store.lock import HOLDER, SWEEP, HeldError, Holder, holder
+from normbench.store.results import FINISHED
+from normbench.terminal.screen import Screen
+
+PLAN = "sweep.json"
+"""The file beside the cells that lists those of all sweeps, the ones not yet begun too."""
+
+GRACE = 3.5
+"""Seconds that other processes get to save their state when the sweep is interrupted."""
+
+KILLED = "its process was killed"
+
+_THIS = uuid4().hex
+
+
+class InterruptedSweepError(BaseException):
+    """The sweep was asked to leave; like KeyboardInterrupt, it passes every handler of errors."""
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A cell of a sweep.
+
+    Attributes:
+        cell: the cell.
+        overrides: what composes its configuration.
+    """
+
+    cell: Cell
+    overrides: list[str]
+
+    @property
+    def directory(self) -> Path:
+        """Where its records go."""
+        return self.cell.directory
+
+    @property
+    def left(self) -> list[int]:
+        """The seeds that have no result, or a failure."""
+        seeds = self.cell.config.all_seeds
+        return [seed for seed in seeds if not results.is_done(self.cell.seed_folder(seed))]
+
+    @property
+    def finished(self) -> bool:
+        """Whether all its seeds have come to a good end."""
+        folders = map(self.cell.seed_folder, self.cell.config.all_seeds)
+        found = [results.read_result(folder) for folder in folders]
+        return all(result is not None and result.status == FINISHED for result in found)
+
+    @property
+    def problem(self) -> str:
+        """What keeps it from being finished, in a few words."""
+        said: dict[str, list[int]] = {}
+        for seed in self.cell.config.all_seeds:
+            result = results.read_result(self.cell.seed_folder(seed))
+            if result is None:
+                said.setdefault("no result", []).append(seed)
+            elif result.status != FINISHED:
+                at = "" if result.diverged_at is None else f" at step {result.diverged_at:,}"
+                said.setdefault(result.error or f"{result.status}{at}", []).append(seed)
+        return "; ".join(f"seed {', '.join(map(str, seeds))} {why}" for why, seeds in said.items())
+
+    @property
+    def log(self) -> Path:
+        """All that was said of it."""
+        return self.directory / experiment.LOG
+
+    def entry(self) -> dict[str, Any]:
+        """What the plan says of it."""
+        config = self.cell.config
+        return {
+            "folder": self.directory.name,
+            "norm": config.norm.name,
+            "batch": config.batch,
+            "norm_batch": config.norm_batch or config.batch,
+            "model": config.model.title,
+            "data": self.cell.images.name,
+            "seeds": config.all_seeds,
+        }
+
+
+class Cells(list[Planned]):
+    """The cells of a sweep, all in one folder."""
+
+    @property
+    def directory(self) -> Path:
+        """The folder of the cells."""
+        return self[0].directory.parent
+
+    def bad(self) -> "Cells":
+        """Those that are not finished."""
+        return Cells(each for each in self if not each.finished)
+
+    def unfinished(self) -> "Cells":
+        """Those with something left to train; what has diverged would diverge again."""
+        return Cells(each for each in self if each.left)
+
+
+def plan(
+    configs: Iterable[tuple[Config, list[str]]], screen: Screen, *, elsewhere: bool = False
+) -> Cells:
+    """Finds the cells of ``configs``, each once, and writes down which they are.
+
+    Args:
+        configs: configurations and the overrides that compose them.
+        screen: where it is said what was found.
+        elsewhere: whether they will be trained on other machines, with other devices.
+
+    Raises:
+        UsageError: one of them cannot be trained, or the folder cannot be written to.
+    """
+    found: dict[Path, Planned] = {}
+    with screen.working("planning") as bar:
+        for count, (config, overrides) in enumerate(configs):
+            planned = Planned(Cell.of(config), overrides)
+            if planned.directory not in found and planned.left:
+                device = (
+                    torch.device("cpu") if elsewhere else experiment.choose_device(config.device)
+                )
+                planned.cell.check_fit(planned.cell.splits(device))
+            found.setdefault(planned.directory, planned)
+            bar.update("planning", count + 1, None)
+    cells = Cells(found.values())
+    _write_plan(cells)
+    left = len(cells.unfinished())
+    done = "" if left == len(cells) else f", {len(cells) - left} of them trained already"
+    screen.line(f"{len(cells)} cells{done}: {cells.directory}")
+    return cells
+
+
+def _write_plan(cells: Cells) -> None:
+    """Adds the cells to those of earlier sweeps in the same folder."""
+    path = cells.directory / PLAN
+    try:
+        with results.exclusive(path):
+            earlier = results.read_json(path)
+            entries = earlier.get("cells") if isinstance(earlier, dict) else None
+            known = {
+                each["folder"]: each
+                for each in (entries if isinstance(entries, list) else [])
+                if isinstance(each, dict) and isinstance(each.get("folder"), str)
+            }
+            known |= {planned.directory.name: planned.entry() for planned in cells}
+            if list(known.values()) != entries:
+                results.write_json(path, {"cells": list(known.values())})
+    except OSError as error:
+        raise UsageError(
+            f"cannot write to {cells.directory}: {error.strerror}; choose another folder with"
+            " runs=FOLDER"
+        ) from None
+
+
+def train(config: Config, screen: Screen) -> None:
+    """Trains one cell in this process; whatever goes wrong becomes its result, not an error."""
+    try:
+        experiment.run(config, screen, brief=True)
+    except HeldError as error:
+        screen.line(f"  left alone: {error}")
+    except StoppedError:  # a launcher has asked, and takes it from here
+        screen.line("  stopped; the same sweep goes on with it")
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        screen.line(f"  failed: {reason}")
+        with suppress(Exception):  # for example where the images are gone
+            _note_failure(Cell.of(config), error, traceback.format_exc())
+
+
+def _note_failure(cell: Cell, error: BaseException, details: str) -> None:
+    """Makes ``error`` the result of the seeds that have none."""
+    with experiment.held(cell), Screen.to_file(cell.directory / experiment.LOG) as log:
+        log.log(details)
+        experiment.note_failure(cell, cell.config.all_seeds, error)
+        experiment.write_summary(cell)
+
+
+def finish(
+    cells: Cells, todo: Cells, launch: Callable[[Sequence[Planned]], None], screen: Screen
+) -> None:
+    """Launches ``todo`` until each of them has ended one way or another.
+
+    A launcher whose process is killed may take down its other jobs, or lose those that had not
+    begun. Those are launched again. The ones that were being trained when a process died are
+    launched at the end, each alone; one that dies again has failed.
+
+    Args:
+        cells: all cells of the sweep.
+        todo: those to be trained.
+        launch: hands cells to a launcher and waits for their end.
+        screen: where it is said what went wrong.
+    """
+    suspects = Cells()
+    earlier = {each.directory: _failures(each) for each in todo}
+    while todo:
+        died = _attempt(cells, todo, launch)
+        left = [each for each in todo.unfinished() if _failures(each) == earlier[each.directory]]
+        if died is None or not left:
+            break
+        begun = [each for each in left if (each.directory / HOLDER).exists()]
+        screen.line(f"a process of the launcher died ({_first_line(died)}); {len(left)} cells left")
+        if not begun:
+            raise UsageError(f"the launcher failed: {_first_line(died)}") from died
+        suspects.extend(begun)
+        todo = Cells(each for each in left if each not in begun)
+    for each in suspects:
+        if _attempt(cells, Cells([each]), launch) is not None and each.left:
+            with suppress(OSError, UsageError):
+                _note_failure(each.cell, results.KilledError(KILLED), KILLED)
+
+
+def _failures(planned: Planned) -> list[tuple[int, int]]:
+    """The seeds that have failed by themselves, and when."""
+    found = []
+    for seed in planned.left:
+        with suppress(OSError):
+            status = (planned.cell.seed_folder(seed) / "result.json").stat()
+            found.append((seed, status.st_mtime_ns))
+    return found
+
+
+def _attempt(
+    cells: Cells, todo: Cells, launch: Callable[[Sequence[Planned]], None]
+) -> Exception | None:
+    """Launches; returns what the launcher raised, once nobody works on ``todo`` any more."""
+
+    def leave() -> None:
+        _end_others(cells)
+        raise InterruptedSweepError
+
+    with asking(leave), _marked():
+        try:
+            launch(todo)
+        except (UsageError, InterruptedSweepError):
+            raise
+        except Exception as error:
+            # A launcher that waits for its jobs in turn raises while the others are at work.
+            while _others(todo):
+                time.sleep(0.2)
+            return error
+    return None
+
+
+@contextmanager
+def _marked() -> Iterator[None]:
+    """Within it, whatever this process starts inherits the mark of its sweep."""
+    os.environ[SWEEP] = _THIS
+    try:
+        yield
+    finally:
+        del os.environ[SWEEP]
+
+
+def _end_others(cells: Cells) -> None:
+    """Asks the processes on this machine that train ``cells`` to save and leave, and waits."""
+    asked = _others(cells)
+    for found in asked:
+        with suppress(OSError):
+            os.kill(found.pid, signal.SIGTERM)
+    end = time.monotonic() + GRACE
+    while time.monotonic() < end and not asked.isdisjoint(_others(cells)):
+        time.sleep(0.05)
+
+
+def _others(cells: Cells) -> set[Holder]:
+    """The other processes on this machine that this sweep has started and that train ``cells``."""
+    found = {holder(each.directory) for each in cells}
+    own = os.getpid()
+    return {who for who in found if who and who.here and who.sweep == _THIS and who.pid != own}
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,0 +1,92 @@
+"""A cell: a configuration, the images it runs on, and the folder its records go to."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from normbench.config import Config
+from normbench.data import ImageSet
+from normbench.data.batches import Splits, split
+from normbench.errors import UsageError
+from normbench.models.inspection import check_statistics, layers
+
+_SPLITS: dict[tuple[str, str, torch.device], Splits] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """What is trained and where it goes.
+
+    Attributes:
+        config: the configuration.
+        images: the data set.
+        digest: of everything that can change a result.
+        directory: ``RUNS/NAME/NORM-bBATCH-DIGEST``.
+    """
+
+    config: Config
+    images: ImageSet
+    digest: str
+    directory: Path
+
+    @classmethod
+    def of(cls, config: Config) -> "Cell":
+        """Loads the images and finds the cell's directory, which need not exist."""
+        images = config.data.load()
+        digest = config.digest(images)
+        folder = f"{config.norm.name}-b{config.batch}-{digest[:8]}"
+        return cls(config, images, digest, Path(config.runs) / config.name / folder)
+
+    def splits(self, device: torch.device) -> Splits:
+        """The images on ``device``, split; those of the last call are kept for the next cell."""
+        key = (self.images.sha256, repr(self.config.data), device)
+        if key not in _SPLITS:
+            _SPLITS.clear()
+            _SPLITS[key] = split(self.images, self.config.data, device)
+        return _SPLITS[key]
+
+    def seed_folder(self, seed: int) -> Path:
+        """The folder of a seed's records."""
+        return self.directory / f"seed-{seed}"
+
+    def build_model(self, seed: int) -> nn.Module:
+        """The network of one seed, at its start."""
+        generator = torch.Generator().manual_seed(seed)
+        config = self.config
+        return config.model.build(config.norm_builder(), len(self.images.classes), generator)
+
+    def example(self) -> Tensor:
+        """Some random images [N, 3, H, W] of the data set's size, always the same.
+
+        Two sub-batches of ``norm_batch`` where these are small, else four.
+        """
+        size = self.config.norm_batch or 2
+        count = 2 * size if size <= 8 else 4
+        generator = torch.Generator().manual_seed(0)
+        return torch.randn(count, *self.images.test_images.shape[1:], generator=generator)
+
+    def check_fit(self, splits: Splits) -> None:
+        """Raises UsageError if batch, images, network and norm do not fit one another."""
+        config = self.config
+        if len(splits.train) == 0:
+            raise UsageError(
+                f"data.val_fraction={config.data.val_fraction}: leaves no training images of"
+                f" {len(self.images.train_labels):,}; choose a smaller share"
+            )
+        if config.batch > len(splits.train):
+            raise UsageError(
+                f"batch={config.batch}: larger than the {len(splits.train):,} training images of"
+                f" {self.images.name}; at most {len(splits.train)}"
+            )
+        height, width = splits.test.size
+        try:
+            infos = layers(self.build_model(config.seed), splits.test.size)
+        except RuntimeError as error:  # for example pooling an image to nothing
+            reason = str(error).partition("\n")[0]
+            raise UsageError(
+                f"model={config.model.name} ({config.model.title}) does not take images of"
+                f" {height}×{width} pixels: {reason}"
+            ) from None
+        check_statistics(infos, config.norm_batch or config.batch)

@@ -1,0 +1,330 @@
+"""Runs a cell, from its configuration to its records: the composition root, read top to bottom."""
+
+import shutil
+import traceback
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass
+from enum import Enum
+from functools import partial
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import torch
+import yaml
+
+from normbench.config import LIMITS, Config
+from normbench.data.batches import Splits
+from normbench.errors import UsageError
+from normbench.run.cell import Cell
+from normbench.run.placement import Arrangement, Step, fastest, in_lanes
+from normbench.run.seeds import Replicas, StoppedError
+from normbench.run.signals import asking
+from normbench.run.views import show_arrangement, show_header, show_results
+from normbench.store import checkpoint, results
+from normbench.store.checkpoint import Checkpoint
+from normbench.store.environment import environment
+from normbench.store.lock import HOLDER, LOCK, holding
+from normbench.store.results import FINISHED, Result
+from normbench.terminal.screen import Screen
+from normbench.training.stacking import StackError, stack
+
+LOG = "log.txt"
+"""The file in a cell's directory that holds all that was said of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a run.
+
+    Attributes:
+        summary: the content of ``summary.json``: all seeds that the cell has.
+        wanted: the seeds that were asked for.
+        results: how each of them ended.
+    """
+
+    summary: dict[str, Any]
+    wanted: list[int]
+    results: list[Result]
+
+    @property
+    def finished(self) -> bool:
+        """Whether every seed that was asked for has finished."""
+        found = {result.seed for result in self.results if result.status == FINISHED}
+        return found == set(self.wanted)
+
+
+def run(config: Config, screen: Screen, *, fresh: bool = False, brief: bool = False) -> Outcome:
+    """Trains the seeds of a cell that have no result yet, from their last checkpoints.
+
+    Args:
+        config: what to train.
+        screen: where progress is shown.
+        fresh: whether to throw away the cell's earlier records first.
+        brief: whether to show one line of the cell instead of all about it.
+
+    Raises:
+        UsageError: something about the configuration, the data or the directory; nothing has been
+            written then. Or another process is training this cell, or all checkpoints are damaged.
+        StoppedError: training was interrupted in a thread other than the first.
+    """
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    cell = Cell.of(config)
+    device = choose_device(config.device)
+    _prepare(device)
+    splits = cell.splits(device)
+    cell.check_fit(splits)
+    with held(cell), screen.logged(cell.directory / LOG):
+        if fresh:
+            _clear(cell.directory)
+        pending = [seed for seed in config.all_seeds if not results.is_done(cell.seed_folder(seed))]
+        there = len(config.all_seeds) - len(pending)
+        show_header(screen, cell, splits, device, there=there, brief=brief)
+        if pending:
+            _describe(cell, device)
+            _train(cell, splits, pending, screen)
+        summary = write_summary(cell)
+        if not brief:
+            show_results(screen, cell)
+    wanted = set(config.all_seeds)
+    ended = [r for r in results.read_results(cell.directory) if r.seed in wanted]
+    return Outcome(summary, config.all_seeds, ended)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that ``name`` means here: ``auto`` is CUDA where there is one, else the CPU.
+
+    Raises:
+        UsageError: it is no device, or this machine has none.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, index = name.partition(":")
+    if kind == "cuda" and (not index or index.isdecimal()):
+        count = torch.cuda.device_count()
+        if int(index or 0) < count:
+            return torch.device(name)
+        raise UsageError(f"device={name}: this machine has {count} CUDA devices; use device=cpu")
+    if name == "cpu":
+        return torch.device("cpu")
+    raise UsageError(f"device={name}: must be auto, cpu, cuda or cuda:N")
+
+
+def _prepare(device: torch.device) -> None:
+    """Makes ``device`` the one that streams and graphs are made on, and float32 mean float32."""
+    if device.type == "cuda":
+        if device.index is not None:
+            torch.cuda.set_device(device)
+        torch.backends.cudnn.allow_tf32 = False  # else convolutions round to 10 bits
+
+
+@contextmanager
+def held(cell: Cell) -> Iterator[None]:
+    """Keeps other processes from training this cell meanwhile.
+
+    Raises:
+        HeldError: another process does.
+        UsageError: its directory cannot be written to.
+    """
+    lock = holding(cell.directory)
+    try:
+        lock.__enter__()
+    except OSError as error:
+        raise UsageError(
+            f"runs={cell.config.runs} name={cell.config.name}: cannot write to {cell.directory}:"
+            f" {error.strerror}; choose another folder with runs=FOLDER"
+        ) from None
+    with ExitStack() as stack:
+        stack.push(lock)
+        yield
+
+
+def _clear(directory: Path) -> None:
+    """Removes everything in ``directory`` but the lock that is held on it, and the log."""
+    for path in directory.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name not in (LOCK, HOLDER, LOG):
+            path.unlink()
+
+
+def _describe(cell: Cell, device: torch.device) -> None:
+    """Writes what is trained and on what."""
+    text = yaml.safe_dump(_plain(asdict(cell.config)), sort_keys=False, allow_unicode=True)
+    results.write_text(cell.directory / "config.yaml", text)
+    results.write_json(cell.directory / "environment.json", environment(device))
+
+
+def _plain(value: Any) -> Any:
+    """Plain YAML values: enumerations by value, containers copied."""
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _train(cell: Cell, splits: Splits, pending: Sequence[int], screen: Screen) -> None:
+    """Trains ``pending``: first the stacks that have begun, as they began, then the others.
+
+    A training that raises ends as ``failed`` seeds with the error in the log; no exception leaves.
+    """
+    begun = _begun(cell, pending, screen)
+    rest = sorted(set(pending) - {seed for stack in begun for seed in stack.seeds})
+    try:
+        for threads in sorted({stack.threads for stack in begun}):
+            stacks = [stack.seeds for stack in begun if stack.threads == threads]
+            lanes = min(len(stacks), _most_lanes(splits) // threads) or 1
+            _train_stacks(cell, splits, stacks, lanes, screen, threads)
+        if rest:
+            with _noting_failure(cell, rest):
+                arrangement = _arrange(cell, splits, rest, screen)
+            stacks = arrangement.divide(rest)
+            _train_stacks(cell, splits, stacks, min(arrangement.lanes, len(stacks)), screen)
+    except (UsageError, StoppedError):
+        raise
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0]
+        screen.log(traceback.format_exc())
+        screen.line(f"  failed: {type(error).__name__}: {reason} (see {cell.directory / LOG})")
+
+
+def _most_lanes(splits: Splits) -> int:
+    """How many stacks may be trained at a time: on a GPU one, for graphs are recorded alone."""
+    on_cpu = splits.train.pixels.device.type == "cpu"
+    return torch.get_num_threads() if on_cpu else 1
+
+
+def note_failure(cell: Cell, seeds: Iterable[int], error: BaseException) -> None:
+    """Makes ``error`` the result of those ``seeds`` that have none; a later run tries again."""
+    for seed in seeds:
+        folder = cell.seed_folder(seed)
+        if not results.is_done(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            results.write_result(folder, results.failure(seed, error))
+
+
+@contextmanager
+def _noting_failure(cell: Cell, seeds: Iterable[int]) -> Iterator[None]:
+    """Makes what is raised, other than being asked to stop, the result of ``seeds``."""
+    try:
+        yield
+    except (UsageError, StoppedError):
+        raise
+    except Exception as error:
+        with suppress(OSError):  # for example on the full disk that is the error
+            note_failure(cell, seeds, error)
+        raise
+
+
+def _train_stacks(
+    cell: Cell,
+    splits: Splits,
+    stacks: Sequence[Sequence[int]],
+    lanes: int,
+    screen: Screen,
+    threads: int | None = None,
+) -> None:
+    """Trains ``stacks`` in ``lanes``; a signal lets each save its state before it takes effect."""
+    stop = Event()
+    running: set[int] = set()  # by their first seeds
+
+    def job(members: Sequence[int]) -> None:
+        running.add(members[0])
+        try:
+            with _noting_failure(cell, members):
+                replicas = Replicas.of(cell, splits, members)
+                replicas.train(screen, stop, lambda: len(running))
+        finally:
+            running.discard(members[0])
+
+    with asking(stop.set):
+        in_lanes([partial(job, members) for members in stacks], lanes, stop, threads)
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """Seeds whose training has begun together, and by how many threads they were computed.
+
+    Both have to stay as they were, or sums are taken in another order.
+    """
+
+    seeds: list[int]
+    threads: int
+
+
+def _begun(cell: Cell, pending: Sequence[int], screen: Screen) -> list[_Begun]:
+    """The stacks that have checkpoints and seeds without a result."""
+    found: list[_Begun] = []
+
+    def use(kept: Checkpoint) -> None:
+        seeds, threads = kept.values["seeds"], kept.values["threads"]
+        numbers = all(type(number) is int for number in [*seeds, threads])
+        if not numbers or not 1 <= threads <= LIMITS["threads"] or len(seeds) > LIMITS["seeds"]:
+            raise ValueError("its seeds and threads make no sense")
+        if (
+            len(kept.tensors["loss"]) != len(seeds)
+            or cell.seed_folder(seeds[0]) != kept.path.parent
+        ):
+            raise ValueError("is of other seeds")
+        found.append(_Begun(seeds, threads))
+
+    for seed in cell.config.all_seeds:
+        folder = cell.seed_folder(seed)
+        kept = checkpoint.load(folder, use, screen.line)
+        if kept is None or not set(found[-1].seeds).isdisjoint(pending):
+            continue
+        members = found.pop().seeds  # none of which was asked for now
+        if all(results.is_done(cell.seed_folder(each)) for each in members):
+            checkpoint.clear(folder)  # it was killed after its results were written
+    return found
+
+
+def _arrange(cell: Cell, splits: Splits, seeds: Sequence[int], screen: Screen) -> Arrangement:
+    """How ``seeds`` share the machine: as wanted, or as is fastest here."""
+    wanted = cell.config.stack
+    if len(seeds) == 1 or wanted == 1:
+        return Arrangement()
+    try:
+        stack([cell.build_model(seed) for seed in seeds[:2]], cell.example())
+    except StackError as error:
+        screen.line(f"  the seeds are not stacked: {error}")
+        return Arrangement()
+    if isinstance(wanted, int):
+        return Arrangement(size=min(wanted, len(seeds)))
+
+    stop = Event()
+
+    def prepare(size: int) -> Step:
+        step = Replicas.of(cell, splits, seeds[:size]).stepper()
+
+        def unless_stopped() -> None:
+            if stop.is_set():
+                raise StoppedError
+            step()
+
+        return unless_stopped
+
+    lanes = sorted({1, min(_most_lanes(splits), len(seeds))})
+    with screen.working("measuring how to train the seeds together") as bar, asking(stop.set):
+        best, times = fastest(prepare, len(seeds), bar.update, lanes=lanes)
+    show_arrangement(screen, best, times)
+    return best
+
+
+def write_summary(cell: Cell) -> dict[str, Any]:
+    """Writes ``summary.json`` from the results of all seeds that are there, and returns it."""
+    config = cell.config
+    summary: dict[str, Any] = {
+        "norm": config.norm.name,
+        "batch": config.batch,
+        "norm_batch": config.norm_batch or config.batch,
+        "model": config.model.title,
+        "data": {"name": cell.images.name, "sha256": cell.images.sha256},
+        **results.summarize(results.read_results(cell.directory)),
+        "digest": cell.digest,
+    }
+    results.write_json(cell.directory / "summary.json", summary)
+    return summary

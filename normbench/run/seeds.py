@@ -1,0 +1,338 @@
+"""Trains some seeds of a cell as one network, and writes each one's records."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import isfinite
+from pathlib import Path
+from threading import Event, Lock
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from normbench.config import Precision
+from normbench.data.batches import Splits, Training
+from normbench.errors import UsageError
+from normbench.models.inspection import memory_of_step
+from normbench.norms import Norm
+from normbench.run.autosave import Saver
+from normbench.run.cell import Cell
+from normbench.store import results
+from normbench.store.curves import Tracker
+from normbench.store.environment import environment
+from normbench.store.results import DIVERGED, FINISHED, Result
+from normbench.terminal.screen import Screen
+from normbench.training.loop import evaluate, norm_parameters, step_function, train
+from normbench.training.optim import SGD
+from normbench.training.precise_bn import Decomposition, decompose
+from normbench.training.progress import Evaluation, Metrics, Progress
+from normbench.training.stacking import Stack, stack, unstack
+
+_BUILDING = Lock()
+
+
+class StoppedError(Exception):
+    """Training was told to stop before its end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replicas:
+    """Some seeds of a cell, ready to be trained: a network, or a stack of them.
+
+    Attributes:
+        cell: what is trained.
+        splits: the images.
+        seeds: which.
+        model: maps [N, K·3, H, W] to [N, K·classes].
+        training: the batches.
+        optimizer: of the model.
+    """
+
+    cell: Cell
+    splits: Splits
+    seeds: Sequence[int]
+    model: nn.Module
+    training: Training
+    optimizer: SGD
+
+    @classmethod
+    def of(cls, cell: Cell, splits: Splits, seeds: Sequence[int]) -> "Replicas":
+        """Builds the networks of ``seeds``, stacked where there are several.
+
+        Raises:
+            StackError: there are several, and they cannot be stacked.
+        """
+        config = cell.config
+        with _BUILDING:  # layers draw their first weights from the process's random state
+            models = [cell.build_model(seed) for seed in seeds]
+            model = models[0] if len(models) == 1 else stack(models, cell.example())
+        device = splits.train.pixels.device
+        model = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return cls(
+            cell=cell,
+            splits=splits,
+            seeds=seeds,
+            model=model,
+            training=Training(splits.train, seeds=seeds, batch=config.batch, flip=config.data.flip),
+            optimizer=config.optim.build(model, norm_parameters(model, [Norm])),
+        )
+
+    @property
+    def autocast(self) -> bool:
+        """Whether convolutions and products are computed in bfloat16."""
+        return self.cell.config.precision is Precision.bf16
+
+    def stepper(self) -> Callable[[], None]:
+        """What trains one step and waits for its end, to be timed."""
+        batches = self.training.batches()
+        train_on = step_function(
+            self.model,
+            self.training,
+            self.optimizer,
+            self.cell.config.optim,
+            autocast=self.autocast,
+        )
+
+        def step() -> None:
+            images, labels = next(batches)
+            train_on(images, labels).sum().item()
+
+        return step
+
+    def train(self, screen: Screen, stop: Event, running: Callable[[], int]) -> None:
+        """Trains to the end, from the last checkpoint if there is one, and writes the records.
+
+        Args:
+            screen: where progress is shown.
+            stop: ends training after the step, once it is set; a checkpoint is written then.
+            running: how many such trainings share the machine now, this one counted.
+
+        Raises:
+            StoppedError: ``stop`` was set.
+            UsageError: there are checkpoints and all are damaged.
+        """
+        config = self.cell.config
+
+        def check() -> None:
+            if stop.is_set():
+                raise StoppedError
+
+        saver = Saver(self.cell, self.seeds, self, warn=screen.line)
+        progress = self._resume(saver, screen)
+        steps = config.epochs * self.training.steps
+        # A seed may have been finished alone, and is trained along with its stack all the same.
+        trackers = {
+            replica: _open_tracker(self.cell, seed, progress, screen)
+            for replica, seed in enumerate(self.seeds)
+            if not results.is_done(self.cell.seed_folder(seed))
+        }
+        try:
+            self._say_where(trackers)
+            with screen.training(self.label, steps=steps, epochs=config.epochs) as bar:
+                for metrics in train(
+                    self.model,
+                    self.training,
+                    self.optimizer,
+                    config.optim,
+                    epochs=config.epochs,
+                    evaluation=self.splits.validation or self.splits.test,
+                    progress=progress,
+                    autocast=self.autocast,
+                    check=check,
+                ):
+                    if metrics is not None:
+                        for replica, tracker in trackers.items():
+                            _log(tracker, metrics, replica)
+                        saver.seconds += metrics.seconds / (len(self.seeds) * running())
+                        bar.update(metrics)
+                    check()
+                    if saver.due(progress):
+                        saver.save(progress, trackers.values())
+            for tracker in trackers.values():  # before the results say that all is there
+                tracker.flush()
+            self._write_results(progress, saver.seconds, check)
+        except StoppedError:
+            saver.save(progress, trackers.values())
+            raise
+        finally:
+            for tracker in trackers.values():
+                tracker.close()
+        saver.clear()
+
+    def _say_where(self, replicas: Iterable[int]) -> None:
+        """Writes on what the seeds train: one that is added later may be trained elsewhere."""
+        where = environment(self.splits.train.pixels.device)
+        for replica in replicas:
+            folder = self.cell.seed_folder(self.seeds[replica])
+            results.write_json(folder / "environment.json", where)
+
+    def _resume(self, saver: Saver, screen: Screen) -> Progress:
+        """Where training stands: as in the last checkpoint, or at the beginning."""
+        progress = Progress(self.training, self.cell.config.optim.label_smoothing)
+        if saver.resume(progress):
+            epoch = progress.step / self.training.steps
+            screen.line(f"  {self.label}  goes on after step {progress.step:,}, epoch {epoch:.2f}")
+        return progress
+
+    @property
+    def label(self) -> str:
+        """The seeds in a few characters."""
+        return f"seed {self.seeds[0]}" if len(self.seeds) == 1 else f"seeds {_few(self.seeds)}"
+
+    def state(self) -> dict[str, Tensor]:
+        """Weights, buffers and velocities."""
+        weights = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        velocities = self.optimizer.velocities
+        return weights | {f"velocity.{i}": value for i, value in enumerate(velocities)}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Takes over what :meth:`state` gave.
+
+        Raises:
+            RuntimeError, KeyError, ValueError: it is of another network.
+        """
+        weights = {
+            name.removeprefix("model."): value
+            for name, value in tensors.items()
+            if name.startswith("model.")
+        }
+        self.model.load_state_dict(weights)
+        count = len(self.optimizer.velocities)
+        self.optimizer.restore([tensors[f"velocity.{i}"] for i in range(count)])
+
+    def _write_results(self, progress: Progress, seconds: float, check: Callable[[], None]) -> None:
+        """Scores the networks and writes weights and results; ``seconds`` are those of one seed."""
+        held = progress.evaluation if self.splits.validation is not None else None
+        test = evaluate(
+            self.model,
+            self.splits.test,
+            replicas=len(self.seeds),
+            autocast=self.autocast,
+            check=check,
+        )
+        parts = self._decomposition(check)
+        memory = self._memory()
+        networks = unstack(self.model) if isinstance(self.model, Stack) else [self.model]
+        for replica, seed in enumerate(self.seeds):
+            folder = self.cell.seed_folder(seed)
+            if results.is_done(folder):
+                continue
+            _save_weights(networks[replica], folder)
+            result = _result(seed, replica, progress, test, seconds, self.training)
+            if result.status == FINISHED and held is not None:
+                result = replace(result, val_accuracy=held.accuracy[replica])
+            if result.status == FINISHED and parts is not None:
+                result = replace(
+                    result,
+                    test_accuracy_reestimated=parts.reestimated[replica],
+                    test_accuracy_batch=parts.batch[replica],
+                )
+            result = replace(
+                result,
+                memory_bytes=memory,
+                stacked=len(self.seeds),
+                threads=torch.get_num_threads(),
+            )
+            results.write_result(folder, result)
+
+    def _decomposition(self, check: Callable[[], None]) -> Decomposition | None:
+        """What the running averages cost, where the norm has them."""
+        config = self.cell.config
+        return decompose(
+            self.model,
+            self.training,
+            self.splits.test,
+            epoch=config.epochs,
+            size=config.norm_batch or config.batch,
+            autocast=self.autocast,
+            check=check,
+        )
+
+    def _memory(self) -> int:
+        """The bytes that a training step of one seed holds."""
+        size = (self.cell.config.batch, *self.cell.images.test_images.shape[1:])
+        labels = torch.zeros(size[0], dtype=torch.int64)
+        model = self.cell.build_model(self.seeds[0]).train()
+        return memory_of_step(model, torch.zeros(size), labels)
+
+
+def _few(seeds: Sequence[int]) -> str:
+    """The seeds in a few characters."""
+    said = ", ".join(map(str, seeds))
+    return said if len(said) <= 16 else f"{seeds[0]}, … {seeds[-1]} ({len(seeds)})"
+
+
+def _result(
+    seed: int,
+    replica: int,
+    progress: Progress,
+    test: Evaluation,
+    seconds: float,
+    training: Training,
+) -> Result:
+    """How one replica ended."""
+    loss, diverged_at = test.loss[replica], progress.diverged[replica]
+    if diverged_at is None and not isfinite(loss):
+        diverged_at = progress.step
+    finished = diverged_at is None
+    train_loss = progress.epoch_loss[replica]
+    return Result(
+        seed=seed,
+        status=FINISHED if finished else DIVERGED,
+        test_accuracy=test.accuracy[replica] if finished else None,
+        test_loss=loss if finished else None,
+        train_loss=train_loss if isfinite(train_loss) else None,
+        train_accuracy=progress.epoch_accuracy[replica] if finished else None,
+        epochs=progress.step / training.steps,
+        steps=progress.step,
+        seconds=seconds,
+        images_per_second=progress.step * training.batch / seconds,
+        diverged_at=diverged_at,
+    )
+
+
+def _open_tracker(cell: Cell, seed: int, progress: Progress, screen: Screen) -> Tracker:
+    folder = cell.seed_folder(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    config = cell.config
+    hparams: dict[str, str | int | float | bool] = {
+        "norm": config.norm.name,
+        "batch": config.batch,
+        "norm_batch": config.norm_batch or config.batch,
+        "model": config.model.title,
+        "data": cell.images.name,
+        "epochs": config.epochs,
+        "peak learning rate": config.optim.peak(config.batch),
+        "seed": seed,
+    }
+    try:
+        return Tracker(folder, hparams, after=progress.recorded, warn=screen.line)
+    except (OSError, ValueError) as error:
+        if progress.recorded == 0:
+            raise
+        raise UsageError(
+            f"{folder}: its curves cannot be gone on with ({error}); put a sound metrics.jsonl"
+            " there, or start this cell over with normbench run --fresh"
+        ) from None
+
+
+def _log(tracker: Tracker, metrics: Metrics, replica: int) -> None:
+    """Records one replica's share of ``metrics``."""
+    values = {
+        "train/loss": metrics.loss[replica],
+        "train/accuracy": metrics.accuracy[replica],
+        "train/learning_rate": metrics.learning_rate,
+        "train/images_per_second": metrics.images_per_second,
+    }
+    if metrics.evaluation is not None:
+        values["eval/loss"] = metrics.evaluation.loss[replica]
+        values["eval/accuracy"] = metrics.evaluation.accuracy[replica]
+    values |= {name: each[replica] for name, each in metrics.diagnosis.items()}
+    tracker.log(metrics.step, metrics.epoch, values)
+    if metrics.evaluation is not None:
+        tracker.flush()
+
+
+def _save_weights(model: nn.Module, folder: Path) -> None:
+    state = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
+    results.write_atomically(folder / "model.safetensors", lambda path: save_file(state, path))

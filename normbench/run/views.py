@@ -1,0 +1,203 @@
+"""What a person reads about a cell: its network, what will run, how it ended."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from normbench.config import Config
+from normbench.data.batches import Splits
+from normbench.models.inspection import LayerInfo, layers
+from normbench.norms.group import GroupNormConfig
+from normbench.run.cell import Cell
+from normbench.run.placement import Arrangement
+from normbench.store import curves, results
+from normbench.terminal.screen import Screen, duration
+
+
+def show_layers(screen: Screen, config: Config, preface: str = "") -> None:
+    """Prints the network of ``config``, layer by layer, with totals, after ``preface``.
+
+    Raises:
+        UsageError: the images are missing, or the norm does not fit; nothing is printed then.
+    """
+    cell = Cell.of(config)
+    images = cell.images
+    height, width = images.test_images.shape[2:]
+    infos = layers(cell.build_model(config.seed), (height, width))
+    for line in preface.splitlines():
+        screen.line(line)
+    screen.table(
+        f"{config.model.title}, {config.norm.name} norm, {images.name}, batch {config.batch}",
+        ("layer", "output", "averages over", "G", "C/G", "params", "MFLOPs", "batch-dependent"),
+        [
+            *(_layer_row(info) for info in infos),
+            _total_row(infos, config),
+        ],
+    )
+    for note in dict.fromkeys(_degenerate(info, config) for info in infos):
+        if note is not None:
+            screen.line(f"note: {note}")
+
+
+def _layer_row(info: LayerInfo) -> tuple[str, ...]:
+    shape = "×".join(map(str, info.shape))
+    counts = (f"{info.parameters:,}", f"{info.flops / 1e6:.2f}" if info.flops else "")
+    if info.norm is None:
+        return (info.name, shape, "", "", "", *counts, "")
+    groups = info.norm.num_groups
+    return (
+        info.name + (" + ReLU" if info.norm.act else ""),
+        shape,
+        info.norm.axes,
+        "" if groups is None else str(groups),
+        "" if groups is None else str(info.norm.channels // groups),
+        *counts,
+        "yes" if info.norm.batch_dependent else "no",
+    )
+
+
+def _total_row(infos: list[LayerInfo], config: Config) -> tuple[str, ...]:
+    parameters = sum(info.parameters for info in infos)
+    flops = sum(info.flops for info in infos)
+    dependent = "yes" if config.norm.batch_dependent else "no"
+    return ("total", "", "", "", "", f"{parameters:,}", f"{flops / 1e6:.2f}", dependent)
+
+
+def _degenerate(info: LayerInfo, config: Config) -> str | None:
+    """Says where group norm has become another norm."""
+    norm = info.norm
+    if norm is None or not isinstance(config.norm, GroupNormConfig):
+        return None
+    if norm.num_groups == 1:
+        return f"with one group for {norm.channels} channels, group norm is layer norm"
+    if norm.num_groups == norm.channels:
+        return f"with one channel a group at {norm.channels} channels, group norm is instance norm"
+    return None
+
+
+def show_header(
+    screen: Screen,
+    cell: Cell,
+    splits: Splits,
+    device: torch.device,
+    *,
+    there: int,
+    brief: bool = False,
+) -> None:
+    """Prints what will run, on which images, where, and where its records go.
+
+    ``there`` is how many of the seeds have been trained already; ``brief`` says it in one line.
+    """
+    config, images = cell.config, cell.images
+    title = f"{config.norm.title}, batch {config.batch}, {config.model.title}"
+    if brief:
+        screen.line(f"{title}, seeds {_seeds(config.all_seeds, there)}: {cell.directory}", "bold")
+        return
+    steps = len(splits.train) // config.batch
+    where = f"{config.precision.value} on {device}"
+    if device.type == "cpu":
+        where += f", {_count(torch.get_num_threads(), 'thread')}"
+    data = (
+        f"{images.name}: {len(splits.train):,} training and {len(splits.test):,} test images,"
+        f" {len(images.classes)} classes"
+    )
+    if config.data.source == "auto" and images.name == "synthetic":
+        data += "\n(built in; for CIFAR-10: normbench data fetch cifar10, or"
+        data += " normbench data import PATH --name cifar10)"
+    screen.facts(
+        title,
+        [
+            ("data", data),
+            ("steps", f"{_count(config.epochs, 'epoch')} of {steps:,}"),
+            ("rate", f"{config.optim.peak(config.batch):.4g} at its peak"),
+            ("seeds", _seeds(config.all_seeds, there)),
+            ("where", where),
+            ("files", str(cell.directory)),
+        ],
+    )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _seeds(seeds: list[int], there: int) -> str:
+    said = ", ".join(map(str, seeds)) if len(seeds) <= 8 else f"{seeds[0]} to {seeds[-1]}"
+    return said + (
+        f"; {there} trained already (normbench run --fresh trains again)" if there else ""
+    )
+
+
+def show_arrangement(
+    screen: Screen, chosen: Arrangement, times: Mapping[Arrangement, float]
+) -> None:
+    """Prints how the seeds share the machine, and what the choice rests on."""
+    alone = times[Arrangement()]
+    screen.line(
+        f"  {_arranged(chosen)}: {1e3 * times[chosen]:.2f} ms a seed and step"
+        + ("" if chosen == Arrangement() else f", one after another {1e3 * alone:.2f} ms"),
+        style="dim",
+    )
+
+
+def _arranged(arrangement: Arrangement) -> str:
+    if arrangement == Arrangement():
+        return "one seed after another"
+    stacks = f"stacks of {arrangement.size}" if arrangement.size > 1 else "single seeds"
+    return f"{stacks}, {arrangement.lanes} at a time" if arrangement.lanes > 1 else stacks
+
+
+def check_curves(screen: Screen, directory: Path, *, rebuild: bool) -> None:
+    """Compares the event files of all finished seeds below ``directory`` with their metrics.
+
+    Those that differ, for example because a disk was full, are named, or made anew.
+    """
+    folders = sorted(path.parent for path in directory.rglob("result.json"))
+    bad: list[Path] = []
+    with screen.working("checking the curves") as bar:
+        for done, folder in enumerate(folders):
+            bar.update("checking the curves", done, len(folders))
+            try:
+                if curves.is_sound(folder):
+                    continue
+                if rebuild:
+                    curves.rebuild(folder)
+                else:
+                    bad.append(folder)
+            except (OSError, ValueError) as error:
+                screen.line(f"{folder}: the curves cannot be read: {error}")
+    for folder in bad:
+        screen.line(f"{folder}: TensorBoard's file does not say what {curves.METRICS} says")
+    if bad:
+        screen.line(f"normbench tensorboard --rebuild {directory} makes them anew")
+
+
+def show_results(screen: Screen, cell: Cell) -> None:
+    """Prints a line a seed, their mean, and where the records are."""
+    config = cell.config
+    ended = results.read_results(cell.directory)
+    rows = [
+        (
+            f"seed {r.seed}",
+            r.status if r.diverged_at is None else f"{r.status} at step {r.diverged_at:,}",
+            "-" if r.test_accuracy is None else f"{r.test_accuracy:.2%}",
+            "-" if r.test_loss is None else f"{r.test_loss:.4f}",
+            "-" if r.train_loss is None else f"{r.train_loss:.4f}",
+            f"{r.images_per_second:,.0f}",
+            duration(r.seconds),
+        )
+        for r in ended
+    ]
+    summary = results.summarize(ended)
+    screen.table(
+        f"{config.norm.name}, batch {config.batch}, {config.model.title} on {cell.images.name}",
+        ("", "status", "accuracy", "test loss", "train loss", "images/s", "time"),
+        rows,
+    )
+    if summary["test_accuracy_ci95"] is not None:
+        mean, (low, high) = summary["test_accuracy_mean"], summary["test_accuracy_ci95"]
+        screen.line(f"mean accuracy {mean:.2%} ± {(high - low) / 2:.2%}, 95 % interval over seeds")
+    screen.line(f"files: {cell.directory}")
+    arguments = "" if config.runs == "runs" else f" {config.runs}"
+    screen.line(f"curves: normbench tensorboard{arguments}")

@@ -1,0 +1,1 @@
+"""The records: one owner for each file of a cell's folder."""

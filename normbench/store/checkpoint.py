@@ -1,0 +1,188 @@
+"""Checkpoints: the state of a training in one file that is whole, or is not believed.
+
+A file is a line that says what it is, the SHA-256 of all that follows, a line of JSON, and tensors
+in the safetensors format. Nothing in it can run code. It is written beside its place, synced and
+renamed; the one before it is kept, and read where the newest turns out to be damaged.
+"""
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load as tensors_of
+from safetensors.torch import save as bytes_of
+from torch import Tensor
+
+from normbench.errors import UsageError
+from normbench.store.results import write_atomically
+
+MAGIC = b"normbench checkpoint 1\n"
+KEPT = 2
+"""How many checkpoints of a training are there at most."""
+
+DAMAGED = ".damaged"
+"""What a damaged checkpoint's name ends with once it has been found out."""
+
+_NAME = re.compile(r"step-(\d{1,18})\.checkpoint")
+_DIGEST_BYTES = 65  # hexadecimal, and the end of the line
+
+
+class DamagedCheckpointError(Exception):
+    """A checkpoint's content is not what was saved."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What a file held.
+
+    Attributes:
+        path: the file.
+        tensors: by name, on the CPU.
+        values: what JSON can hold.
+    """
+
+    path: Path
+    tensors: Mapping[str, Tensor]
+    values: Mapping[str, Any]
+
+
+def save(folder: Path, step: int, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> Path:
+    """Writes a checkpoint and removes all but the one before it.
+
+    Args:
+        folder: where the checkpoints of this training are.
+        step: how far it has come.
+        tensors: its tensors; those on a GPU are copied from it.
+        values: the rest, for JSON.
+
+    Raises:
+        OSError: it could not be written; the earlier ones are then as they were.
+    """
+    own = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+    head = json.dumps(values).encode() + b"\n"
+    # Bytes, because the library's own writing to a file reports a full disk as another error.
+    body = bytes_of(own)
+    digest = hashlib.sha256(head)
+    digest.update(body)
+
+    def write(path: Path) -> None:
+        with path.open("wb") as file:
+            for part in (MAGIC, digest.hexdigest().encode() + b"\n", head, body):
+                file.write(part)
+
+    before = files(folder)
+    path = folder / f"step-{step:09d}.checkpoint"
+    write_atomically(path, write)
+    for old in [each for each in before if each != path][KEPT - 1 :]:
+        _remove(old)
+    return path
+
+
+def files(folder: Path) -> list[Path]:
+    """The checkpoints in ``folder``, the newest first; none where there is no such folder."""
+    found = [
+        (match, path) for path in folder.glob("step-*") if (match := _NAME.fullmatch(path.name))
+    ]
+    return [path for _, path in sorted(found, key=lambda pair: int(pair[0][1]), reverse=True)]
+
+
+def read(path: Path) -> Checkpoint:
+    """Reads one checkpoint.
+
+    Raises:
+        DamagedCheckpointError: it is not what was saved; says how it can be told.
+    """
+    try:
+        if not path.is_file():  # a pipe would be waited for
+            raise DamagedCheckpointError("is not a file")
+        content = path.read_bytes()
+    except OSError as error:
+        raise DamagedCheckpointError(f"cannot be read: {error.strerror}") from None
+    except MemoryError:
+        raise DamagedCheckpointError("is larger than the memory") from None
+    if not content.startswith(MAGIC):
+        raise DamagedCheckpointError("is not a checkpoint of this version")
+    start = len(MAGIC)
+    digest, rest = content[start : start + _DIGEST_BYTES], content[start + _DIGEST_BYTES :]
+    if digest != hashlib.sha256(rest).hexdigest().encode() + b"\n":
+        raise DamagedCheckpointError("its SHA-256 does not match its content")
+    head, _, body = rest.partition(b"\n")
+    try:
+        values = json.loads(head)
+        tensors = tensors_of(body)
+    except (ValueError, RecursionError, SafetensorError) as error:
+        raise DamagedCheckpointError(f"its content makes no sense: {error}") from None
+    if not isinstance(values, dict):
+        raise DamagedCheckpointError("its content makes no sense: values without names")
+    return Checkpoint(path, tensors, values)
+
+
+def load(
+    folder: Path, use: Callable[[Checkpoint], None], warn: Callable[[str], None]
+) -> Checkpoint | None:
+    """Uses the newest checkpoint that is sound.
+
+    Args:
+        folder: where the checkpoints of this training are.
+        use: takes a checkpoint over; LookupError, TypeError, ValueError or RuntimeError from it
+            mean that the checkpoint does not fit, which counts as damage.
+        warn: told, in one line, of each one that is damaged.
+
+    Returns:
+        The checkpoint used; None where there is none at all.
+
+    Raises:
+        UsageError: there are some and all are damaged: starting over is not for us to decide.
+    """
+    for half_written in folder.glob(".step-*"):
+        _remove(half_written)
+    found = files(folder)
+    reasons = []
+    for number, path in enumerate(found):
+        try:
+            checkpoint = read(path)
+            use(checkpoint)
+        except (
+            DamagedCheckpointError,
+            LookupError,
+            TypeError,
+            ValueError,
+            RuntimeError,
+            AttributeError,
+        ) as error:
+            reason = str(error).partition("\n")[0]
+            reasons.append(f"{path.name} {reason}")
+            warn(f"damaged checkpoint, the one before it is used: {path}: {reason}")
+        else:
+            for damaged in found[:number]:  # out of the way of the next ones
+                damaged.replace(damaged.with_suffix(DAMAGED))
+            return checkpoint
+    if found:
+        raise UsageError(
+            f"{folder}: no checkpoint can be used ({'; '.join(reasons)}); put a sound copy there,"
+            " or start this cell over with normbench run --fresh"
+        )
+    return None
+
+
+def clear(folder: Path) -> None:
+    """Removes the checkpoints of a training that has come to its end."""
+    for pattern in ("step-*.checkpoint", f"step-*{DAMAGED}", ".step-*"):
+        for path in folder.glob(pattern):
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """Removes what may also be a folder; what cannot be removed is no reason to end anything."""
+    with suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)

@@ -1,0 +1,183 @@
+"""What the commands print about what there is: the norms and the data sets."""
+
+from dataclasses import fields
+from pathlib import Path
+from textwrap import fill
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from normbench.data import DATA, library
+from normbench.data.library.fetching import SOURCES
+from normbench.data.library.importing import Imported
+from normbench.errors import UsageError
+from normbench.norms import NORMS, NormConfig
+from normbench.norms.group import GroupNormConfig
+from normbench.terminal.cubes import CubeSpec, cube_figure, cube_text
+from normbench.terminal.screen import Screen, duration
+
+
+def show_norms(screen: Screen, name: str | None, figure: Path | None) -> None:
+    """Prints the zoo, or one norm in detail; draws what is averaged where ``figure`` asks for it.
+
+    Raises:
+        UsageError: there is no norm of that name, or the figure cannot be written.
+    """
+    if name is not None and name not in NORMS:
+        raise UsageError(f"norm {name}: unknown (choose from {', '.join(sorted(NORMS))})")
+    if figure is not None:
+        chosen = ["batch", "layer", "instance", "group"] if name is None else [name]
+        cube_figure({key: _cube(key) for key in chosen}, figure)
+    if name is None:
+        _show_zoo(screen)
+    else:
+        _show_norm(screen, NORMS[name]())  # type: ignore[call-arg]
+    if figure is not None:
+        screen.line(f"picture: {figure}")
+
+
+def _show_zoo(screen: Screen) -> None:
+    screen.table(
+        "Normalization layers",
+        ("name", "averages over", "batch-dependent", "paper (arXiv)"),
+        [
+            (key, cls.axes, "yes" if cls.batch_dependent else "no", cls.cite)
+            for key, cls in NORMS.items()
+        ],
+    )
+    screen.line("normbench norms NAME: formula, picture of the averaged axes, defaults, paper")
+
+
+def _show_norm(screen: Screen, norm: NormConfig) -> None:
+    screen.line(norm.title, style="bold")
+    screen.line("")
+    for line in norm.formula.splitlines():
+        screen.line(f"  {line}")
+    screen.line("")
+    encoding = (screen.console.encoding or "ascii").lower()
+    picture = cube_text(
+        shared_with_first(norm.name),
+        color=screen.console.is_terminal and not screen.console.no_color,
+        ascii=not encoding.startswith("utf"),
+    )
+    for line in picture.splitlines():
+        screen.ansi(f"  {line}")
+    screen.line("")
+    defaults = {f.name: getattr(norm, f.name) for f in fields(norm) if f.name != "name"}
+    screen.facts(
+        "",
+        [
+            ("one mean runs over", norm.axes),
+            ("output depends on the batch", "in training" if norm.batch_dependent else "no"),
+            ("defaults", "\n".join(f"norm.{key}={_value(v)}" for key, v in defaults.items())),
+            ("paper", fill(norm.paper, 48)),
+        ],
+    )
+
+
+def _value(value: object) -> str:
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _cube(name: str) -> CubeSpec:
+    cls = NORMS[name]
+    axes = f"{cls.axes}, G = 2" if name == "group" else cls.axes
+    return CubeSpec(title=cls.title, subtitle=axes, shared=shared_with_first(name))
+
+
+def shared_with_first(name: str) -> NDArray[np.bool_]:
+    """Which values share a mean with the first one: bool [N, C, H·W], all False without a norm.
+
+    It is read off the norm's definition: the values on which the first output depends.
+    """
+    norm = NORMS[name]() if name != "group" else GroupNormConfig(groups=2)  # type: ignore[call-arg]
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(6, 6, 2, 2, dtype=torch.float64, generator=generator, requires_grad=True)
+    norm.reference(x, None, None)[0, 0, 0, 0].backward()
+    assert x.grad is not None
+    shared: NDArray[np.bool_] = (x.grad != 0).flatten(2).numpy()
+    return shared if shared.sum() > 1 else np.zeros_like(shared)
+
+
+def list_data(screen: Screen) -> None:
+    """Prints the sources of images, and the data sets on this machine."""
+    entries = library.available()
+    screen.table(
+        f"Data sets in {library.root()}",
+        ("name", "training", "test", "size", "classes", "MB", "from", "sha256"),
+        [
+            (e.name, "damaged:", e.damage, "", "", f"{e.num_bytes / 1e6:.0f}", "", "")
+            if e.damage is not None
+            else (
+                e.name,
+                f"{e.num_train:,}",
+                f"{e.num_test:,}",
+                "×".join(map(str, e.image_size)),
+                str(len(e.classes)),
+                f"{e.num_bytes / 1e6:.0f}",
+                e.source,
+                e.sha256[:8],
+            )
+            for e in entries
+        ],
+    )
+    missing = SOURCES.keys() - {entry.name for entry in entries}
+    rows = [
+        (f"data={key}", cls.about + (f"\nnormbench data fetch {key}" if key in missing else ""))
+        for key, cls in DATA.items()
+    ]
+    screen.table("What to train on", ("setting", "images"), rows)
+
+
+def show_imported(screen: Screen, imported: Imported) -> None:
+    """Prints what an import or a download brought, and how to use it."""
+    entry = imported.entry
+    facts = [
+        ("images", f"{entry.num_train:,} training, {entry.num_test:,} test"),
+        (
+            "classes",
+            f"{len(entry.classes)}: {', '.join(entry.classes[:10])}"
+            + (", …" if len(entry.classes) > 10 else ""),
+        ),
+        ("size", "×".join(map(str, entry.image_size))),
+        ("sha256", entry.sha256),
+        ("file", str(entry.path)),
+        ("took", duration(imported.seconds)),
+    ]
+    if imported.num_resized:
+        facts.append(("resized", f"{imported.num_resized:,} images"))
+    if imported.made_test_split:
+        facts.append(("test set", "there was none: a sixth of each class, chosen by file name"))
+    if imported.left_out:
+        facts.append(("left out", ", ".join(imported.left_out)))
+    if imported.num_ignored:
+        facts.append(("ignored", f"{imported.num_ignored:,} files that are no images"))
+    screen.facts(f"{entry.name}: {'was there already' if imported.existed else 'imported'}", facts)
+    own = entry.name not in SOURCES
+    use = f"data=images data.name={entry.name}" if own else f"data={entry.name}"
+    screen.line(f"train on it: normbench run norm=group batch=2 {use}")
+
+
+def verify_data(screen: Screen, name: str | None) -> bool:
+    """Checks one data set or all against their digests; returns whether all are sound.
+
+    Raises:
+        UsageError: there is no set of that name.
+    """
+    names = [name] if name is not None else [entry.name for entry in library.available()]
+    if not names:
+        screen.line("no data sets on this machine; normbench data list says how to get some")
+    sound = True
+    for each in names:
+        try:
+            entry = library.verify(each)
+            screen.line(f"{each}: sound, sha256 {entry.sha256}")
+        except UsageError as error:
+            if name is not None and not isinstance(error, library.DamagedError):
+                raise
+            sound = False
+            screen.line(str(error))
+    return sound

@@ -1,0 +1,296 @@
+"""What a person sees while a command works and when it is done.
+
+On a terminal: colour and a live bar. Elsewhere: plain lines, one an epoch, nothing that moves. A
+terminal that is gone, or a full disk under what should keep the lines, ends the lines and no more.
+"""
+
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from io import StringIO, TextIOWrapper
+from math import ceil
+from pathlib import Path
+from threading import Lock
+from typing import IO, Any, TextIO, cast
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Column, Table
+from rich.text import Text
+
+from normbench.training.progress import Metrics
+
+PLAIN_WIDTH = 120
+"""The width of what is not a terminal."""
+
+WIDE = 100
+"""The width from which a terminal's bar shows everything."""
+
+_NUMERIC = frozenset("0123456789-+.±")
+
+
+class _Lasting:
+    """A stream to write to, whose failures are kept from whoever has something to say.
+
+    A closed pipe is told on: whoever was reading has had enough.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        with self._silent():
+            self.stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._silent():
+            self.stream.flush()
+
+    @contextmanager
+    def _silent(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            raise
+        except OSError:  # from now on all goes nowhere, what is buffered as well
+            with suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:  # noqa: PTH123
+                os.dup2(nowhere.fileno(), self.stream.fileno())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+class Screen:
+    """Writes to the terminal or to a file.
+
+    Args:
+        console: where to; standard output by default.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(file=cast(IO[str], _Lasting(sys.stdout)), highlight=False)
+        self._live: Progress | None = None
+        self._showing = 0
+        self._lock = Lock()
+        self._log: TextIO | None = None
+        stream = getattr(self.console.file, "stream", self.console.file)
+        if isinstance(stream, TextIOWrapper):  # an old encoding is no reason to fail
+            stream.reconfigure(errors="replace")
+        if not self.console.is_terminal:  # a file has no width; lines should not break in it
+            self.console.width = max(PLAIN_WIDTH, self.console.width)
+
+    @classmethod
+    @contextmanager
+    def to_file(cls, path: Path) -> Iterator["Screen"]:
+        """A screen that nobody sees, whose lines go to the end of a file."""
+        screen = cls(Console(file=StringIO()))
+        with screen.logged(path):
+            yield screen
+
+    @contextmanager
+    def logged(self, path: Path) -> Iterator[None]:
+        """Within it, all lines go to the end of a file too, as far as it can be written."""
+        with suppress(OSError):
+            self._log = path.open("a", encoding="utf-8", buffering=1)
+        try:
+            yield
+        finally:
+            if self._log is not None:
+                with suppress(OSError):
+                    self._log.close()
+            self._log = None
+
+    def log(self, text: str) -> None:
+        """Writes lines to the log alone, if there is one."""
+        if self._log is not None:
+            now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")
+            with suppress(OSError, ValueError):
+                self._log.write("".join(f"{now}  {line}\n" for line in text.splitlines()))
+
+    def facts(self, title: str, rows: Iterable[tuple[str, str]]) -> None:
+        """Prints a title and, below it, a name and a value a line."""
+        self.console.print(Text(title, style="bold"))
+        self.log(title)
+        named = list(rows)
+        width = max((len(name) for name, _ in named), default=0)
+        for name, value in named:
+            for number, line in enumerate(value.splitlines()):
+                shown = name if number == 0 else ""
+                text = Text.assemble((f"  {shown:<{width}}  ", "dim"), line)
+                self.console.print(text, soft_wrap=True)
+                self.log(text.plain)
+
+    def line(self, text: str, style: str = "") -> None:
+        """Prints one line."""
+        self.log(text)
+        self.console.print(Text(text, style=style), soft_wrap=True)
+
+    def ansi(self, text: str) -> None:
+        """Prints one line that brings its own colours."""
+        self.console.print(Text.from_ansi(text), soft_wrap=True)
+
+    def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+        """Prints a table; columns of numbers are aligned to the right."""
+        filled = [list(row) for row in rows]
+        table = Table(
+            title=Text(title),
+            title_justify="left",
+            title_style="bold",
+            header_style="dim",
+            box=SIMPLE_HEAD,
+            pad_edge=False,
+        )
+        for index, column in enumerate(columns):
+            cells = [row[index] for row in filled if row[index]]
+            numeric = bool(cells) and all(cell[0] in _NUMERIC for cell in cells)
+            table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        for row in filled:
+            table.add_row(*(Text(cell) for cell in row))
+        self.console.print(table)
+
+    @contextmanager
+    def training(self, label: str, *, steps: int, epochs: int) -> Iterator["TrainingBar"]:
+        """Shows the progress of ``steps`` steps in ``epochs`` epochs.
+
+        Several may be shown at once, from several threads: their bars stand below one another.
+        """
+        if not self.console.is_terminal:
+            yield TrainingBar(self, label, steps, epochs, None)
+            return
+        with self._lock:
+            if self._live is None:
+                self._live = Progress(
+                    SpinnerColumn(),
+                    TextColumn(
+                        "{task.description}", markup=False, table_column=_one_line(max_width=20)
+                    ),
+                    BarColumn(bar_width=None),
+                    TextColumn("{task.fields[state]}", markup=False, table_column=_one_line()),
+                    TimeLeftColumn(table_column=_one_line()),
+                    console=self.console,
+                    expand=True,
+                    transient=True,
+                )
+                self._live.start()
+            live = self._live
+            self._showing += 1
+        bar = TrainingBar(self, label, steps, epochs, live)
+        try:
+            yield bar
+        finally:
+            with self._lock:
+                bar.close()
+                self._showing -= 1
+                if self._showing == 0:
+                    live.stop()
+                    self._live = None
+
+    @contextmanager
+    def working(self, label: str) -> Iterator["WorkBar"]:
+        """Shows the progress of something counted in items or bytes."""
+        if not self.console.is_terminal:
+            yield WorkBar(None, None)
+            return
+        columns: list[ProgressColumn] = [
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False, table_column=_one_line()),
+            BarColumn(bar_width=None),
+            TaskProgressColumn(),
+            TimeLeftColumn(table_column=_one_line()),
+        ]
+        with Progress(*columns, console=self.console, expand=True, transient=True) as progress:
+            yield WorkBar(progress, progress.add_task(label, total=0))
+
+
+def _one_line(max_width: int | None = None) -> Column:
+    return Column(no_wrap=True, max_width=max_width, overflow="ellipsis")
+
+
+class TimeLeftColumn(TimeRemainingColumn):
+    """The time left, in words that say so."""
+
+    def render(self, task: Task) -> Text:
+        """Renders the column."""
+        return Text.assemble(super().render(task), " left", style="cyan")
+
+
+class WorkBar:
+    """The bar of :meth:`Screen.working`; without a terminal it does nothing."""
+
+    def __init__(self, progress: Progress | None, task: TaskID | None) -> None:
+        self._progress = progress
+        self._task = task
+
+    def update(self, what: str, done: int, total: int | None) -> None:
+        """Shows that ``done`` of ``total`` are done."""
+        if self._progress is not None and self._task is not None:
+            shown = total if total is not None else max(done, 1)
+            self._progress.update(self._task, description=what, completed=done, total=shown)
+
+
+class TrainingBar:
+    """The bar of :meth:`Screen.training`; without a terminal, a line an epoch."""
+
+    def __init__(
+        self, screen: Screen, label: str, steps: int, epochs: int, progress: Progress | None
+    ) -> None:
+        self._screen = screen
+        self._label = label
+        self._steps = steps
+        self._epochs = epochs
+        self._progress = progress
+        self._task = None if progress is None else progress.add_task(label, total=steps, state="")
+
+    def update(self, metrics: Metrics) -> None:
+        """Shows the newest metrics."""
+        loss, accuracy = _mean(metrics.loss), _mean(metrics.accuracy)
+        speed = f"{metrics.images_per_second:,.0f} img/s"
+        if self._progress is not None and self._task is not None:
+            parts = [f"epoch {max(1, ceil(metrics.epoch))}/{self._epochs}"]
+            if self._screen.console.width >= WIDE:
+                parts.append(f"step {metrics.step:,}/{self._steps:,}")
+            parts += [f"loss {loss:.3f}", f"acc {accuracy:.1%}"]
+            if self._screen.console.width >= WIDE:
+                parts.append(speed)
+            self._progress.update(self._task, completed=metrics.step, state="  ".join(parts))
+        if metrics.evaluation is not None:
+            evaluation = metrics.evaluation
+            self._screen.line(
+                f"  {self._label}  epoch {metrics.epoch:.0f}/{self._epochs}"
+                f"  loss {_mean(metrics.epoch_loss):.3f} {_mean(metrics.epoch_accuracy):.1%}"
+                f"  eval loss {_mean(evaluation.loss):.3f} {_mean(evaluation.accuracy):.1%}"
+                f"  {speed}"
+            )
+
+    def close(self) -> None:
+        """Takes the bar off the screen."""
+        if self._progress is not None and self._task is not None:
+            self._progress.remove_task(self._task)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: ``8.3 s``, ``2 min 5 s``, ``3 h 20 min``."""
+    if round(seconds, 1) < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"

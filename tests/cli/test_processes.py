@@ -1,0 +1,181 @@
+"""Runs that come to a bad end, and runs on a terminal."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from normbench.store.curves import read_metrics
+from tests.cli_helpers import on_terminal
+from tests.conftest import TINY, Command, process_environment
+
+# ---- a run that comes to a bad end ----
+
+
+def test_a_run_that_diverges_says_when_and_writes_its_result(
+    nb: Command, tiny: list[str], tmp_path: Path
+) -> None:
+    result = nb("run", *tiny, "optim.lr=1e9", "norm=none")
+
+    assert result.exit_code == 1
+    assert result.stderr == ""
+    (cell,) = tmp_path.glob("runs/*/*")
+    told = json.loads((cell / "seed-0" / "result.json").read_text(), parse_constant=pytest.fail)
+    assert told["status"] == "diverged"
+    assert 1 <= told["diverged_at"] <= told["steps"] <= 12
+    assert told["test_accuracy"] is told["test_loss"] is None
+    summary = json.loads((cell / "summary.json").read_text(), parse_constant=pytest.fail)
+    assert summary["status"] == "diverged"
+    assert summary["test_accuracy"] == [None]
+    for line in (cell / "seed-0" / "metrics.jsonl").read_text().splitlines():
+        json.loads(line, parse_constant=pytest.fail)
+    assert f"diverged at step {told['diverged_at']}" in result.stdout
+
+
+def test_a_run_that_diverged_is_not_tried_again(
+    nb: Command, tiny: list[str], tmp_path: Path
+) -> None:
+    command = ["run", *tiny, "optim.lr=1e9", "norm=none"]
+    assert nb(*command).exit_code == 1
+    (result,) = tmp_path.glob("runs/*/*/seed-0/result.json")
+    before = result.stat().st_mtime_ns
+
+    assert nb(*command).exit_code == 1
+    assert result.stat().st_mtime_ns == before
+
+
+def test_a_result_that_cannot_be_believed_is_trained_again(
+    nb: Command, tiny: list[str], tmp_path: Path
+) -> None:
+    assert nb("run", *tiny).exit_code == 0
+    (path,) = tmp_path.glob("runs/*/*/seed-0/result.json")
+    good = json.loads(path.read_text())
+    path.write_text(path.read_text()[:40])
+
+    assert nb("run", *tiny).exit_code == 0
+    assert json.loads(path.read_text())["test_accuracy"] == good["test_accuracy"]
+
+
+@contextmanager
+def running(script: str, library: Path, home: Path) -> Iterator[subprocess.Popen[str]]:
+    """A run without end that has come to its second epoch."""
+    process = subprocess.Popen(
+        [script, "run", *TINY, "epochs=1000000"],
+        cwd=home,
+        env=process_environment(library),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "epoch 2/" in line:
+                break
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"]
+)
+def test_an_interrupted_run_says_so_in_a_line_and_leaves_no_result(
+    script: str, tiny_library: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    with running(script, tiny_library, tmp_path) as process:
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=30)
+
+    assert process.returncode == code
+    assert len(errors.splitlines()) == 1, errors
+    assert errors.startswith("normbench: ")
+    assert "Traceback" not in errors
+    (folder,) = tmp_path.glob("runs/*/*/seed-0")
+    assert not (folder / "result.json").exists()
+    assert not list(tmp_path.rglob("summary.json"))
+    assert [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_killed_run_has_left_its_curve_and_no_result(
+    script: str, tiny_library: Path, tmp_path: Path
+) -> None:
+    with running(script, tiny_library, tmp_path) as process:
+        process.kill()
+        process.communicate()
+
+    (folder,) = tmp_path.glob("runs/*/*/seed-0")
+    assert not (folder / "result.json").exists()
+    steps = [line["step"] for line in read_metrics(folder)]
+    assert 6 in steps, "the epoch that was shown is on disk"
+
+
+LIMITED = (  # a file that would grow beyond 4 KiB fails to, as on a full disk
+    "import os, resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096));"
+    " os.execv(sys.argv[1], sys.argv[1:])"
+)
+
+
+def test_a_full_disk_is_one_line_and_no_result_that_is_half_there(
+    script: str, tiny_library: Path, tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, script, "run", *TINY, "epochs=100"],
+        cwd=tmp_path,
+        env=process_environment(tiny_library),
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+    assert done.returncode == 0, "a record that fails need not end training"
+    assert done.stderr == ""
+    assert done.stdout.count("recording stopped, training goes on: ") == 1
+    for path in tmp_path.rglob("result.json"):
+        json.loads(path.read_text())
+
+
+def test_two_runs_of_one_cell_at_once_do_not_write_over_each_other(
+    script: str, tiny_library: Path, tmp_path: Path
+) -> None:
+    both = [
+        subprocess.Popen(
+            [script, "run", *TINY, "epochs=100"],
+            cwd=tmp_path,
+            env=process_environment(tiny_library),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        for _ in range(2)
+    ]
+    assert 0 in [process.wait(timeout=100) for process in both]
+
+    (folder,) = tmp_path.glob("runs/*/*/seed-0")
+    assert [line["step"] for line in read_metrics(folder)] == list(range(1, 601))
+    assert len(list(folder.glob("events.*"))) == 1
+
+
+# ---- on a terminal ----
+
+
+def test_on_a_terminal_a_bar_shows_how_far_it_is(
+    script: str, tiny_library: Path, tmp_path: Path
+) -> None:
+    sent = on_terminal(script, tiny_library, tmp_path, 120, "run", *TINY, "epochs=150")
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", sent)
+
+    assert sent != plain, "there is colour"
+    bars = [line for line in re.split(r"[\r\n]+", plain) if "step" in line and "left" in line]
+    assert bars, plain
+    for part in (r"epoch \d+/150", r"step [\d,]+/900", r"loss \d", r"acc [\d.]+%", r"[\d,]+ img/s"):
+        assert re.search(part, bars[-1]), part
+    assert re.search(r"\d+:\d\d left", bars[-1])
+    assert "finished" in plain, "the closing table follows"

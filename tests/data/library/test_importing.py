@@ -1,0 +1,143 @@
+"""Importing: every accepted form gives the same data set; everything else is refused whole."""
+
+import os
+import random
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from normbench.data import library
+from normbench.data.library.importing import import_images
+from tests.data_helpers import (
+    WRITERS,
+    everything_below,
+    flat_files,
+    image_at,
+    pixels,
+    refused,
+    split_files,
+    write_folder,
+    write_zip,
+)
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "library"
+    monkeypatch.setenv("NORMBENCH_DATA", str(folder))
+    return folder
+
+
+JPEGS = "cifar10-jpeg.tar.xz"
+
+
+@pytest.mark.parametrize("wrapped", [False, True], ids=["bare", "wrapped"])
+@pytest.mark.parametrize("suffix", WRITERS)
+def test_every_container_gives_the_same_data_set(
+    suffix: str, wrapped: bool, tmp_path: Path
+) -> None:
+    files = split_files()
+    shuffled = list(files.items())
+    random.Random(suffix).shuffle(shuffled)
+    prefix = "mine/" if wrapped else ""
+    path = tmp_path / f"source{suffix}"
+    WRITERS[suffix](path, {prefix + name: content for name, content in shuffled})
+    done = import_images(path, "mine")
+    entry = done.entry
+    assert (entry.num_train, entry.num_test, entry.image_size) == (6, 4, (32, 32))
+    assert entry.classes == ("cat", "dog")
+    assert entry.source == path.name
+    assert (done.existed, done.made_test_split) == (False, False)
+    assert (done.num_resized, done.num_ignored) == (0, 0)
+    images = library.load("mine")
+    assert images.train_labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert images.test_labels.tolist() == [0, 0, 1, 1]
+    for index, seed in enumerate([0, 1, 2, 100, 101, 102]):
+        assert np.array_equal(image_at(images.train_images, index), pixels(seed))
+    for index, seed in enumerate([1000, 1001, 1100, 1101]):
+        assert np.array_equal(image_at(images.test_images, index), pixels(seed))
+
+
+def test_other_files_are_passed_over_and_counted(tmp_path: Path) -> None:
+    junk = {
+        "train/cat/.DS_Store": b"x",
+        "__MACOSX/train/cat/._0.png": b"x",
+        "train/dog/Thumbs.db": b"x",
+        "README.txt": b"x",
+        ".git/objects/a.png": b"not an image",
+    }
+    done = import_images(write_zip(tmp_path / "mine.zip", split_files() | junk), None)
+    assert done.num_ignored == 5
+    plain = import_images(write_zip(tmp_path / "plain.zip", split_files()), None)
+    assert plain.entry.sha256 == done.entry.sha256
+
+
+def test_the_size_can_be_chosen(tmp_path: Path) -> None:
+    done = import_images(write_folder(tmp_path / "mine", split_files()), None, size=8)
+    assert done.entry.image_size == (8, 8)
+    assert done.num_resized == 10
+
+
+@pytest.mark.parametrize("size", [0, 3, 513, -1])
+def test_a_size_out_of_range_is_refused(size: int, tmp_path: Path, root: Path) -> None:
+    path = write_folder(tmp_path / "mine", split_files())
+    assert f"size={size}: images must be from 4 to 512" in refused(path, root, size=size)
+
+
+@pytest.mark.parametrize("name", ["auto", "a/b", "cifar10", "CIFAR100"])
+def test_a_name_that_is_not_allowed_is_refused(name: str, tmp_path: Path, root: Path) -> None:
+    path = write_folder(tmp_path / "mine", split_files())
+    assert name in refused(path, root, name=name)
+
+
+def test_the_same_again_is_a_no_op_that_says_so(tmp_path: Path, root: Path) -> None:
+    path = write_folder(tmp_path / "mine", split_files())
+    first = import_images(path, None)
+    before = everything_below(root), first.entry.path.stat().st_mtime_ns
+    again = import_images(write_zip(tmp_path / "other.zip", split_files()), "mine")
+    assert again.existed
+    assert again.entry == first.entry
+    assert (everything_below(root), first.entry.path.stat().st_mtime_ns) == before
+
+
+def test_other_content_under_a_name_that_exists_needs_replace(tmp_path: Path, root: Path) -> None:
+    import_images(write_folder(tmp_path / "mine", split_files()), None)
+    path = write_folder(tmp_path / "other", flat_files())
+    message = refused(path, root)
+    assert "'mine' exists with other content" in message
+    assert "--replace" in message
+    done = import_images(path, "mine", replace=True)
+    assert not done.existed
+    assert library.load("mine").sha256 == done.entry.sha256
+
+
+@pytest.mark.parametrize("position", [-100, 20], ids=["pixel", "header"])
+def test_importing_again_mends_a_damaged_set(position: int, tmp_path: Path) -> None:
+    path = write_folder(tmp_path / "mine", split_files())
+    file = import_images(path, None).entry.path
+    content = bytearray(file.read_bytes())
+    content[position] ^= 0xFF
+    file.write_bytes(content)
+    assert not import_images(path, None).existed
+    assert library.verify("mine").num_train == 6
+
+
+def test_sixty_thousand_jpegs_import_in_under_a_minute() -> None:
+    given = os.environ.get("NORMBENCH_TEST_ARCHIVE")
+    beside = Path(__file__).resolve().parents[4] / "shared" / "data" / JPEGS
+    path = Path(given) if given else beside
+    if not path.is_file():
+        pytest.skip(f"{JPEGS} is not here: name it with NORMBENCH_TEST_ARCHIVE=PATH")
+    started = time.perf_counter()
+    done = import_images(path, "cifar10-jpeg")
+    assert time.perf_counter() - started < 60
+    assert (done.entry.num_train, done.entry.num_test) == (50_000, 10_000)
+    assert (done.num_resized, done.num_ignored, done.made_test_split) == (0, 0, False)
+    images = library.load("cifar10-jpeg")
+    assert images.classes[:4] == ("airplane", "automobile", "bird", "cat")
+    assert images.train_labels.bincount().tolist() == [5000] * 10
+    mean = images.train_images.float().mean(dim=(0, 2, 3)) / 255
+    assert torch.allclose(mean, torch.tensor([0.4914, 0.4822, 0.4465]), atol=2e-3)

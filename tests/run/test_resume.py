@@ -1,0 +1,467 @@
+"""A training that was cut off anywhere goes on to the same end, to the bit."""
+
+import io
+import itertools
+import json
+import random
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+from torch import Tensor
+
+from normbench.config import Config
+from normbench.errors import UsageError
+from normbench.launch.compose import load_config
+from normbench.run import autosave, seeds
+from normbench.run import run as experiment
+from normbench.store import checkpoint, results
+from normbench.store.curves import is_sound, read_metrics
+from normbench.terminal.screen import Screen
+from normbench.training.loop import train
+from normbench.training.progress import Metrics
+
+MEASURED = ("time", "train/images_per_second")
+"""What a clock says is not the same twice."""
+
+EPOCHS, STEPS = 3, 12
+
+
+class CutOffError(BaseException):
+    """Stands for a process that is gone; like a kill, no handler of errors sees it."""
+
+
+def quiet() -> Screen:
+    return Screen(Console(file=io.StringIO(), width=120, _environ={}))
+
+
+@pytest.fixture
+def cell(tiny: list[str]) -> Callable[..., Config]:
+    def make(name: str, *overrides: str) -> Config:
+        every = [*tiny, f"epochs={EPOCHS}", "save_every=0", f"name={name}", *overrides]
+        return load_config(every)
+
+    return make
+
+
+def cut_off_after(steps: int) -> Callable[..., Iterator[Metrics | None]]:
+    """``train``, whose process is gone after so many steps of its own: before the next is saved,
+    and before the metrics of this one are recorded."""
+
+    def training(*arguments: Any, **keywords: Any) -> Iterator[Metrics | None]:
+        count = 0
+        for metrics in train(*arguments, **keywords):
+            count += metrics is None
+            if count > steps or (count == steps and metrics is not None):
+                raise CutOffError
+            yield metrics
+
+    return training
+
+
+def content(config: Config) -> dict[str, Any]:
+    """Weights, metrics and results of all seeds, without what a clock says."""
+    (folder,) = (Path(config.runs) / config.name).glob("*-*")
+    found: dict[str, Any] = {}
+    for seed in config.all_seeds:
+        place = folder / f"seed-{seed}"
+        weights = load_file(place / "model.safetensors")
+        found |= {f"{seed}/{name}": value.numpy().tobytes() for name, value in weights.items()}
+        lines = read_metrics(place)
+        found[f"{seed}/metrics"] = [
+            {key: value for key, value in line.items() if key not in MEASURED} for line in lines
+        ]
+        result = json.loads((place / "result.json").read_text(encoding="utf-8"))
+        found[f"{seed}/result"] = {
+            key: value
+            for key, value in result.items()
+            if key not in ("seconds", "images_per_second")
+        }
+        assert is_sound(place)
+    return found
+
+
+def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    assert one.keys() == other.keys()
+    return [key for key in one if one[key] != other[key]]
+
+
+def cut_off_run(config: Config, cuts: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs a cell that is cut off after each of ``cuts`` further steps, and then to its end."""
+    for steps in cuts:
+        with monkeypatch.context() as patch:
+            patch.setattr(seeds, "train", cut_off_after(steps))
+            with pytest.raises(CutOffError):
+                experiment.run(config, quiet())
+    assert experiment.run(config, quiet()).finished
+
+
+@pytest.mark.parametrize(
+    ("norm", "batch", "overrides"),
+    [
+        ("batch", 2, ["seeds=1"]),
+        ("batch", 2, ["seeds=3", "stack=3"]),
+        ("group", 2, ["seeds=2", "stack=2"]),
+        ("layer", 12, ["seeds=1"]),
+        ("batch", 8, ["seeds=2", "stack=1", "optim.nesterov=true", "optim.schedule=cosine"]),
+        ("group", 8, ["seeds=2", "stack=2", "data.val_fraction=0.25", "precision=bf16"]),
+    ],
+)
+def test_a_run_cut_off_at_random_steps_ends_the_same(
+    cell: Callable[..., Config],
+    monkeypatch: pytest.MonkeyPatch,
+    norm: str,
+    batch: int,
+    overrides: list[str],
+) -> None:
+    every = [f"norm={norm}", f"batch={batch}", *overrides]
+    whole, cut = cell("whole", *every), cell("cut", *every)
+    assert experiment.run(whole, quiet()).finished
+    draw = random.Random(f"{norm}{batch}{overrides}")
+    steps = EPOCHS * (24 // batch)
+
+    cut_off_run(cut, [draw.randrange(1, max(2, steps // 3)) for _ in range(3)], monkeypatch)
+
+    assert differences(content(whole), content(cut)) == []
+
+
+@pytest.mark.parametrize("steps", range(STEPS + 2))
+def test_every_step_of_an_epoch_is_a_place_to_be_cut_off(
+    cell: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    whole, cut = cell("whole", "norm=batch", "batch=2"), cell("cut", "norm=batch", "batch=2")
+    assert experiment.run(whole, quiet()).finished
+
+    cut_off_run(cut, [steps], monkeypatch)
+
+    assert differences(content(whole), content(cut)) == []
+
+
+def test_records_that_are_due_between_steps_are_neither_lost_nor_doubled(
+    cell: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With metrics every five steps, most places to be cut off are between two of them."""
+    monkeypatch.setattr("normbench.training.progress.LOGS_PER_EPOCH", 2.4)
+    whole, cut = cell("whole", "norm=batch", "batch=2"), cell("cut", "norm=batch", "batch=2")
+    assert experiment.run(whole, quiet()).finished
+    steps = [line["step"] for line in content(whole)["0/metrics"]]
+    assert steps == [5, 10, 12, 17, 22, 24, 29, 34, 36]
+
+    cut_off_run(cut, [3, 4, 1, 6, 7], monkeypatch)
+
+    assert differences(content(whole), content(cut)) == []
+
+
+# ---- each part of the state is needed: without it the end is another one ----
+
+
+def _without(name: str) -> Callable[[dict[str, Tensor], dict[str, Any]], None]:
+    """Sets what is saved under names that contain ``name`` to what a new training has."""
+
+    def forget(tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        matching = [key for key in tensors if name in key]
+        assert matching
+        for key in matching:
+            tensors[key] = torch.ones_like(tensors[key]) * ("var" in key)
+
+    return forget
+
+
+def _with(**changed: Any) -> Callable[[dict[str, Tensor], dict[str, Any]], None]:
+    def forget(_: dict[str, Tensor], values: dict[str, Any]) -> None:
+        for key, value in changed.items():
+            assert values["progress"][key] != value
+            values["progress"][key] = value
+
+    return forget
+
+
+def _without_window(tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+    assert tensors.pop("logits").shape[0] == tensors.pop("labels").shape[0] > 0
+    values["progress"]["recorded"] = values["progress"]["step"]
+
+
+def _without_diagnosis(_: dict[str, Tensor], values: dict[str, Any]) -> None:
+    assert values["progress"].pop("diagnosis")
+    values["progress"]["diagnosis"] = {}
+
+
+def test_without_what_was_diagnosed_the_end_is_another(
+    cell: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, cut = cell("whole", "norm=batch", "batch=2"), cell("cut", "norm=batch", "batch=2")
+    assert experiment.run(whole, quiet()).finished
+
+    forget_at(24, cut, _without_diagnosis, monkeypatch)
+    assert experiment.run(cut, quiet()).finished
+
+    assert differences(content(whole), content(cut)) == ["0/metrics"]
+
+
+def forget_at(
+    step: int,
+    cut: Config,
+    forget: Callable[[dict[str, Tensor], dict[str, Any]], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Mapping[str, Any]:
+    """Cuts a run off at ``step`` and changes its checkpoint; returns the values then in it."""
+    with monkeypatch.context() as patch:
+        patch.setattr(seeds, "train", cut_off_after(step))
+        with pytest.raises(CutOffError):
+            experiment.run(cut, quiet())
+    (place,) = (Path(cut.runs) / "cut").glob("*/seed-0")
+    kept = checkpoint.read(checkpoint.files(place)[0])
+    assert kept.values["progress"]["step"] == step
+    tensors, values = dict(kept.tensors), dict(kept.values)
+    forget(tensors, values)
+    for path in checkpoint.files(place):
+        path.unlink()
+    checkpoint.save(place, step, tensors, values)
+    return values
+
+
+@pytest.mark.parametrize(
+    "forget",
+    [
+        pytest.param(_without("model.network.blocks.0.weight"), id="weights"),
+        pytest.param(_without("running_mean"), id="running means"),
+        pytest.param(_without("running_var"), id="running variances"),
+        pytest.param(_without("velocity"), id="velocities"),
+        pytest.param(_without("loss"), id="sum of the losses"),
+        pytest.param(_without("hits"), id="sum of the hits"),
+        pytest.param(_without("logits"), id="logits since the last metrics"),
+        pytest.param(_without("labels"), id="labels since the last metrics"),
+        pytest.param(_without_window, id="steps since the last metrics"),
+        pytest.param(_with(diverged=[1, None]), id="who diverged"),
+        pytest.param(
+            lambda tensors, values: values["progress"].update(step=32, recorded=28), id="step"
+        ),
+    ],
+)
+def test_without_a_part_of_the_state_the_end_is_another(
+    cell: Callable[..., Config],
+    monkeypatch: pytest.MonkeyPatch,
+    forget: Callable[[dict[str, Tensor], dict[str, Any]], None],
+) -> None:
+    monkeypatch.setattr("normbench.training.progress.LOGS_PER_EPOCH", 2.4)
+    overrides = ["norm=batch", "batch=2", "seeds=2", "stack=2"]
+    whole, cut = cell("whole", *overrides), cell("cut", *overrides)
+    assert experiment.run(whole, quiet()).finished
+
+    values = forget_at(33, cut, forget, monkeypatch)
+    assert experiment.run(cut, quiet()).results[1].status == "finished"
+
+    if values["progress"]["diverged"] != [None, None]:
+        assert experiment.run(cut, quiet()).results[0].status == "diverged"
+    else:
+        assert differences(content(whole), content(cut)) != []
+
+
+def test_the_checkpoint_of_nothing_forgotten_ends_the_same(
+    cell: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control of the controls above."""
+    monkeypatch.setattr("normbench.training.progress.LOGS_PER_EPOCH", 2.4)
+    overrides = ["norm=batch", "batch=2", "seeds=2", "stack=2"]
+    whole, cut = cell("whole", *overrides), cell("cut", *overrides)
+    assert experiment.run(whole, quiet()).finished
+
+    cut_off_run(cut, [33], monkeypatch)
+
+    assert differences(content(whole), content(cut)) == []
+
+
+# ---- what is resumed, and how ----
+
+
+def test_time_spent_before_counts(
+    cell: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = itertools.count()
+    monkeypatch.setattr("normbench.training.progress.perf_counter", lambda: float(next(clock)))
+    whole, cut = cell("whole"), cell("cut")
+    experiment.run(whole, quiet())
+
+    cut_off_run(cut, [7, 7], monkeypatch)
+
+    seconds = [
+        results.read_results(next((Path(each.runs) / each.name).glob("*-*")))[0].seconds
+        for each in (whole, cut)
+    ]
+    assert seconds[1] == pytest.approx(seconds[0], rel=0.5)
+
+
+def test_seeds_go_on_in_the_stacks_they_began_in(
+    cell: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However the seeds would be arranged now: another stack sums in another order."""
+    whole = cell("whole", "norm=batch", "seeds=4", "stack=2")
+    experiment.run(whole, quiet())
+    with monkeypatch.context() as patch:
+        patch.setattr(seeds, "train", cut_off_after(5))
+        with pytest.raises(CutOffError):
+            experiment.run(cell("cut", "norm=batch", "seeds=4", "stack=2"), quiet())
+    other = cell("cut", "norm=batch", "seeds=4", "stack=1")
+
+    assert experiment.run(other, quiet()).finished
+
+    found = differences(content(whole), content(other))
+    assert {key.partition("/")[0] for key in found} == {"1", "3"}  # these had not begun
+
+
+def test_a_seed_finished_alone_is_left_as_it_is_when_its_stack_goes_on(
+    cell: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stacked = cell("cut", "norm=batch", "seeds=2", "stack=2")
+    with monkeypatch.context() as patch:
+        patch.setattr(seeds, "train", cut_off_after(5))
+        with pytest.raises(CutOffError):
+            experiment.run(stacked, quiet())
+    alone = cell("cut", "norm=batch", "seed=1")
+    assert experiment.run(alone, quiet()).finished
+    before = content(alone)
+
+    assert experiment.run(stacked, quiet()).finished
+
+    assert differences(before, content(alone)) == []
+
+
+def test_more_seeds_can_be_asked_for_than_had_begun(
+    cell: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(seeds, "train", cut_off_after(5))
+        with pytest.raises(CutOffError):
+            experiment.run(cell("cut", "seeds=2", "stack=2"), quiet())
+
+    outcome = experiment.run(cell("cut", "seeds=4", "stack=2"), quiet())
+
+    assert [result.seed for result in outcome.results] == [0, 1, 2, 3]
+    assert outcome.finished
+
+
+def test_checkpoints_are_gone_when_the_results_are_there(cell: Callable[..., Config]) -> None:
+    config = cell("whole", "seeds=3", "stack=2")
+
+    experiment.run(config, quiet())
+
+    assert list(Path(config.runs).rglob("step-*")) == []
+    assert list(Path(config.runs).rglob(".step-*")) == []
+
+
+def test_a_run_killed_between_its_results_and_its_end_does_not_train_again(
+    cell: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = cell("cut", "seeds=2", "stack=2")
+    with monkeypatch.context() as patch:
+
+        def gone(_: autosave.Saver) -> None:
+            raise CutOffError
+
+        patch.setattr(autosave.Saver, "clear", gone)
+        with pytest.raises(CutOffError):
+            experiment.run(config, quiet())
+    assert list(Path(config.runs).rglob("step-*")) != []
+
+    def never(*_: Any, **__: Any) -> Any:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(seeds, "train", never)
+    assert experiment.run(config, quiet()).finished
+    experiment.run(cell("cut", "seeds=2", "stack=2"), quiet())
+
+
+def test_a_stack_killed_between_two_results_goes_on_though_others_were_asked_for_meanwhile(
+    cell: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seeds 0 and 2 are a stack; 1 is trained before it is asked for 2 again."""
+    whole = cell("whole", "norm=batch", "seeds=3", "stack=2")
+    experiment.run(whole, quiet())
+    cut = cell("cut", "norm=batch", "seeds=3", "stack=2")
+    with monkeypatch.context() as patch:
+        write = results.write_result
+
+        def killed(folder: Path, result: results.Result) -> None:
+            if result.seed == 2:
+                raise CutOffError
+            write(folder, result)
+
+        patch.setattr(results, "write_result", killed)
+        with pytest.raises(CutOffError):
+            experiment.run(cut, quiet())
+
+    assert experiment.run(cell("cut", "norm=batch", "seeds=2", "stack=2"), quiet()).finished
+    assert experiment.run(cut, quiet()).finished
+
+    assert differences(content(whole), content(cut)) == []
+    assert list(Path(cut.runs).rglob("step-*")) == []
+
+
+def test_damaged_checkpoints_are_named_and_never_a_reason_to_start_over(
+    cell: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = cell("cut")
+    with monkeypatch.context() as patch:
+        patch.setattr(seeds, "train", cut_off_after(5))
+        with pytest.raises(CutOffError):
+            experiment.run(config, quiet())
+    (place,) = Path(config.runs).rglob("seed-0")
+    for path in checkpoint.files(place):
+        path.write_bytes(path.read_bytes()[:-1])
+
+    with pytest.raises(UsageError, match=r"no checkpoint can be used \(step-.*SHA-256.*--fresh"):
+        experiment.run(config, quiet())
+
+    assert results.read_result(place) is None
+    assert experiment.run(config, quiet(), fresh=True).finished
+
+
+def test_the_checkpoint_of_another_cell_is_not_taken(
+    cell: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = []
+    for overrides in (["optim.lr=0.1"], ["optim.lr=0.2"]):
+        config = cell("cut", *overrides)
+        with monkeypatch.context() as patch:
+            patch.setattr(seeds, "train", cut_off_after(5))
+            with pytest.raises(CutOffError):
+                experiment.run(config, quiet())
+        places.append(next(p for p in Path(config.runs).rglob("seed-0") if p not in places))
+    for path in checkpoint.files(places[1]):
+        path.unlink()
+    for path in checkpoint.files(places[0]):
+        (places[1] / path.name).write_bytes(path.read_bytes())
+
+    with pytest.raises(UsageError, match="is of another cell"):
+        experiment.run(config, quiet())
+
+
+def test_a_seed_that_failed_is_tried_again_from_its_checkpoint(
+    cell: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, cut = cell("whole", "norm=batch"), cell("cut", "norm=batch")
+    experiment.run(whole, quiet())
+
+    def failing(*arguments: Any, **keywords: Any) -> Iterator[Metrics | None]:
+        for count, metrics in enumerate(train(*arguments, **keywords)):
+            if count == 9:
+                raise RuntimeError("out of memory\nin some detail")
+            yield metrics
+
+    with monkeypatch.context() as patch:
+        patch.setattr(seeds, "train", failing)
+        outcome = experiment.run(cut, quiet())
+    assert not outcome.finished
+    assert outcome.results[0].error == "RuntimeError: out of memory"
+    assert outcome.summary["status"] == "failed"
+    (log,) = Path(cut.runs, "cut").rglob("log.txt")
+    assert "in some detail" in log.read_text(encoding="utf-8")
+    assert "Traceback" in log.read_text(encoding="utf-8")
+
+    assert experiment.run(cut, quiet()).finished
+
+    assert differences(content(whole), content(cut)) == []

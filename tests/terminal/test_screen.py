@@ -1,0 +1,305 @@
+"""The screen: one line where there should be one, and nothing that moves away from a terminal."""
+
+import io
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from normbench.terminal.screen import Screen, TrainingBar, duration
+from normbench.training.progress import Evaluation, Metrics
+
+METRICS = Metrics(
+    step=12_345,
+    epoch=2.5,
+    loss=[1.25, 0.75],
+    accuracy=[0.5, 0.75],
+    epoch_loss=[1.25, 0.75],
+    epoch_accuracy=[0.5, 0.75],
+    learning_rate=0.1,
+    seconds=1.0,
+    images_per_second=1234.5,
+    diverged=[None, None],
+)
+AT_END = replace(METRICS, epoch=3.0, evaluation=Evaluation([1.0, 0.5], [0.625, 0.875]))
+
+
+def screen(columns: int = 80, *, terminal: bool = False) -> tuple[Screen, io.StringIO]:
+    file = io.StringIO()
+    console = Console(
+        file=file,
+        width=columns,
+        force_terminal=terminal,
+        color_system="truecolor" if terminal else None,
+        highlight=False,
+        legacy_windows=False,
+        _environ={},
+    )
+    return Screen(console), file
+
+
+def bar_lines(columns: int, label: str = "seed 0") -> list[str]:
+    """The bar as it stands on a terminal ``columns`` wide, a string a line."""
+    shown, _ = screen(columns, terminal=True)
+    paper, drawn = screen(columns)
+    paper.console.width = columns
+    with shown.training(label, steps=99_999, epochs=20) as bar:
+        bar.update(METRICS)
+        assert bar._progress is not None
+        paper.console.print(bar._progress.get_renderable())
+    return drawn.getvalue().rstrip("\n").split("\n")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device is always full here")
+def test_a_disk_that_is_full_ends_the_lines_and_not_the_work() -> None:
+    code = (
+        "from normbench.terminal.screen import Screen\n"
+        "shown = Screen()\n"
+        "for number in range(3):\n"
+        "    shown.line('x' * 100_000)\n"
+        "    shown.table('a [b] title', ['a'], [['1']])\n"
+        "import sys; sys.stderr.write('to the end')\n"
+    )
+    with open("/dev/full", "w", encoding="utf-8") as full:  # noqa: PTH123
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            timeout=100,
+        )
+    assert (done.returncode, done.stderr) == (0, "to the end")
+
+
+def test_a_table_s_title_is_text() -> None:
+    shown, file = screen()
+    shown.table("/mnt/data [old] [/b]", ["a column as wide as that"], [["1"]])
+    assert "/mnt/data [old] [/b]" in file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0.0, "0.0 s"),
+        (8.34, "8.3 s"),
+        (59.94, "59.9 s"),
+        (59.96, "1 min 0 s"),
+        (60, "1 min 0 s"),
+        (125.4, "2 min 5 s"),
+        (3599.4, "59 min 59 s"),
+        (3599.6, "1 h 0 min"),
+        (12_000, "3 h 20 min"),
+        (100_000, "27 h 46 min"),
+    ],
+)
+def test_a_duration_is_said_as_a_person_does(seconds: float, said: str) -> None:
+    assert duration(seconds) == said
+
+
+# ---- on a terminal ----
+
+
+@pytest.mark.parametrize("columns", [100, 120, 160])
+def test_the_bar_shows_epoch_step_loss_accuracy_speed_and_time_left(columns: int) -> None:
+    (line,) = bar_lines(columns)
+
+    for part in ("seed 0", "epoch 3/20", "step 12,345/99,999", "loss 1.000", "acc 62.5%", "left"):
+        assert part in line
+    assert re.search(r"1,23[45] img/s", line)
+    assert "━" in line
+
+
+def test_the_bar_is_one_line_with_all_that_matters_on_a_narrow_terminal() -> None:
+    (line,) = bar_lines(80)
+
+    for part in ("epoch 3/20", "loss 1.000", "acc 62.5%", "left"):
+        assert part in line
+
+
+def test_the_bar_says_which_seeds_without_pushing_the_rest_away() -> None:
+    (line,) = bar_lines(120, "seeds 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15")
+
+    for part in ("seed", "epoch 3/20", "loss 1.000", "left"):
+        assert part in line
+
+
+def test_the_bar_counts_the_epoch_that_is_running() -> None:
+    shown, _ = screen(120, terminal=True)
+    with shown.training("seed 0", steps=40, epochs=4) as bar:
+        for epoch, said in ((0.1, 1), (0.9, 1), (1.0, 1), (1.1, 2), (3.9, 4), (4.0, 4)):
+            bar.update(replace(METRICS, epoch=epoch))
+            assert bar._progress is not None
+            (task,) = bar._progress.tasks
+            assert f"epoch {said}/4" in task.fields["state"], epoch
+
+
+def test_an_epochs_line_stays_above_the_bar() -> None:
+    shown, file = screen(120, terminal=True)
+    with shown.training("seed 0", steps=99_999, epochs=20) as bar:
+        bar.update(AT_END)
+
+    assert "epoch 3/20" in file.getvalue()
+
+
+# ---- elsewhere ----
+
+
+def training_lines(columns: int, *metrics: Metrics) -> list[str]:
+    shown, file = screen(columns)
+    with shown.training("seed 0", steps=99_999, epochs=20) as bar:
+        assert isinstance(bar, TrainingBar)
+        for each in metrics:
+            bar.update(each)
+    return file.getvalue().splitlines()
+
+
+def test_elsewhere_training_is_a_line_an_epoch() -> None:
+    (line,) = training_lines(80, METRICS, AT_END)
+
+    for part in ("seed 0", "epoch 3/20", "loss 1.000", "62.5%", "loss 0.750", "75.0%", "img/s"):
+        assert part in line
+
+
+def test_an_epochs_line_fits_a_narrow_terminal() -> None:
+    (line,) = training_lines(80, AT_END)
+
+    assert len(line) <= 80
+
+
+def test_elsewhere_work_is_silent() -> None:
+    shown, file = screen()
+    with shown.working("cifar10") as bar:
+        bar.update("downloading", 10, 100)
+        bar.update("downloading", 10, None)
+
+    assert file.getvalue() == ""
+
+
+def test_facts_are_a_title_and_a_line_each() -> None:
+    shown, file = screen()
+    shown.facts("Title [with brackets]", [("a", "1"), ("longer", "2 [x]\nsecond line")])
+
+    lines = [line.rstrip() for line in file.getvalue().splitlines()]
+    assert lines == [
+        "Title [with brackets]",
+        "  a       1",
+        "  longer  2 [x]",
+        "          second line",
+    ]
+
+
+def test_a_long_path_is_not_broken_in_a_file() -> None:
+    path = "runs/" + "x" * 200
+    shown, file = screen()
+    shown.facts("Title", [("files", path)])
+    shown.line(f"files: {path}")
+
+    assert file.getvalue().count(path) == 2
+
+
+def test_a_table_aligns_numbers_to_the_right_and_words_to_the_left() -> None:
+    shown, file = screen()
+    shown.table("Title", ("name", "count"), [("a", "1"), ("bcd", "2,345"), ("e", "-"), ("f", "")])
+
+    lines = [line.rstrip() for line in file.getvalue().splitlines()]
+    assert lines[0] == "Title"
+    rows = [line for line in lines if re.match(r" ?(a|bcd|e|f)\b", line)]
+    assert [line.split() for line in rows] == [["a", "1"], ["bcd", "2,345"], ["e", "-"], ["f"]]
+    assert len({len(line) for line in rows[:3]}) == 1
+
+
+def test_a_table_that_is_not_on_a_terminal_is_not_squeezed() -> None:
+    shown, file = screen(40)
+    shown.table("Title", ("one", "two"), [("x" * 50, "y" * 50)])
+
+    assert "x" * 50 in file.getvalue()
+    assert "y" * 50 in file.getvalue()
+
+
+def test_what_looks_like_markup_is_printed_as_it_is() -> None:
+    shown, file = screen()
+    shown.line("[bold]runs[/bold] :smile: [/]")
+
+    assert file.getvalue() == "[bold]runs[/bold] :smile: [/]\n"
+
+
+def test_an_encoding_without_greek_does_not_end_a_command() -> None:
+    raw = io.BytesIO()
+    file = io.TextIOWrapper(raw, encoding="ascii")
+    shown = Screen(Console(file=file, width=80, highlight=False, _environ={}))
+    shown.line("μ_c = mean over N·H·W, 16×32×32")
+    shown.table("Table", ("C/G", "√"), [("β", "…")])
+    file.flush()
+
+    assert b"mean over" in raw.getvalue()
+
+
+# ---- the log of a cell ----
+
+
+def test_what_is_said_is_in_the_log_with_the_time(tmp_path: Path) -> None:
+    (shown, _), path = screen(), tmp_path / "log.txt"
+    shown.line("before")
+    with shown.logged(path):
+        shown.line("  seed 0  γ = 1", style="bold")
+        shown.log("two\nlines")
+        shown.facts("Group norm", [("data", "synthetic")])
+    shown.line("after")
+    with shown.logged(path):
+        shown.line("again")
+
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert [re.sub(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d  ", "", line) for line in lines] == [
+        "  seed 0  γ = 1",
+        "two",
+        "lines",
+        "Group norm",
+        "  data  synthetic",
+        "again",
+    ]
+    assert all(re.match(r"\d{4}-\d\d-\d\d ", line) for line in lines)
+
+
+def test_a_log_without_a_screen_shows_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Screen.to_file(tmp_path / "log.txt") as shown:
+        shown.line("quietly")
+
+    assert capsys.readouterr() == ("", "")
+    assert "quietly" in (tmp_path / "log.txt").read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device here")
+def test_a_log_on_a_full_disk_keeps_nobody_from_working(tmp_path: Path) -> None:
+    (tmp_path / "log.txt").symlink_to("/dev/full")
+    shown, file = screen()
+    with shown.logged(tmp_path / "log.txt"):
+        for _ in range(3):
+            shown.line("shown")
+    shown.log("nowhere")
+
+    assert file.getvalue() == "shown\n" * 3
+
+
+@pytest.mark.parametrize("place", ["nowhere/log.txt", "."])
+def test_a_log_that_cannot_be_opened_keeps_nobody_from_working(tmp_path: Path, place: str) -> None:
+    shown, file = screen()
+    with shown.logged(tmp_path / place):
+        shown.line("shown")
+
+    assert file.getvalue() == "shown\n"
+
+
+def test_a_log_ends_with_what_is_logged_whatever_happens(tmp_path: Path) -> None:
+    shown, _ = screen()
+    with pytest.raises(KeyboardInterrupt), shown.logged(tmp_path / "log.txt"):
+        raise KeyboardInterrupt
+    shown.line("after")
+
+    assert (tmp_path / "log.txt").read_text() == ""

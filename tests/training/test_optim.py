@@ -1,0 +1,354 @@
+"""The learning rate's course, the parameter groups, and what the optimizer does with them."""
+
+from collections.abc import Callable, Sequence
+from math import cos, inf, nan, pi, sqrt
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from normbench.errors import UsageError
+from normbench.models.resnet import ResNetConfig
+from normbench.norms import Norm
+from normbench.norms.group import GroupNormConfig
+from normbench.norms.none import NoNormConfig
+from normbench.training.loop import norm_parameters
+from normbench.training.optim import Scaling, Schedule, SGDConfig
+
+
+def rates(config: SGDConfig, steps: int, batch: int = 32) -> list[float]:
+    return [config.rate(step, steps, batch) for step in range(steps)]
+
+
+# How the rate follows the batch.
+
+
+@pytest.mark.parametrize("batch", [1, 2, 4, 8, 16, 32, 128])
+def test_the_default_rate_is_the_paper_s(batch: int) -> None:
+    assert SGDConfig().peak(batch) == pytest.approx(0.1 * batch / 32, rel=1e-12)
+
+
+def test_the_rate_follows_the_batch_linearly_by_the_root_or_not_at_all() -> None:
+    def peaks(scaling: Scaling) -> list[float]:
+        config = SGDConfig(lr=0.4, scaling=scaling, scaling_batch=64)
+        return [config.peak(batch) for batch in (4, 16, 64, 256)]
+
+    assert peaks(Scaling.linear) == pytest.approx([0.025, 0.1, 0.4, 1.6])
+    assert peaks(Scaling.sqrt) == pytest.approx([0.1, 0.2, 0.4, 0.8])
+    assert peaks(Scaling.none) == [0.4] * 4
+
+
+@pytest.mark.parametrize("schedule", list(Schedule))
+@pytest.mark.parametrize("scaling", list(Scaling))
+def test_the_whole_course_scales_with_the_peak(scaling: Scaling, schedule: Schedule) -> None:
+    config = SGDConfig(scaling=scaling, schedule=schedule)
+    factor = config.peak(2) / config.peak(32)
+    expected = [rate * factor for rate in rates(config, 50, 32)]
+    assert rates(config, 50, 2) == pytest.approx(expected, rel=1e-12)
+
+
+# How it rises and falls.
+
+
+def test_linear_decay_after_a_linear_warm_up() -> None:
+    config = SGDConfig(lr=1.0, scaling=Scaling.none, warmup=0.2, schedule=Schedule.linear)
+    up = [1 / 5, 2 / 5, 3 / 5, 4 / 5]
+    down = [1 - step / 16 for step in range(16)]
+    assert rates(config, 20) == pytest.approx(up + down)
+
+
+def test_cosine_decay_after_a_linear_warm_up() -> None:
+    config = SGDConfig(lr=1.0, scaling=Scaling.none, warmup=0.2, schedule=Schedule.cosine)
+    up = [1 / 5, 2 / 5, 3 / 5, 4 / 5]
+    down = [0.5 + 0.5 * cos(pi * step / 16) for step in range(16)]
+    assert rates(config, 20) == pytest.approx(up + down)
+
+
+def test_step_decay_multiplies_at_the_shares_of_all_steps() -> None:
+    config = SGDConfig(
+        lr=1.0,
+        scaling=Scaling.none,
+        warmup=0.0,
+        schedule=Schedule.step,
+        steps_at=[0.3, 0.6, 0.9],
+        step_factor=0.5,
+    )
+    expected = [1.0] * 3 + [0.5] * 3 + [0.25] * 3 + [0.125]
+    assert rates(config, 10) == expected
+
+
+def test_a_step_inside_the_warm_up_takes_effect_after_it() -> None:
+    config = SGDConfig(
+        lr=1.0, scaling=Scaling.none, warmup=0.4, schedule=Schedule.step, steps_at=[0.2, 0.8]
+    )
+    assert rates(config, 10) == pytest.approx([0.2, 0.4, 0.6, 0.8] + [0.1] * 4 + [0.01] * 2)
+
+
+def test_a_constant_rate_is_constant_after_the_warm_up() -> None:
+    config = SGDConfig(lr=0.3, scaling=Scaling.none, warmup=0.25, schedule=Schedule.constant)
+    assert rates(config, 8) == pytest.approx([0.1, 0.2] + [0.3] * 6)
+
+
+def test_without_a_warm_up_the_first_step_has_the_peak_rate() -> None:
+    for schedule in Schedule:
+        config = SGDConfig(warmup=0.0, schedule=schedule)
+        assert config.rate(0, 100, 32) == pytest.approx(0.1)
+
+
+@settings(deadline=None)
+@given(
+    schedule=st.sampled_from(list(Schedule)),
+    warmup=st.floats(0.0, 0.99),
+    steps=st.integers(1, 300),
+    batch=st.integers(1, 512),
+)
+def test_every_step_has_a_rate_above_zero_and_at_most_the_peak(
+    schedule: Schedule, warmup: float, steps: int, batch: int
+) -> None:
+    config = SGDConfig(schedule=schedule, warmup=warmup)
+    course = rates(config, steps, batch)
+    assert all(0 < rate <= config.peak(batch) for rate in course)
+    rise = round(warmup * steps)
+    assert course[:rise] == sorted(course[:rise])
+    assert course[rise:] == sorted(course[rise:], reverse=True)
+
+
+# What the optimizer does.
+
+MOMENTA = pytest.mark.parametrize(
+    ("momentum", "nesterov"),
+    [
+        (0.8, False),
+        (0.8, True),
+        (0.0, False),
+    ],
+)
+
+
+def resnet(affine: bool = True) -> nn.Module:
+    norm = GroupNormConfig(affine=affine)
+    return ResNetConfig(width=8).build(norm.build, 10, torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("decay_norm", [True, False])
+def test_decay_norm_decides_whether_scales_and_shifts_are_decayed(decay_norm: bool) -> None:
+    model = resnet()
+    config = SGDConfig(weight_decay=0.01, decay_norm=decay_norm)
+    optimizer = config.build(model, norm_parameters(model, [Norm]))
+
+    # Without gradients, all that moves is what is decayed.
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.lr = 0.5
+    optimizer.step()
+    norms = [n for n, module in model.named_modules() if isinstance(module, Norm)]
+    undecayed = {f"{n}.{key}" for n in norms for key in ("weight", "bias")}
+    assert len(undecayed) == 18
+    for name, parameter in model.named_parameters():
+        kept = name in undecayed and not decay_norm
+        expected = before[name] * (1.0 if kept else 1 - 0.5 * 0.01)
+        torch.testing.assert_close(parameter.detach(), expected)
+
+
+@pytest.mark.parametrize("affine", [True, False], ids=["affine", "plain"])
+def test_every_parameter_is_trained_once(affine: bool) -> None:
+    model = resnet(affine)
+    optimizer = SGDConfig(decay_norm=False).build(model, norm_parameters(model, [Norm]))
+    assert list(map(id, optimizer.parameters)) == list(map(id, model.parameters()))
+    optimizer.lr = 0.1
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    model(torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))).sum().backward()
+    gradients = [parameter.grad for parameter in model.parameters()]
+    optimizer.step()
+    for parameter, old, gradient in zip(model.parameters(), before, gradients, strict=True):
+        assert gradient is not None
+        decayed = gradient + (5e-4 * old if parameter.dim() > 1 or old.numel() == 10 else 0.0)
+        torch.testing.assert_close(parameter.detach(), old - 0.1 * decayed)
+
+
+def test_a_network_of_scales_alone_can_be_optimized() -> None:
+    model = NoNormConfig().build(4)
+    optimizer = SGDConfig(decay_norm=False).build(model, list(model.parameters()))
+    model(torch.ones(2, 4)).sum().backward()
+    optimizer.lr = 0.25
+    optimizer.step()
+    assert model.weight is not None
+    assert torch.equal(model.weight.detach(), torch.full((4,), 0.5))
+
+
+def gradients(step: int, shapes: Sequence[torch.Size], dtype: torch.dtype) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(step)
+    return [torch.randn(shape, generator=generator, dtype=dtype) for shape in shapes]
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.02])
+@MOMENTA
+def test_a_few_steps_equal_the_definition_of_sgd(
+    momentum: float, nesterov: bool, weight_decay: float
+) -> None:
+    model = nn.Linear(3, 2).double()
+    config = SGDConfig(
+        momentum=momentum, nesterov=nesterov, weight_decay=weight_decay, decay_norm=False
+    )
+    optimizer = config.build(model, [model.bias])  # as if it were a norm's shift
+    weights = [parameter.detach().clone() for parameter in model.parameters()]
+    velocities = [torch.zeros_like(w) for w in weights]
+    decays = [weight_decay, 0.0]
+    for step in range(8):
+        optimizer.lr = rate = config.rate(step, 8, 16)
+        above = gradients(step, [w.shape for w in weights], torch.float64)
+        for parameter, gradient in zip(model.parameters(), above, strict=True):
+            parameter.grad = gradient.clone()
+        optimizer.step()
+        assert all(parameter.grad is None for parameter in model.parameters())
+        for i, gradient in enumerate(above):
+            decayed = gradient + decays[i] * weights[i]
+            velocities[i] = momentum * velocities[i] + decayed
+            move = decayed + momentum * velocities[i] if nesterov else velocities[i]
+            weights[i] = weights[i] - rate * move
+    for parameter, expected in zip(model.parameters(), weights, strict=True):
+        torch.testing.assert_close(parameter.detach(), expected, rtol=1e-12, atol=1e-12)
+
+
+@MOMENTA
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_a_few_steps_equal_those_of_torch_s_fused_sgd_to_the_bit(
+    memory_format: torch.memory_format, momentum: float, nesterov: bool
+) -> None:
+    model, theirs = resnet(), resnet()
+    for network in (model, theirs):
+        network.to(memory_format=memory_format)
+    scales = norm_parameters(theirs, [Norm])
+    others = [p for p in theirs.parameters() if not any(p is scale for scale in scales)]
+    groups: list[dict[str, Any]] = [{"params": others}, {"params": scales, "weight_decay": 0.0}]
+    reference = torch.optim.SGD(
+        groups,
+        momentum=momentum,
+        nesterov=nesterov,
+        weight_decay=0.01,
+        fused=True,
+    )
+    config = SGDConfig(momentum=momentum, nesterov=nesterov, weight_decay=0.01, decay_norm=False)
+    optimizer = config.build(model, norm_parameters(model, [Norm]))
+    generator = torch.Generator().manual_seed(1)
+    for step in range(5):
+        images = torch.randn(4, 3, 8, 8, generator=generator).contiguous(
+            memory_format=memory_format
+        )
+        optimizer.lr = rate = config.rate(step, 5, 32)
+        for group in reference.param_groups:
+            group["lr"] = rate
+        reference.zero_grad()
+        for network in (model, theirs):
+            network(images).square().mean().backward()
+        optimizer.step()
+        reference.step()
+    for mine, other in zip(model.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(mine, other)
+
+
+def test_a_parameter_without_a_gradient_stays_as_it_is() -> None:
+    model = resnet()
+    model.get_submodule("stem").requires_grad_(False)
+    before = model.get_parameter("stem.weight").clone()
+    optimizer = SGDConfig().build(model, norm_parameters(model, [Norm]))
+    optimizer.lr = 0.1
+    model(torch.randn(4, 3, 8, 8)).sum().backward()
+    optimizer.step()
+    assert torch.equal(model.get_parameter("stem.weight"), before)
+
+
+def test_a_network_that_changes_its_memory_format_afterwards_is_still_trained() -> None:
+    model = resnet().to(memory_format=torch.channels_last)
+    optimizer = SGDConfig().build(model, norm_parameters(model, [Norm]))
+    model.to(memory_format=torch.contiguous_format)
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    optimizer.lr = 0.1
+    model(torch.randn(4, 3, 8, 8)).sum().backward()
+    optimizer.step()
+    for parameter, old in zip(model.parameters(), before, strict=True):
+        assert not torch.equal(parameter, old)
+
+
+# What is out of range.
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        *(
+            (lambda v=v: SGDConfig(lr=v), rf"optim\.lr={v}: must be (a finite number )?above 0$")
+            for v in (0.0, -0.1, nan, inf)
+        ),
+        (lambda: SGDConfig(scaling_batch=0), r"optim\.scaling_batch=0: must be at least 1$"),
+        *(
+            (
+                lambda v=v: SGDConfig(momentum=v),
+                rf"optim\.momentum={v}: must be (a finite number )?from 0 to below 1$",
+            )
+            for v in (-0.1, 1.0, nan)
+        ),
+        *(
+            (
+                lambda v=v: SGDConfig(weight_decay=v),
+                rf"optim\.weight_decay={v}: must be (a finite number )?at least 0$",
+            )
+            for v in (-1e-4, nan, inf)
+        ),
+        *(
+            (
+                lambda v=v: SGDConfig(label_smoothing=v),
+                rf"optim\.label_smoothing={v}: must be (a finite number )?from 0 to below 1$",
+            )
+            for v in (-0.1, 1.0, nan)
+        ),
+        *(
+            (
+                lambda v=v: SGDConfig(warmup=v),
+                rf"optim\.warmup={v}: must be (a finite number )?from 0 to below 1$",
+            )
+            for v in (-0.1, 1.0, nan)
+        ),
+        *(
+            (
+                lambda v=v: SGDConfig(steps_at=v),
+                r"optim\.steps_at=\[.*\]: must rise between 0 and 1$",
+            )
+            for v in ([0.6, 0.3], [0.0, 0.5], [0.5, 1.0], [-0.1], [nan])
+        ),
+        *(
+            (
+                lambda v=v: SGDConfig(step_factor=v),
+                rf"optim\.step_factor={v}: must be (a finite number )?in \(0, 1\]$",
+            )
+            for v in (0.0, -0.5, 1.5, nan)
+        ),
+        (
+            lambda: SGDConfig(lr=inf),
+            r"optim\.lr=inf: must be a finite number above 0$",
+        ),
+        (
+            lambda: SGDConfig(nesterov=True, momentum=0.0),
+            r"optim\.nesterov=true needs optim\.momentum above 0; received 0$",
+        ),
+    ],
+)
+def test_a_setting_out_of_range_is_an_error_that_names_key_value_and_range(
+    make: Callable[[], SGDConfig], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        make()
+    assert "\n" not in str(caught.value)
+
+
+def test_the_edges_of_the_ranges_are_allowed() -> None:
+    config = SGDConfig(
+        momentum=0.0, weight_decay=0.0, label_smoothing=0.0, warmup=0.0, step_factor=1.0
+    )
+    assert SGDConfig(steps_at=[]).steps_at == []
+    assert config.rate(0, 1, 1) == pytest.approx(0.1 / 32)
+    assert SGDConfig(scaling=Scaling.sqrt).peak(8) == pytest.approx(0.1 * sqrt(1 / 4))

@@ -1,0 +1,189 @@
+"""Batch norm evaluated with other statistics, and what a step holds in memory."""
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from normbench.data.batches import Split, Training, split
+from normbench.data.library import ImageSet
+from normbench.data.sources import SyntheticConfig
+from normbench.models.convnet import ConvNetConfig
+from normbench.models.inspection import memory_of_step
+from normbench.norms import NormConfig
+from normbench.norms.batch import BatchNorm, BatchNormConfig
+from normbench.norms.group import GroupNormConfig
+from normbench.training.loop import evaluate
+from normbench.training.precise_bn import decompose
+from normbench.training.stacking import stack
+
+CLASSES = 3
+
+
+def toy() -> ImageSet:
+    """Colours that tell the class, class after class as in a folder."""
+    generator = torch.Generator().manual_seed(1)
+    colours = torch.tensor([[40, 120, 200], [200, 120, 40], [120, 200, 40]])
+
+    def draw(count: int) -> tuple[Tensor, Tensor]:
+        labels = torch.arange(CLASSES).repeat_interleave(count // CLASSES)
+        noise = torch.randint(-40, 41, (len(labels), 3, 8, 8), generator=generator)
+        return (colours[labels][:, :, None, None] + noise).to(torch.uint8), labels
+
+    names = tuple(map(str, range(CLASSES)))
+    return ImageSet("toy", "0" * 64, names, *draw(120), *draw(60))
+
+
+SPLITS = split(toy(), SyntheticConfig(pad=0, flip=False), torch.device("cpu"))
+
+
+def net(norm: NormConfig, seed: int = 0) -> nn.Module:
+    """A network whose running statistics are far from those of its images."""
+    generator = torch.Generator().manual_seed(seed)
+    model = ConvNetConfig(depth=2, width=4).build(norm.build, CLASSES, generator)
+    for layer in model.modules():
+        if isinstance(layer, BatchNorm):
+            layer.running_mean.normal_(generator=generator)
+            layer.running_var.uniform_(0.5, 2, generator=generator)
+    return model
+
+
+def training(seeds: Sequence[int] = (0,)) -> Training:
+    return Training(SPLITS.train, seeds=seeds, batch=2, flip=False)
+
+
+def one_by_one(model: nn.Module, test: Split, size: int) -> float:
+    """Accuracy with each batch's own statistics, a batch at a time."""
+    hits = 0
+    model.train()
+    for start in range(0, len(test), size):
+        part = slice(start, start + size)
+        images = test.normalized(test.pixels[part], torch.float32).permute(0, 3, 1, 2)
+        hits += int((model(images).argmax(1) == test.labels[part]).sum())
+    return hits / len(test)
+
+
+@pytest.mark.parametrize("size", [2, 4, 7, 20, 32])
+def test_batch_statistics_are_those_of_batches_of_the_training_size(size: int) -> None:
+    model = net(BatchNormConfig())
+
+    found = decompose(model, training(), SPLITS.test, epoch=3, size=size)
+
+    assert found is not None
+    assert found.batch == [
+        one_by_one(model, SPLITS.test.shuffled(len(SPLITS.test) // size * size), size)
+    ]
+
+
+def test_the_images_are_shuffled_because_folders_come_class_by_class() -> None:
+    model = net(BatchNormConfig())
+
+    found = decompose(model, training(), SPLITS.test, epoch=3, size=2)
+
+    assert found is not None
+    assert found.batch != [one_by_one(model, SPLITS.test, 2)]
+
+
+def test_reestimated_statistics_are_those_of_the_training_images() -> None:
+    model = net(BatchNormConfig())
+    images = SPLITS.train.normalized(SPLITS.train.pixels, torch.float32).permute(0, 3, 1, 2)
+    first = next(layer for layer in model.modules() if isinstance(layer, BatchNorm))
+    seen: list[Tensor] = []
+    hook = first.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    expected = net(BatchNormConfig())
+    for layer in expected.modules():  # all images at once: μ and σ² are those of the whole set
+        if isinstance(layer, BatchNorm):
+            layer.momentum = 1.0
+    expected.train()(images)
+    count = len(images) * 64
+    largest = next(layer for layer in expected.modules() if isinstance(layer, BatchNorm))
+    largest.running_var.mul_((count - 1) / count)
+
+    model.eval()
+    found = decompose(model, training(), SPLITS.test, epoch=3, size=2)
+    hook.remove()
+
+    assert found is not None
+    # At most 250 images at once, so here all: one estimate over all training images.
+    assert found.reestimated[0] == pytest.approx(
+        evaluate(expected, SPLITS.test).accuracy[0], abs=0.02
+    )
+    whole = torch.cat([x for x in seen if len(x) == len(images)])
+    var, mean = torch.var_mean(whole, (0, 2, 3), correction=0)
+    torch.testing.assert_close(mean, expected_mean := largest.running_mean, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(var, largest.running_var, rtol=1e-4, atol=1e-5)
+    assert expected_mean.abs().max() > 0
+
+
+def test_the_network_is_left_as_it_was() -> None:
+    model = net(BatchNormConfig()).eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+
+    decompose(model, training(), SPLITS.test, epoch=3, size=2)
+
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert not any(module.training for module in model.modules())
+    assert all(x.norm_batch is None for x in model.modules() if isinstance(x, BatchNorm))
+
+
+def test_an_evaluation_that_is_ended_leaves_the_network_as_it_was() -> None:
+    class EndedError(Exception):
+        pass
+
+    calls = iter(range(2))
+
+    def check() -> None:
+        if next(calls, None) is None:
+            raise EndedError
+
+    model = net(BatchNormConfig()).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+
+    with pytest.raises(EndedError):
+        decompose(model, training(), SPLITS.test, epoch=3, size=2, check=check)
+
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert model.training
+
+
+def test_a_stack_is_decomposed_replica_by_replica() -> None:
+    models = [net(BatchNormConfig(), seed) for seed in range(3)]
+    alone = [
+        decompose(model, training([seed]), SPLITS.test, epoch=3, size=2)
+        for seed, model in enumerate(models)
+    ]
+
+    together = decompose(stack(models), training(range(3)), SPLITS.test, epoch=3, size=2)
+
+    assert together is not None
+    found = [each for each in alone if each is not None]
+    assert together.reestimated == pytest.approx([x.reestimated[0] for x in found], abs=0.02)
+    assert together.batch == pytest.approx([x.batch[0] for x in found], abs=0.02)
+
+
+def test_a_norm_without_running_statistics_has_nothing_to_decompose() -> None:
+    assert decompose(net(GroupNormConfig()), training(), SPLITS.test, epoch=3, size=2) is None
+
+
+def test_memory_is_counted_by_hand() -> None:
+    """Linear, ReLU, linear: the input, the first layer's output after the ReLU, the logits."""
+    model = nn.Sequential(nn.Linear(12, 7), nn.ReLU(), nn.Linear(7, 3))
+    images, labels = torch.zeros(5, 12), torch.zeros(5, dtype=torch.int64)
+    learned = 3 * sum(p.numel() for p in model.parameters())
+    floats = 5 * 12 + 5 * 7 + 5 * 3 + learned + 1  # cross-entropy keeps its total weight
+
+    assert memory_of_step(model, images, labels) == 4 * floats + 8 * 5
+    assert F.cross_entropy(model(images), labels).requires_grad
+
+
+def test_memory_grows_with_the_batch_and_not_by_chance() -> None:
+    model = net(GroupNormConfig())
+    small, large = (
+        memory_of_step(model, torch.zeros(n, 3, 8, 8), torch.zeros(n, dtype=torch.int64))
+        for n in (2, 4)
+    )
+
+    fixed = 3 * sum(p.numel() for p in model.parameters()) * 4
+    assert 1.9 < (large - fixed) / (small - fixed) < 2.1

@@ -1,0 +1,253 @@
+"""Stacked seeds are trained exactly as they would have been alone, and apart from one another."""
+
+from collections.abc import Sequence
+from math import isfinite
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from normbench import NORMS, stack, swap_norm, unstack
+from normbench.data import DATA
+from normbench.data.batches import Split, Training, split
+from normbench.data.synthetic import draw
+from normbench.models import MODELS
+from normbench.norms import Norm
+from normbench.training.loop import evaluate, norm_parameters, train, training_step
+from normbench.training.optim import SGDConfig
+from normbench.training.stacking import Stack, StackError
+
+CPU = torch.device("cpu")
+OPTIM = SGDConfig(lr=0.2, weight_decay=5e-4)
+
+
+@pytest.fixture(scope="module")
+def images() -> Split:
+    return split(draw(), DATA["synthetic"](source="synthetic", limit=400), CPU).train
+
+
+def build(seed: int, norm: str = "batch", model: str = "resnet") -> nn.Module:
+    generator = torch.Generator().manual_seed(seed)
+    return MODELS[model](name=model).build(NORMS[norm](name=norm).build, 10, generator)
+
+
+def trained(
+    images: Split, seeds: Sequence[int], norm: str, dtype: torch.dtype, steps: int
+) -> list[nn.Module]:
+    """The networks of ``seeds`` after ``steps`` steps together at a batch of two."""
+    models = [build(seed, norm) for seed in seeds]
+    model = models[0] if len(models) == 1 else stack(models)
+    model = model.to(dtype).to(memory_format=torch.channels_last).train()
+    training = Training(images, seeds=seeds, batch=2, flip=True, dtype=dtype)
+    optimizer = OPTIM.build(model, norm_parameters(model, [Norm]))
+    for step, (pixels, labels) in zip(range(steps), training.batches(), strict=False):
+        optimizer.lr = OPTIM.rate(step, steps, 2)
+        training_step(model, optimizer, pixels, labels)
+    return unstack(model) if isinstance(model, Stack) else [model]
+
+
+def largest_relative_difference(first: nn.Module, second: nn.Module) -> float:
+    a, b = first.state_dict(), second.state_dict()
+    assert a.keys() == b.keys()
+    return max(
+        float((a[name] - b[name]).abs().max() / a[name].abs().max().clamp_min(1e-30)) for name in a
+    )
+
+
+@pytest.mark.parametrize("norm", sorted(NORMS))
+def test_fifty_float64_steps_in_a_stack_of_four_equal_the_solo_steps(
+    images: Split, norm: str
+) -> None:
+    together = trained(images, [0, 1, 2, 3], norm, torch.float64, 50)
+    for seed in (0, 3):
+        (alone,) = trained(images, [seed], norm, torch.float64, 50)
+        assert largest_relative_difference(alone, together[seed]) < 1e-10
+
+
+@pytest.mark.parametrize("norm", sorted(NORMS))
+def test_one_float32_step_in_a_stack_equals_the_solo_step(images: Split, norm: str) -> None:
+    together = trained(images, [0, 1, 2, 3], norm, torch.float32, 1)
+    for seed in range(4):
+        (alone,) = trained(images, [seed], norm, torch.float32, 1)
+        assert largest_relative_difference(alone, together[seed]) < 1e-5
+
+
+def test_replicas_of_a_stack_differ_from_one_another(images: Split) -> None:
+    first, second = trained(images, [0, 1], "group", torch.float64, 5)
+    assert largest_relative_difference(first, second) > 1e-2
+
+
+def test_a_replica_driven_to_nan_leaves_the_others_bit_identical(images: Split) -> None:
+    def results(broken: bool) -> tuple[list[nn.Module], list[int | None], list[float]]:
+        models = [build(seed, "batch") for seed in range(3)]
+        if broken:
+            with torch.no_grad():
+                next(models[1].parameters()).fill_(float("nan"))
+        model = Stack(_joined(models), 3) if broken else stack(models)
+        training = Training(images, seeds=[0, 1, 2], batch=8, flip=True)
+        optimizer = OPTIM.build(model, norm_parameters(model, [Norm]))
+        every = train(model, training, optimizer, OPTIM, epochs=1, evaluation=images)
+        records = [metrics for metrics in every if metrics is not None]
+        evaluation = records[-1].evaluation
+        assert evaluation is not None
+        return unstack(model), records[-1].diverged, evaluation.accuracy
+
+    whole, none_diverged, accuracy = results(broken=False)
+    parts, diverged, with_nan = results(broken=True)
+    assert none_diverged == [None, None, None]
+    assert diverged == [None, 1, None]
+    for replica in (0, 2):
+        mine, theirs = whole[replica].state_dict(), parts[replica].state_dict()
+        assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+        assert with_nan[replica] == accuracy[replica]
+
+
+def _joined(models: list[nn.Module]) -> nn.Module:
+    """A stack of networks of which one cannot pass the proof, because it holds NaN."""
+    stacked = stack([build(seed, "batch") for seed in range(len(models))])
+    sound = stacked.network.state_dict()
+    states = [model.state_dict() for model in models]
+    for name, tensor in sound.items():
+        tensor.copy_(torch.cat([state[name] for state in states]))
+    return stacked.network
+
+
+@pytest.mark.parametrize("model", sorted(MODELS))
+@pytest.mark.parametrize("norm", sorted(NORMS))
+def test_unstack_gives_back_what_was_stacked(norm: str, model: str) -> None:
+    models = [build(seed, norm, model) for seed in range(3)]
+    parts = unstack(stack(models))
+    for before, after in zip(models, parts, strict=True):
+        assert str(after) == str(before)
+        states = zip(before.state_dict().items(), after.state_dict().items(), strict=True)
+        assert all(a == b and torch.equal(x, y) for (a, x), (b, y) in states)
+
+
+def test_a_stack_shares_no_memory_with_its_networks_or_parts() -> None:
+    models = [build(seed, "group", "convnet") for seed in range(2)]
+    before = [tensor.clone() for tensor in models[0].state_dict().values()]
+    stacked = stack(models)
+    parts = unstack(stacked)
+    with torch.no_grad():
+        for parameter in stacked.parameters():
+            parameter.zero_()
+    for model in (models[0], parts[0]):
+        states = zip(before, model.state_dict().values(), strict=True)
+        assert all(torch.equal(a, b) for a, b in states)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnext50_32x4d", "vgg11_bn", "mobilenet_v2"])
+def test_torchvision_networks_stack_as_they_come(name: str) -> None:
+    models = [torchvision.models.get_model(name, weights=None, num_classes=5) for _ in range(2)]
+    stacked = stack(models).eval()
+    inputs = torch.randn(2, 2, 3, 32, 32)
+    with torch.no_grad():
+        together = stacked(inputs.transpose(0, 1).flatten(1, 2))
+        alone = [model.eval()(x) for model, x in zip(models, inputs, strict=True)]
+    torch.testing.assert_close(together, torch.cat(alone, 1), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["densenet121", "shufflenet_v2_x0_5", "squeezenet1_0"])
+def test_a_network_that_mixes_channels_outside_layers_is_refused(name: str) -> None:
+    models = [torchvision.models.get_model(name, weights=None, num_classes=5) for _ in range(2)]
+    with pytest.raises(StackError, match="cannot be stacked"):
+        stack(models, torch.randn(2, 3, 64, 64))
+
+
+class Unknown(nn.Module):
+    """A layer that a stack has never heard of."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flip(1)
+
+
+def test_an_unknown_layer_is_named_with_its_place() -> None:
+    models = [nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sequential(Unknown())) for _ in range(2)]
+    with pytest.raises(StackError, match=r"does not know the layer Unknown at 1\.0"):
+        stack(models)
+
+
+class Counting(nn.Module):
+    """A forward pass that counts on the number of its channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.conv(x).view(len(x), 4, -1).mean(2)
+        return y
+
+
+def test_a_forward_pass_that_counts_channels_is_refused() -> None:
+    with pytest.raises(StackError, match="Counting cannot be stacked"):
+        stack([Counting(), Counting()])
+
+
+class Hidden(nn.Module):
+    """A branch that mixes channels, and that adds nothing yet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.conv, self.norm = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+        nn.init.zeros_(self.norm.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.stem(x) + self.norm(self.conv(x)).flip(1)
+        return y.mean((2, 3))
+
+
+def test_a_branch_that_starts_at_0_is_not_hidden_from_the_proof() -> None:
+    with pytest.raises(StackError, match="Hidden cannot be stacked"):
+        stack([Hidden(), Hidden()])
+
+
+def test_hooks_stay_with_the_networks_they_were_put_on() -> None:
+    models = [nn.Sequential(nn.Linear(3, 4), nn.ReLU()) for _ in range(2)]
+    called: list[str] = []
+    models[0][0].register_forward_hook(lambda *_: called.append("network"))
+    stacked = stack(models)
+    assert isinstance(stacked.network, nn.Sequential)
+    called.clear()  # the proof computes with the networks
+    stacked.network[0].register_forward_hook(lambda *_: called.append("stack"))
+
+    stacked(torch.zeros(1, 6))
+    assert called == ["stack"]
+    models[0](torch.zeros(1, 3))
+    assert called == ["stack", "network"]
+
+
+def test_networks_of_different_architecture_are_refused() -> None:
+    with pytest.raises(StackError, match="differ in more than their weights"):
+        stack([nn.Linear(3, 4), nn.Linear(3, 5)])
+
+
+def test_an_empty_list_is_refused() -> None:
+    with pytest.raises(StackError, match="empty"):
+        stack([])
+
+
+def test_dropout_does_not_spoil_the_proof_and_is_kept() -> None:
+    models = [nn.Sequential(nn.Linear(6, 8), nn.Dropout(0.5), nn.Linear(8, 2)) for _ in range(2)]
+    stacked = stack(models)
+    dropouts = [module for module in stacked.modules() if isinstance(module, nn.Dropout)]
+    assert [module.p for module in dropouts] == [0.5]
+
+
+def test_swapped_norms_of_foreign_networks_stack() -> None:
+    models = [torchvision.models.resnet18(weights=None, num_classes=4) for _ in range(2)]
+    for model in models:
+        swap_norm(model, NORMS["group"](name="group"))
+    assert stack(models).replicas == 2
+
+
+def test_evaluation_of_a_stack_equals_that_of_its_parts(images: Split) -> None:
+    models = trained(images, [0, 1], "batch", torch.float32, 5)
+    stacked = stack(models).to(memory_format=torch.channels_last)
+    together = evaluate(stacked, images, replicas=2)
+    for replica, model in enumerate(models):
+        alone = evaluate(model.to(memory_format=torch.channels_last), images)
+        assert together.loss[replica] == pytest.approx(alone.loss[0], rel=1e-5)
+        assert together.accuracy[replica] == pytest.approx(alone.accuracy[0], abs=1 / len(images))
+        assert isfinite(alone.loss[0])
