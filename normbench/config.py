@@ -2,13 +2,14 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from enum import Enum
 from math import inf
 from pathlib import Path
 from typing import Any
 
-from normbench.data import DataConfig, ImageSet
+from normbench.data import DataConfig
+from normbench.data.library import Description
 from normbench.errors import UsageError
 from normbench.models import ModelConfig, NormBuilder
 from normbench.norms import Norm, NormConfig
@@ -18,8 +19,8 @@ LIMITS = {"batch": 1_000_000, "seeds": 10_000, "threads": 1024}
 """The largest values that make sense."""
 
 RECIPE = 1
-"""Raised when the same configuration begins to compute something else, so that results of the old
-code are not taken for results of the new."""
+"""Raised when the same configuration begins to compute something else, or a default changes, so
+that results of the old code are not taken for results of the new."""
 
 
 PLACES = ("name", "runs", "device", "threads", "stack", "save_every", "seed", "seeds")
@@ -124,28 +125,44 @@ class Config:
 
         return build
 
-    def identity(self, images: ImageSet) -> dict[str, Any]:
-        """Everything that can change a result, as plain values.
+    def identity(self, images: Description) -> dict[str, Any]:
+        """Everything that makes a result another one, as plain values.
 
-        Left out are where and how it runs (``PLACES``) and which seeds: each seed has a folder of
-        its own. The data set enters by name and content, not by how it was asked for, so that
-        ``data=auto`` and ``data=cifar10`` share results where they are the same.
+        Norm, network, batch, epochs and images are always there; of all other settings those that
+        differ from their defaults, so that a new setting leaves the identity of every earlier
+        result as it was. Left out are where and how it runs (``PLACES``) and which seeds: each seed
+        has a folder of its own. The data set enters by name and content, not by how it was asked
+        for, so that ``data=auto`` and ``data=cifar10`` share results where they are the same.
         """
-        values = asdict(self)
+        own = _changes(self)
         for key in PLACES:
-            del values[key]
-        del values["data"]["source"]
-        values["data"] |= {"name": images.name, "sha256": images.sha256}
+            own.pop(key, None)
         if self.norm_batch == self.batch or not self.norm.batch_dependent:
-            values["norm_batch"] = None
-        return {"recipe": RECIPE, **values}
+            own.pop("norm_batch", None)
+        data = {"name": images.name, "sha256": images.sha256}
+        return {
+            "recipe": RECIPE,
+            "batch": self.batch,
+            "epochs": self.epochs,
+            **own,
+            "norm": {"name": self.norm.name, **_changes(self.norm)},
+            "model": {"name": self.model.name, **_changes(self.model)},
+            "data": {**_changes(self.data), **data},
+            "optim": _changes(self.optim),
+        }
 
-    def digest(self, images: ImageSet) -> str:
+    def digest(self, images: Description) -> str:
         """SHA-256 (hex) of :meth:`identity`."""
-        canonical = json.dumps(self.identity(images), sort_keys=True, default=_plain)
+        canonical = json.dumps(self.identity(images), sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def _plain(value: object) -> object:
-    assert isinstance(value, Enum), f"{value!r} has no canonical form"
-    return value.value
+def _changes(settings: Any) -> dict[str, Any]:
+    """The plain settings of a configuration or a group of it that differ from their defaults."""
+    changed = {}
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        default = field.default if field.default_factory is MISSING else field.default_factory()
+        if not is_dataclass(value) and value != default and field.name not in ("name", "source"):
+            changed[field.name] = value.value if isinstance(value, Enum) else value
+    return changed

@@ -1,4 +1,4 @@
-"""The one kind of error that is a person's to mend."""
+"""What can go wrong that is not a mistake of this program."""
 
 
 class UsageError(ValueError):
@@ -7,3 +7,7 @@ class UsageError(ValueError):
     One line: which key, what was received, what is allowed or what to do. The command line
     prints it without a traceback and leaves with exit code 2.
     """
+
+
+class UnreadableError(ValueError):
+    """A file that does not say what it should; the message says why, in a few words."""

@@ -46,7 +46,8 @@ from claims.networks import (
 )
 from claims.training import CONVERGENCE, FITTING, Trainer
 
-from normbench.store.results import Result, write_text
+from normbench.files import write_text
+from normbench.store.results import Result
 
 SLOT = "blocks.1.norm1"
 """The norm whose input serves as activations of a trained network."""

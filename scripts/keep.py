@@ -10,19 +10,17 @@ names. What is kept already is never removed.
 
 from __future__ import annotations
 
-import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from shutil import copyfile
-from typing import Any
 
 import yaml
 
-from normbench.store.results import read_json, write_json, write_text
-
-PLAN = "sweep.json"
-PLANNED = ("folder", "norm", "batch", "norm_batch", "model", "data", "seeds")
-"""What is copied of a planned cell."""
+from normbench.errors import UnreadableError
+from normbench.files import write_text
+from normbench.store import plan
+from normbench.store.results import read_result, write_result
 
 AS_THEY_ARE = (
     "summary.json",
@@ -37,11 +35,12 @@ def _keep_cell(cell: Path, place: Path) -> None:
         copy = place / path.relative_to(cell)
         copy.parent.mkdir(parents=True, exist_ok=True)
         copyfile(path, copy)
-    for path in sorted(cell.glob("seed-*/result.json")):
-        result = json.loads(path.read_text(encoding="utf-8"))
-        if result.get("error"):  # the error's name is enough; in its text there may be a folder
-            result["error"] = result["error"].partition(":")[0]
-        write_json(place / path.relative_to(cell), result)
+    for folder in sorted(path.parent for path in cell.glob("seed-*/result.json")):
+        result = read_result(folder)
+        assert result is not None
+        if result.error:  # the error's name is enough; in its text there may be a folder
+            result = replace(result, error=result.error.partition(":")[0])
+        write_result(place / folder.name, result)
     written = cell / "config.yaml"
     if not written.is_file():  # it failed before it began
         return
@@ -53,12 +52,11 @@ def _keep_cell(cell: Path, place: Path) -> None:
 
 def _keep_plan(source: Path, target: Path) -> list[str]:
     """Copies the plan; returns the folders of its cells, none where there is no plan."""
-    found = read_json(source / PLAN)
-    entries: list[dict[str, Any]] = found.get("cells", []) if isinstance(found, dict) else []
+    entries = plan.read(source)
     if entries:
-        cells = [{key: entry[key] for key in PLANNED if key in entry} for entry in entries]
-        write_json(target / PLAN, {"cells": cells})
-    return [entry["folder"] for entry in entries]
+        plan.add(target, entries)
+        (target / f".{plan.PLAN}.lock").unlink(missing_ok=True)
+    return [entry.folder for entry in entries]
 
 
 def keep(source: Path, target: Path) -> list[str]:
@@ -83,7 +81,10 @@ def main() -> None:
     if len(sys.argv) != 3:
         sys.exit(__doc__)
     source, target = map(Path, sys.argv[1:])
-    print(*keep(source, target), sep="\n")
+    try:
+        print(*keep(source, target), sep="\n")
+    except UnreadableError as error:
+        sys.exit(f"keep.py: {error}")
 
 
 if __name__ == "__main__":

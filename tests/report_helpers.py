@@ -13,6 +13,7 @@ import yaml
 
 from normbench.config import Config
 from normbench.data import DATA
+from normbench.files import write_json
 from normbench.models import MODELS
 from normbench.norms import NORMS
 from normbench.store import results
@@ -117,7 +118,7 @@ def write_cell(
     settings = settings_of(norm, batch, wanted, changes or {})
     folder = experiment / f"{norm}-b{batch}-{digest_of(settings)}"
     write_text(folder / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
-    results.write_json(folder / "environment.json", ENVIRONMENT)
+    write_json(folder / "environment.json", ENVIRONMENT)
     ended = []
     for seed, accuracy in enumerate(accuracies):
         result = asdict(result_of(seed, accuracy, settings))
@@ -130,7 +131,7 @@ def write_cell(
         if curves and accuracy is not None:
             write_curve(folder / f"seed-{seed}", accuracy, settings["epochs"])
     if summary:
-        results.write_json(
+        write_json(
             folder / "summary.json",
             {
                 "norm": norm,

@@ -10,11 +10,11 @@ from importlib.resources import files
 from typing import Any
 
 import pytest
-import torch
 import yaml
 
 from normbench.config import Config, Precision
-from normbench.data import DATA, ImageSet
+from normbench.data import DATA
+from normbench.data.library import Description
 from normbench.data.sources import AutoConfig, ImagesConfig, SyntheticConfig
 from normbench.errors import UsageError
 from normbench.models import MODELS
@@ -22,7 +22,7 @@ from normbench.models.resnet import ResNetConfig
 from normbench.norms import NORMS
 from normbench.norms.batch import BatchNormConfig
 from normbench.norms.group import GroupNormConfig
-from normbench.training.optim import Schedule, SGDConfig
+from normbench.training.optim import Scaling, Schedule, SGDConfig
 
 REGISTRIES: dict[str, Mapping[str, type[Any]]] = {"norm": NORMS, "model": MODELS, "data": DATA}
 CHOICES: list[tuple[str, type[Any]]] = [
@@ -43,12 +43,11 @@ def config(**values: Any) -> Config:
     return Config(**(parts | values))
 
 
-def image_set(name: str = "toy", sha256: str = "a" * 64) -> ImageSet:
-    nothing = torch.zeros(0, dtype=torch.int64)
-    return ImageSet(name, sha256, ("cat", "dog"), nothing, nothing, nothing, nothing)
+def image_set(name: str = "toy", sha256: str = "a" * 64) -> Description:
+    return Description(name, sha256, ("cat", "dog"), 8, 4, (8, 8))
 
 
-def digest(images: ImageSet | None = None, **values: Any) -> str:
+def digest(images: Description | None = None, **values: Any) -> str:
     return config(**values).digest(images or image_set())
 
 
@@ -176,14 +175,7 @@ def test_the_digest_is_the_same_in_every_process() -> None:
 
     assert identity["recipe"] == 1
     assert not {"name", "runs", "device", "threads", "seed", "seeds", "stack"} & identity.keys()
-    assert identity["data"] == {
-        "name": "toy",
-        "sha256": "a" * 64,
-        "limit": None,
-        "val_fraction": 0.0,
-        "pad": 4,
-        "flip": True,
-    }
+    assert identity["data"] == {"name": "toy", "sha256": "a" * 64}
     assert len(digest()) == 64
 
 
@@ -273,3 +265,52 @@ DOCUMENTED = sorted((cls.__name__, cls) for cls in CLASSES if "__dataclass_field
 )
 def test_every_key_has_a_docstring(cls: type[Any]) -> None:
     assert [name for name, documented in own_fields(cls) if not documented] == []
+
+
+# ---- defaults ----
+
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "": {"norm_batch": None, "epochs": 4, "batch": 32, "precision": Precision.float32},
+    "optim/sgd": {
+        "lr": 0.1,
+        "scaling": Scaling.linear,
+        "scaling_batch": 32,
+        "momentum": 0.9,
+        "nesterov": False,
+        "weight_decay": 5e-4,
+        "decay_norm": True,
+        "label_smoothing": 0.0,
+        "warmup": 0.1,
+        "schedule": Schedule.linear,
+        "steps_at": [0.3, 0.6, 0.9],
+        "step_factor": 0.1,
+    },
+    "data/images": {"limit": None, "val_fraction": 0.0, "pad": 4, "flip": True},
+    "model/resnet": {"depth": 8, "width": 16, "cardinality": 1, "zero_init": False},
+    "model/convnet": {"depth": 3, "width": 16},
+    "norm/batch": {"eps": 1e-5, "affine": True, "momentum": 0.1},
+    "norm/group": {
+        "eps": 1e-5,
+        "affine": True,
+        "groups": "auto",
+        "channels_per_group": None,
+        "max_groups": 32,
+    },
+    "norm/layer": {"eps": 1e-5, "affine": True},
+    "norm/instance": {"eps": 1e-5, "affine": True},
+}
+
+
+@pytest.mark.parametrize("path", list(DEFAULTS))
+def test_a_default_stays_what_it_was_when_results_were_made_with_it(path: str) -> None:
+    """The digest leaves out what is the default: another default would find other results."""
+    made: Any = config() if not path else dict(CHOICES)[path]()
+    assert {key: getattr(made, key) for key in DEFAULTS[path]} == DEFAULTS[path]
+
+
+def test_a_new_setting_at_its_default_leaves_every_digest_as_it_was() -> None:
+    images = image_set()
+    before = config().identity(images)
+    assert before.keys() == {"recipe", "batch", "epochs", "norm", "model", "data", "optim"}
+    assert before["optim"] == {}
+    assert config(optim=SGDConfig(lr=0.2)).identity(images)["optim"] == {"lr": 0.2}

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
-from normbench.data.library import ImageSet
+from normbench.data.library import Description, ImageSet
 from normbench.errors import UsageError
 from normbench.registry import Registry
 
@@ -46,6 +46,19 @@ class DataConfig(ABC):
             raise UsageError(
                 f"data.name={self.name} goes with data=images; data={self.source} has one set only"
             )
+
+    def num_training(self, total: int) -> tuple[int, int]:
+        """How many of ``total`` training images are trained on, and how many are held out."""
+        held_out = round(self.val_fraction * total)
+        return min(total - held_out, self.limit or total), held_out
+
+    @abstractmethod
+    def describe(self) -> Description:
+        """What is known of the images without reading a pixel.
+
+        Raises:
+            UsageError: as :meth:`load` does, but for damaged pixels.
+        """
 
     @abstractmethod
     def load(self) -> ImageSet:

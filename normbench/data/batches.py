@@ -221,8 +221,8 @@ def split(images: ImageSet, config: DataConfig, device: torch.device) -> Splits:
     ``val_fraction`` trains on the same images.
     """
     order = torch.randperm(len(images.train_labels), generator=torch.Generator().manual_seed(0))
-    held_out = round(config.val_fraction * len(order))
-    held, chosen = order[:held_out], order[held_out:][: config.limit]
+    count, held_out = config.num_training(len(order))
+    held, chosen = order[:held_out], order[held_out:][:count]
     mean, std = _mean_and_std(images.train_images)
 
     def part(pixels: Tensor, labels: Tensor, pad: int = 0) -> Split:

@@ -5,8 +5,8 @@ from typing import ClassVar
 
 from normbench.data import library
 from normbench.data.base import DATA, DataConfig
-from normbench.data.library import ImageSet
-from normbench.data.synthetic import draw
+from normbench.data.library import Description, ImageSet
+from normbench.data.synthetic import DESCRIPTION, draw
 from normbench.errors import UsageError
 
 
@@ -17,6 +17,9 @@ class SyntheticConfig(DataConfig):
 
     source: str = "synthetic"
     about: ClassVar[str] = "built in: ten classes of drawn shapes, 10,000 + 2,000 images"
+
+    def describe(self) -> Description:
+        return DESCRIPTION
 
     def load(self) -> ImageSet:
         return draw()
@@ -30,6 +33,9 @@ class Cifar10Config(DataConfig):
     source: str = "cifar10"
     about: ClassVar[str] = "CIFAR-10 (Krizhevsky 2009): 50,000 + 10,000 photographs, ten classes"
 
+    def describe(self) -> Description:
+        return library.describe("cifar10")
+
     def load(self) -> ImageSet:
         return library.load("cifar10")
 
@@ -41,6 +47,9 @@ class Cifar100Config(DataConfig):
 
     source: str = "cifar100"
     about: ClassVar[str] = "CIFAR-100 (Krizhevsky 2009): 50,000 + 10,000 photographs, 100 classes"
+
+    def describe(self) -> Description:
+        return library.describe("cifar100")
 
     def load(self) -> ImageSet:
         return library.load("cifar100")
@@ -54,11 +63,17 @@ class ImagesConfig(DataConfig):
     source: str = "images"
     about: ClassVar[str] = "your own, after `normbench data import PATH --name NAME`"
 
+    def describe(self) -> Description:
+        return library.describe(self._name())
+
     def load(self) -> ImageSet:
+        return library.load(self._name())
+
+    def _name(self) -> str:
         if self.name is None:
             known = ", ".join(entry.name for entry in library.available()) or "none so far"
             raise UsageError(f"data=images needs data.name=NAME; imported: {known}")
-        return library.load(self.name)
+        return self.name
 
 
 @DATA.register("auto")
@@ -69,7 +84,12 @@ class AutoConfig(DataConfig):
     source: str = "auto"
     about: ClassVar[str] = "cifar10 where it has been fetched or imported, else synthetic"
 
+    def describe(self) -> Description:
+        return library.describe("cifar10") if _has_cifar10() else DESCRIPTION
+
     def load(self) -> ImageSet:
-        if any(entry.name == "cifar10" for entry in library.available()):
-            return library.load("cifar10")
-        return draw()
+        return library.load("cifar10") if _has_cifar10() else draw()
+
+
+def _has_cifar10() -> bool:
+    return any(entry.name == "cifar10" for entry in library.available())

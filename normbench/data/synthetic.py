@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from normbench.data.library import ImageSet, content_digest
+from normbench.data.library import Description, ImageSet, content_digest
 
 SIZE = 32
 TRAIN, TEST = 10_000, 2_000
@@ -88,6 +88,17 @@ SHAPES: dict[str, Callable[[Array, Array], Array]] = {
 """Each class: a function of a point that is below zero inside the shape, which fits ±1."""
 
 
+DESCRIPTION = Description(
+    name="synthetic",
+    sha256="69d359b2d39a3b1b4b06d5a233ea1a542b3a598ecc8f02e9ed77956309177093",
+    classes=tuple(SHAPES),
+    num_train=TRAIN,
+    num_test=TEST,
+    image_size=(SIZE, SIZE),
+)
+"""What is known of the set before it is drawn."""
+
+
 @cache
 def draw() -> ImageSet:
     """Draws the whole set: 10,000 training and 2,000 test images, balanced over ten classes."""
@@ -95,8 +106,9 @@ def draw() -> ImageSet:
     test_images, test_labels = _draw(TEST, seed=2)
     classes = tuple(SHAPES)
     digest = content_digest(classes, train_images, train_labels, test_images, test_labels)
+    assert digest == DESCRIPTION.sha256, "the drawing has changed: write down its new digest"
     return ImageSet(
-        name="synthetic",
+        name=DESCRIPTION.name,
         sha256=digest,
         classes=classes,
         train_images=train_images,

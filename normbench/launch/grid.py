@@ -85,7 +85,7 @@ def train_all(arguments: Sequence[str], screen: Screen) -> Cells:
             raise UsageError(in_words(error, own)) from None
         grid = _Grid(master, HydraContext(hydra.config_loader, Callbacks(master)))
         elsewhere = _launcher_of(master) == "submitit_slurm"
-        cells = sweep.plan(grid.cells(own), screen, elsewhere=elsewhere)
+        cells = sweep.planned_cells(grid.cells(own), screen, elsewhere=elsewhere)
         if todo := cells.unfinished():
             sweep.finish(cells, todo, grid.launch, screen)
     return cells

@@ -12,10 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
-
-import torch
 
 from normbench.config import Config
 from normbench.errors import UsageError
@@ -23,13 +20,11 @@ from normbench.run import run as experiment
 from normbench.run.cell import Cell
 from normbench.run.seeds import StoppedError
 from normbench.run.signals import asking
-from normbench.store import results
+from normbench.store import plan
 from normbench.store.lock import HOLDER, SWEEP, HeldError, Holder, holder
-from normbench.store.results import FINISHED
+from normbench.store.plan import PlannedCell
+from normbench.store.results import FAILED, FINISHED, RESULT, KilledError, Result, read_results
 from normbench.terminal.screen import Screen
-
-PLAN = "sweep.json"
-"""The file beside the cells that lists those of all sweeps, the ones not yet begun too."""
 
 GRACE = 3.5
 """Seconds that other processes get to save their state when the sweep is interrupted."""
@@ -62,23 +57,21 @@ class Planned:
 
     @property
     def left(self) -> list[int]:
-        """The seeds that have no result, or a failure."""
-        seeds = self.cell.config.all_seeds
-        return [seed for seed in seeds if not results.is_done(self.cell.seed_folder(seed))]
+        """The seeds that have no result that can be believed, or a failure."""
+        return [
+            seed for seed, result in self._results() if result is None or result.status == FAILED
+        ]
 
     @property
     def finished(self) -> bool:
         """Whether all its seeds have come to a good end."""
-        folders = map(self.cell.seed_folder, self.cell.config.all_seeds)
-        found = [results.read_result(folder) for folder in folders]
-        return all(result is not None and result.status == FINISHED for result in found)
+        return all(result and result.status == FINISHED for _, result in self._results())
 
     @property
     def problem(self) -> str:
         """What keeps it from being finished, in a few words."""
         said: dict[str, list[int]] = {}
-        for seed in self.cell.config.all_seeds:
-            result = results.read_result(self.cell.seed_folder(seed))
+        for seed, result in self._results():
             if result is None:
                 said.setdefault("no result", []).append(seed)
             elif result.status != FINISHED:
@@ -86,23 +79,28 @@ class Planned:
                 said.setdefault(result.error or f"{result.status}{at}", []).append(seed)
         return "; ".join(f"seed {', '.join(map(str, seeds))} {why}" for why, seeds in said.items())
 
+    def _results(self) -> list[tuple[int, Result | None]]:
+        """Each seed that is wanted, and its result as it is on disk now."""
+        found = {result.seed: result for result in read_results(self.directory)}
+        return [(seed, found.get(seed)) for seed in self.cell.config.all_seeds]
+
     @property
     def log(self) -> Path:
         """All that was said of it."""
         return self.directory / experiment.LOG
 
-    def entry(self) -> dict[str, Any]:
+    def entry(self) -> PlannedCell:
         """What the plan says of it."""
         config = self.cell.config
-        return {
-            "folder": self.directory.name,
-            "norm": config.norm.name,
-            "batch": config.batch,
-            "norm_batch": config.norm_batch or config.batch,
-            "model": config.model.title,
-            "data": self.cell.images.name,
-            "seeds": config.all_seeds,
-        }
+        return PlannedCell(
+            folder=self.directory.name,
+            norm=config.norm.name,
+            batch=config.batch,
+            norm_batch=config.norm_batch or config.batch,
+            model=config.model.title,
+            data=self.cell.images.name,
+            seeds=config.all_seeds,
+        )
 
 
 class Cells(list[Planned]):
@@ -122,7 +120,7 @@ class Cells(list[Planned]):
         return Cells(each for each in self if each.left)
 
 
-def plan(
+def planned_cells(
     configs: Iterable[tuple[Config, list[str]]], screen: Screen, *, elsewhere: bool = False
 ) -> Cells:
     """Finds the cells of ``configs``, each once, and writes down which they are.
@@ -140,40 +138,23 @@ def plan(
         for count, (config, overrides) in enumerate(configs):
             planned = Planned(Cell.of(config), overrides)
             if planned.directory not in found and planned.left:
-                device = (
-                    torch.device("cpu") if elsewhere else experiment.choose_device(config.device)
-                )
-                planned.cell.check_fit(planned.cell.splits(device))
+                if not elsewhere:
+                    experiment.choose_device(config.device)
+                planned.cell.check_fit()
             found.setdefault(planned.directory, planned)
             bar.update("planning", count + 1, None)
     cells = Cells(found.values())
-    _write_plan(cells)
-    left = len(cells.unfinished())
-    done = "" if left == len(cells) else f", {len(cells) - left} of them trained already"
-    screen.line(f"{len(cells)} cells{done}: {cells.directory}")
-    return cells
-
-
-def _write_plan(cells: Cells) -> None:
-    """Adds the cells to those of earlier sweeps in the same folder."""
-    path = cells.directory / PLAN
     try:
-        with results.exclusive(path):
-            earlier = results.read_json(path)
-            entries = earlier.get("cells") if isinstance(earlier, dict) else None
-            known = {
-                each["folder"]: each
-                for each in (entries if isinstance(entries, list) else [])
-                if isinstance(each, dict) and isinstance(each.get("folder"), str)
-            }
-            known |= {planned.directory.name: planned.entry() for planned in cells}
-            if list(known.values()) != entries:
-                results.write_json(path, {"cells": list(known.values())})
+        plan.add(cells.directory, [each.entry() for each in cells])
     except OSError as error:
         raise UsageError(
             f"cannot write to {cells.directory}: {error.strerror}; choose another folder with"
             " runs=FOLDER"
         ) from None
+    left = len(cells.unfinished())
+    done = "" if left == len(cells) else f", {len(cells) - left} of them trained already"
+    screen.line(f"{len(cells)} cells{done}: {cells.directory}")
+    return cells
 
 
 def train(config: Config, screen: Screen) -> None:
@@ -196,7 +177,7 @@ def _note_failure(cell: Cell, error: BaseException, details: str) -> None:
     with experiment.held(cell), Screen.to_file(cell.directory / experiment.LOG) as log:
         log.log(details)
         experiment.note_failure(cell, cell.config.all_seeds, error)
-        experiment.write_summary(cell)
+        experiment.write_summary(cell, read_results(cell.directory))
 
 
 def finish(
@@ -230,7 +211,7 @@ def finish(
     for each in suspects:
         if _attempt(cells, Cells([each]), launch) is not None and each.left:
             with suppress(OSError, UsageError):
-                _note_failure(each.cell, results.KilledError(KILLED), KILLED)
+                _note_failure(each.cell, KilledError(KILLED), KILLED)
 
 
 def _failures(planned: Planned) -> list[tuple[int, int]]:
@@ -238,7 +219,7 @@ def _failures(planned: Planned) -> list[tuple[int, int]]:
     found = []
     for seed in planned.left:
         with suppress(OSError):
-            status = (planned.cell.seed_folder(seed) / "result.json").stat()
+            status = (planned.cell.seed_folder(seed) / RESULT).stat()
             found.append((seed, status.st_mtime_ns))
     return found
 

@@ -10,36 +10,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from normbench.errors import UsageError
+from normbench.errors import UnreadableError, UsageError
+from normbench.files import is_locked
 from normbench.report.reading import (
     Moment,
-    UnreadableError,
     check_settings,
     divisor,
     folders,
-    is_held,
-    number,
-    parse_result,
     printable,
     read_curve,
     read_environment,
     read_mapping,
-    short,
-    string,
 )
-from normbench.store.results import FINISHED, Result
+from normbench.store import plan
+from normbench.store.plan import CELL, PlannedCell, string
+from normbench.store.results import FINISHED, Result, number, read_result, short
 
 RUNNING, INTERRUPTED, WAITING = "running", "interrupted", "waiting"
 UNREADABLE = "unreadable"
 
-PLAN = "sweep.json"
-"""The file in an experiment's folder that lists its cells, begun or not."""
-
-_CELL = re.compile(r"(?P<norm>[A-Za-z0-9_]+)-b(?P<batch>[1-9]\d{0,8})-(?P<digest>[0-9a-f]{8})")
 _SEED = re.compile(r"seed-(\d{1,10})")
 _LOCK = ".lock"  # what a run of the cell locks
 _DEPTH = 2  # runs/NAME/CELL
-_MOST_SEEDS, _MOST_IMAGES = 10_000, 10**9
+_MOST_SEEDS = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,12 +134,12 @@ def collect(directory: Path) -> Collection:
     problems: list[str] = []
     try:
         for folder in folders(directory, _DEPTH):
-            plan, problem = _plan(folder)
+            listed, problem = _plan(folder)
             problems += [] if problem is None else [problem]
-            for entry in plan:
+            for entry in listed:
                 place = _place(folder / entry.folder, directory)
                 cells[place] = _cell(folder / entry.folder, place, entry)
-            if _CELL.fullmatch(folder.name):
+            if CELL.fullmatch(folder.name):
                 place = _place(folder, directory)
                 cells.setdefault(place, _cell(folder, place, None))
     except OSError as error:
@@ -175,8 +168,7 @@ def _seed(folder: Path, seed: int, *, held: bool) -> SeedRun:
     """One seed; ``held``: a process is training in its cell."""
     curve = read_curve(folder)
     try:
-        values = read_mapping(folder / "result.json")
-        result = None if values is None else parse_result(values, seed)
+        result = read_result(folder)
     except UnreadableError as error:
         said = str(error).removeprefix("result.json: ")
         problem = f"seed-{seed}/result.json: {said}"
@@ -199,7 +191,7 @@ def _seeds(folder: Path, wanted: Sequence[int]) -> tuple[SeedRun, ...]:
     """The seeds that are wanted and those that are there."""
     found = [_SEED.fullmatch(path.name) for path in folder.glob("seed-*") if path.is_dir()]
     numbers = {int(match[1]) for match in found if match} | set(wanted)
-    held = is_held(folder / _LOCK)
+    held = is_locked(folder / _LOCK)
     runs = [_seed(folder / f"seed-{n}", n, held=held) for n in sorted(numbers)]
     if any(run.state == RUNNING and run.curve for run in runs):
         return tuple(
@@ -215,44 +207,27 @@ def _seeds(folder: Path, wanted: Sequence[int]) -> tuple[SeedRun, ...]:
 def _plan(folder: Path) -> tuple[list[CellRun], str | None]:
     """The cells that a plan in ``folder`` lists, and what is wrong with it."""
     try:
-        entries = (read_mapping(folder / PLAN) or {}).get("cells", [])
-        if not isinstance(entries, list):
-            raise UnreadableError(f"{PLAN}: cells is {short(entries)}")
-        return [_planned(entry) for entry in entries], None
+        return [_planned(entry) for entry in plan.read(folder)], None
     except UnreadableError as error:
         return [], str(error)
 
 
-def _planned(entry: Any) -> CellRun:
+def _planned(entry: PlannedCell) -> CellRun:
     """A cell as a plan lists it; its seeds are all waiting."""
-    match = _CELL.fullmatch(str(entry.get("folder"))) if isinstance(entry, dict) else None
-    if match is None:
-        raise UnreadableError(f"{PLAN}: a cell is {short(entry)}")
-    seeds = entry.get("seeds")
-    try:
-        batch = int(number(entry, "batch", 1, _MOST_IMAGES) or int(match["batch"]))
-        shared = divisor(int(number(entry, "norm_batch", 1, _MOST_IMAGES) or batch), batch)
-    except UnreadableError as error:
-        raise UnreadableError(f"{PLAN}: {error}") from None
-    listed = seeds if isinstance(seeds, list) else []
     return CellRun(
-        folder=match[0],
-        norm=match["norm"],
-        batch=batch,
-        norm_batch=shared,
-        model=string(entry, "model"),
-        data=string(entry, "data"),
-        seeds=tuple(SeedRun(seed=n, state=WAITING) for n in listed if _is_seed(n)),
+        folder=entry.folder,
+        norm=entry.norm,
+        batch=entry.batch,
+        norm_batch=entry.norm_batch,
+        model=entry.model,
+        data=entry.data,
+        seeds=tuple(SeedRun(seed=n, state=WAITING) for n in entry.seeds),
     )
-
-
-def _is_seed(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 32
 
 
 def _cell(folder: Path, place: str, planned: CellRun | None) -> CellRun:
     """The cell in ``folder``, which need not exist if it is planned."""
-    match = _CELL.fullmatch(folder.name)
+    match = CELL.fullmatch(folder.name)
     assert match is not None
     norm, batch = match["norm"], int(match["batch"])
     try:

@@ -13,9 +13,8 @@ from typing import Any
 
 from normbench.config import PLACES
 from normbench.report.collection import CellRun, Collection
-from normbench.report.reading import short
 from normbench.report.regimes import SIGNS, Regime, axis_setting, is_batch_dependent, regimes
-from normbench.store.results import DIVERGED
+from normbench.store.results import DIVERGED, short
 
 NO_PART = frozenset(PLACES)
 """Settings that cannot change a result. Any other setting, known here or not, keeps cells apart

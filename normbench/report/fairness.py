@@ -7,9 +7,9 @@ from normbench.report.analysis import peak_rate
 from normbench.report.comparisons import Comparison, norm_settings
 from normbench.report.defaults import defaults
 from normbench.report.groups import groups_of
-from normbench.report.reading import short
 from normbench.report.regimes import SIGNS
 from normbench.report.wording import axis_value, join, number
+from normbench.store.results import short
 
 UNRECORDED = "not recorded: these cells have no config.yaml, so that it was equal is not known"
 

@@ -6,7 +6,7 @@ from normbench.report.analysis import typical
 from normbench.report.comparisons import Comparison
 from normbench.report.groups import groups_of, has_groups
 from normbench.report.published import Publication
-from normbench.report.reading import short
+from normbench.store.results import short
 
 
 def unlike(comparison: Comparison, publication: Publication) -> list[str]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from normbench.errors import UsageError
+from normbench.files import write_bytes, write_text
 from normbench.report.collection import Collection, collect
 from normbench.report.comparisons import Comparison, compare
 from normbench.report.contents import contents
@@ -16,7 +17,6 @@ from normbench.report.document import Block, Folded, Pictures, to_html, to_markd
 from normbench.report.plotting import Drawing
 from normbench.report.progress import progress, state
 from normbench.report.tables import cell_columns, cell_rows, cells_csv, differences_csv, seeds_csv
-from normbench.store.results import write_atomically, write_text
 from normbench.terminal.screen import Screen
 
 FOLDER = "report"
@@ -63,7 +63,7 @@ def write(
         before = _shown_before(folder)
         for drawing in drawings:
             write_text(folder / f"{drawing.name}.svg", drawing.svg)
-            _write_bytes(folder / f"{drawing.name}.png", drawing.png)
+            write_bytes(folder / f"{drawing.name}.png", drawing.png)
         write_text(folder / "seeds.csv", seeds_csv(collection))
         write_text(folder / "cells.csv", cells_csv(comparisons))
         write_text(folder / "differences.csv", differences_csv(comparisons))
@@ -124,10 +124,3 @@ def _shown_before(folder: Path) -> set[str]:
         return set()
     names = re.findall(r"^!\[.*\]\(([a-z0-9-]+)\.png\)$", text, re.MULTILINE)
     return {name for name in names if (folder / f"{name}.svg").exists()}
-
-
-def _write_bytes(path: Path, content: bytes) -> None:
-    def write(temporary: Path) -> None:
-        temporary.write_bytes(content)
-
-    write_atomically(path, write)

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from normbench.config import Config
-from normbench.data import ImageSet
 from normbench.data.batches import Splits, split
+from normbench.data.library import Description
 from normbench.errors import UsageError
 from normbench.models.inspection import check_statistics, layers
 
@@ -21,20 +21,20 @@ class Cell:
 
     Attributes:
         config: the configuration.
-        images: the data set.
+        images: what is known of the data set; its pixels are loaded and checked for training.
         digest: of everything that can change a result.
         directory: ``RUNS/NAME/NORM-bBATCH-DIGEST``.
     """
 
     config: Config
-    images: ImageSet
+    images: Description
     digest: str
     directory: Path
 
     @classmethod
     def of(cls, config: Config) -> "Cell":
-        """Loads the images and finds the cell's directory, which need not exist."""
-        images = config.data.load()
+        """Finds the cell's directory, which need not exist, without loading a pixel."""
+        images = config.data.describe()
         digest = config.digest(images)
         folder = f"{config.norm.name}-b{config.batch}-{digest[:8]}"
         return cls(config, images, digest, Path(config.runs) / config.name / folder)
@@ -43,8 +43,11 @@ class Cell:
         """The images on ``device``, split; those of the last call are kept for the next cell."""
         key = (self.images.sha256, repr(self.config.data), device)
         if key not in _SPLITS:
+            images = self.config.data.load()
+            if images.sha256 != self.images.sha256:
+                raise UsageError(f"data set {images.name!r} has just been replaced; start again")
             _SPLITS.clear()
-            _SPLITS[key] = split(self.images, self.config.data, device)
+            _SPLITS[key] = split(images, self.config.data, device)
         return _SPLITS[key]
 
     def seed_folder(self, seed: int) -> Path:
@@ -65,24 +68,25 @@ class Cell:
         size = self.config.norm_batch or 2
         count = 2 * size if size <= 8 else 4
         generator = torch.Generator().manual_seed(0)
-        return torch.randn(count, *self.images.test_images.shape[1:], generator=generator)
+        return torch.randn(count, 3, *self.images.image_size, generator=generator)
 
-    def check_fit(self, splits: Splits) -> None:
+    def check_fit(self) -> None:
         """Raises UsageError if batch, images, network and norm do not fit one another."""
         config = self.config
-        if len(splits.train) == 0:
+        count, _ = config.data.num_training(self.images.num_train)
+        if count == 0:
             raise UsageError(
                 f"data.val_fraction={config.data.val_fraction}: leaves no training images of"
-                f" {len(self.images.train_labels):,}; choose a smaller share"
+                f" {self.images.num_train:,}; choose a smaller share"
             )
-        if config.batch > len(splits.train):
+        if config.batch > count:
             raise UsageError(
-                f"batch={config.batch}: larger than the {len(splits.train):,} training images of"
-                f" {self.images.name}; at most {len(splits.train)}"
+                f"batch={config.batch}: larger than the {count:,} training images of"
+                f" {self.images.name}; at most {count}"
             )
-        height, width = splits.test.size
+        height, width = self.images.image_size
         try:
-            infos = layers(self.build_model(config.seed), splits.test.size)
+            infos = layers(self.build_model(config.seed), self.images.image_size)
         except RuntimeError as error:  # for example pooling an image to nothing
             reason = str(error).partition("\n")[0]
             raise UsageError(

@@ -2,7 +2,7 @@
 
 import shutil
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from enum import Enum
@@ -16,17 +16,29 @@ import yaml
 
 from normbench.config import LIMITS, Config
 from normbench.data.batches import Splits
-from normbench.errors import UsageError
+from normbench.errors import UnreadableError, UsageError
+from normbench.files import write_json, write_text
 from normbench.run.cell import Cell
 from normbench.run.placement import Arrangement, Step, fastest, in_lanes
 from normbench.run.seeds import Replicas, StoppedError
 from normbench.run.signals import asking
 from normbench.run.views import show_arrangement, show_header, show_results
-from normbench.store import checkpoint, results
+from normbench.store import checkpoint
 from normbench.store.checkpoint import Checkpoint
 from normbench.store.environment import environment
 from normbench.store.lock import HOLDER, LOCK, holding
-from normbench.store.results import FINISHED, Result
+from normbench.store.results import (
+    FAILED,
+    FINISHED,
+    SUMMARY,
+    Result,
+    failure,
+    is_done,
+    read_result,
+    read_results,
+    summarize,
+    write_result,
+)
 from normbench.terminal.screen import Screen
 from normbench.training.stacking import StackError, stack
 
@@ -74,23 +86,39 @@ def run(config: Config, screen: Screen, *, fresh: bool = False, brief: bool = Fa
     cell = Cell.of(config)
     device = choose_device(config.device)
     _prepare(device)
-    splits = cell.splits(device)
-    cell.check_fit(splits)
+    cell.check_fit()
+    if fresh or not all(is_done(cell.seed_folder(seed)) for seed in config.all_seeds):
+        cell.splits(device)  # before anything is written: the images may be damaged
     with held(cell), screen.logged(cell.directory / LOG):
         if fresh:
             _clear(cell.directory)
-        pending = [seed for seed in config.all_seeds if not results.is_done(cell.seed_folder(seed))]
+        pending = _pending(cell, screen)
         there = len(config.all_seeds) - len(pending)
-        show_header(screen, cell, splits, device, there=there, brief=brief)
+        show_header(screen, cell, device, there=there, brief=brief)
         if pending:
+            splits = cell.splits(device)
             _describe(cell, device)
             _train(cell, splits, pending, screen)
-        summary = write_summary(cell)
+        ended = read_results(cell.directory)
+        summary = write_summary(cell, ended)
         if not brief:
-            show_results(screen, cell)
+            show_results(screen, cell, ended)
     wanted = set(config.all_seeds)
-    ended = [r for r in results.read_results(cell.directory) if r.seed in wanted]
-    return Outcome(summary, config.all_seeds, ended)
+    return Outcome(summary, config.all_seeds, [r for r in ended if r.seed in wanted])
+
+
+def _pending(cell: Cell, screen: Screen) -> list[int]:
+    """The seeds to be trained; says which have results that cannot be believed."""
+    pending = []
+    for seed in cell.config.all_seeds:
+        try:
+            result = read_result(cell.seed_folder(seed))
+        except UnreadableError as error:
+            result = None
+            screen.line(f"seed {seed} is trained again: {cell.seed_folder(seed)}: {error}")
+        if result is None or result.status == FAILED:
+            pending.append(seed)
+    return pending
 
 
 def choose_device(name: str) -> torch.device:
@@ -153,8 +181,8 @@ def _clear(directory: Path) -> None:
 def _describe(cell: Cell, device: torch.device) -> None:
     """Writes what is trained and on what."""
     text = yaml.safe_dump(_plain(asdict(cell.config)), sort_keys=False, allow_unicode=True)
-    results.write_text(cell.directory / "config.yaml", text)
-    results.write_json(cell.directory / "environment.json", environment(device))
+    write_text(cell.directory / "config.yaml", text)
+    write_json(cell.directory / "environment.json", environment(device))
 
 
 def _plain(value: Any) -> Any:
@@ -201,9 +229,9 @@ def note_failure(cell: Cell, seeds: Iterable[int], error: BaseException) -> None
     """Makes ``error`` the result of those ``seeds`` that have none; a later run tries again."""
     for seed in seeds:
         folder = cell.seed_folder(seed)
-        if not results.is_done(folder):
+        if not is_done(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            results.write_result(folder, results.failure(seed, error))
+            write_result(folder, failure(seed, error))
 
 
 @contextmanager
@@ -258,28 +286,32 @@ class _Begun:
 def _begun(cell: Cell, pending: Sequence[int], screen: Screen) -> list[_Begun]:
     """The stacks that have checkpoints and seeds without a result."""
     found: list[_Begun] = []
-
-    def use(kept: Checkpoint) -> None:
-        seeds, threads = kept.values["seeds"], kept.values["threads"]
-        numbers = all(type(number) is int for number in [*seeds, threads])
-        if not numbers or not 1 <= threads <= LIMITS["threads"] or len(seeds) > LIMITS["seeds"]:
-            raise ValueError("its seeds and threads make no sense")
-        if (
-            len(kept.tensors["loss"]) != len(seeds)
-            or cell.seed_folder(seeds[0]) != kept.path.parent
-        ):
-            raise ValueError("is of other seeds")
-        found.append(_Begun(seeds, threads))
-
     for seed in cell.config.all_seeds:
         folder = cell.seed_folder(seed)
-        kept = checkpoint.load(folder, use, screen.line)
-        if kept is None or not set(found[-1].seeds).isdisjoint(pending):
+        if not checkpoint.files(folder):
             continue
-        members = found.pop().seeds  # none of which was asked for now
-        if all(results.is_done(cell.seed_folder(each)) for each in members):
+        begun = _as_begun(checkpoint.head(folder), seed)
+        if begun is None:  # nothing there can be used; loading says why
+            checkpoint.load(folder, _refuse, screen.line)
+        elif not set(begun.seeds).isdisjoint(pending):
+            found.append(begun)
+        elif all(is_done(cell.seed_folder(each)) for each in begun.seeds):
             checkpoint.clear(folder)  # it was killed after its results were written
     return found
+
+
+def _as_begun(head: Mapping[str, Any] | None, seed: int) -> _Begun | None:
+    """Whose checkpoint it is that begins with ``head``; None where that makes no sense."""
+    seeds, threads = (head or {}).get("seeds"), (head or {}).get("threads")
+    if not isinstance(seeds, list) or not 1 <= len(seeds) <= LIMITS["seeds"] or seeds[0] != seed:
+        return None
+    if any(type(number) is not int for number in seeds) or type(threads) is not int:
+        return None
+    return _Begun(seeds, threads) if 1 <= threads <= LIMITS["threads"] else None
+
+
+def _refuse(_: Checkpoint) -> None:
+    raise ValueError("its seeds and threads make no sense")
 
 
 def _arrange(cell: Cell, splits: Splits, seeds: Sequence[int], screen: Screen) -> Arrangement:
@@ -314,7 +346,7 @@ def _arrange(cell: Cell, splits: Splits, seeds: Sequence[int], screen: Screen) -
     return best
 
 
-def write_summary(cell: Cell) -> dict[str, Any]:
+def write_summary(cell: Cell, ended: Sequence[Result]) -> dict[str, Any]:
     """Writes ``summary.json`` from the results of all seeds that are there, and returns it."""
     config = cell.config
     summary: dict[str, Any] = {
@@ -323,8 +355,8 @@ def write_summary(cell: Cell) -> dict[str, Any]:
         "norm_batch": config.norm_batch or config.batch,
         "model": config.model.title,
         "data": {"name": cell.images.name, "sha256": cell.images.sha256},
-        **results.summarize(results.read_results(cell.directory)),
+        **summarize(ended),
         "digest": cell.digest,
     }
-    results.write_json(cell.directory / "summary.json", summary)
+    write_json(cell.directory / SUMMARY, summary)
     return summary

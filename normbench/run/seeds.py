@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from normbench.config import Precision
 from normbench.data.batches import Splits, Training
 from normbench.errors import UsageError
+from normbench.files import write_atomically, write_json
 from normbench.models.inspection import memory_of_step
 from normbench.norms import Norm
 from normbench.run.autosave import Saver
 from normbench.run.cell import Cell
-from normbench.store import results
 from normbench.store.curves import Tracker
 from normbench.store.environment import environment
-from normbench.store.results import DIVERGED, FINISHED, Result
+from normbench.store.results import DIVERGED, FINISHED, Result, is_done, write_result
 from normbench.terminal.screen import Screen
 from normbench.training.loop import evaluate, norm_parameters, step_function, train
 from normbench.training.optim import SGD
@@ -124,7 +124,7 @@ class Replicas:
         trackers = {
             replica: _open_tracker(self.cell, seed, progress, screen)
             for replica, seed in enumerate(self.seeds)
-            if not results.is_done(self.cell.seed_folder(seed))
+            if not is_done(self.cell.seed_folder(seed))
         }
         try:
             self._say_where(trackers)
@@ -164,7 +164,7 @@ class Replicas:
         where = environment(self.splits.train.pixels.device)
         for replica in replicas:
             folder = self.cell.seed_folder(self.seeds[replica])
-            results.write_json(folder / "environment.json", where)
+            write_json(folder / "environment.json", where)
 
     def _resume(self, saver: Saver, screen: Screen) -> Progress:
         """Where training stands: as in the last checkpoint, or at the beginning."""
@@ -215,7 +215,7 @@ class Replicas:
         networks = unstack(self.model) if isinstance(self.model, Stack) else [self.model]
         for replica, seed in enumerate(self.seeds):
             folder = self.cell.seed_folder(seed)
-            if results.is_done(folder):
+            if is_done(folder):
                 continue
             _save_weights(networks[replica], folder)
             result = _result(seed, replica, progress, test, seconds, self.training)
@@ -233,7 +233,7 @@ class Replicas:
                 stacked=len(self.seeds),
                 threads=torch.get_num_threads(),
             )
-            results.write_result(folder, result)
+            write_result(folder, result)
 
     def _decomposition(self, check: Callable[[], None]) -> Decomposition | None:
         """What the running averages cost, where the norm has them."""
@@ -250,7 +250,7 @@ class Replicas:
 
     def _memory(self) -> int:
         """The bytes that a training step of one seed holds."""
-        size = (self.cell.config.batch, *self.cell.images.test_images.shape[1:])
+        size = (self.cell.config.batch, 3, *self.cell.images.image_size)
         labels = torch.zeros(size[0], dtype=torch.int64)
         model = self.cell.build_model(self.seeds[0]).train()
         return memory_of_step(model, torch.zeros(size), labels)
@@ -335,4 +335,4 @@ def _log(tracker: Tracker, metrics: Metrics, replica: int) -> None:
 
 def _save_weights(model: nn.Module, folder: Path) -> None:
     state = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
-    results.write_atomically(folder / "model.safetensors", lambda path: save_file(state, path))
+    write_atomically(folder / "model.safetensors", lambda path: save_file(state, path))

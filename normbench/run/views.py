@@ -1,17 +1,18 @@
 """What a person reads about a cell: its network, what will run, how it ended."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 
 from normbench.config import Config
-from normbench.data.batches import Splits
+from normbench.errors import UnreadableError
 from normbench.models.inspection import LayerInfo, layers
 from normbench.norms.group import GroupNormConfig
 from normbench.run.cell import Cell
 from normbench.run.placement import Arrangement
-from normbench.store import curves, results
+from normbench.store import curves
+from normbench.store.results import Result, summarize
 from normbench.terminal.screen import Screen, duration
 
 
@@ -23,8 +24,7 @@ def show_layers(screen: Screen, config: Config, preface: str = "") -> None:
     """
     cell = Cell.of(config)
     images = cell.images
-    height, width = images.test_images.shape[2:]
-    infos = layers(cell.build_model(config.seed), (height, width))
+    infos = layers(cell.build_model(config.seed), images.image_size)
     for line in preface.splitlines():
         screen.line(line)
     screen.table(
@@ -79,7 +79,6 @@ def _degenerate(info: LayerInfo, config: Config) -> str | None:
 def show_header(
     screen: Screen,
     cell: Cell,
-    splits: Splits,
     device: torch.device,
     *,
     there: int,
@@ -94,12 +93,12 @@ def show_header(
     if brief:
         screen.line(f"{title}, seeds {_seeds(config.all_seeds, there)}: {cell.directory}", "bold")
         return
-    steps = len(splits.train) // config.batch
+    count, _ = config.data.num_training(images.num_train)
     where = f"{config.precision.value} on {device}"
     if device.type == "cpu":
         where += f", {_count(torch.get_num_threads(), 'thread')}"
     data = (
-        f"{images.name}: {len(splits.train):,} training and {len(splits.test):,} test images,"
+        f"{images.name}: {count:,} training and {images.num_test:,} test images,"
         f" {len(images.classes)} classes"
     )
     if config.data.source == "auto" and images.name == "synthetic":
@@ -109,7 +108,7 @@ def show_header(
         title,
         [
             ("data", data),
-            ("steps", f"{_count(config.epochs, 'epoch')} of {steps:,}"),
+            ("steps", f"{_count(config.epochs, 'epoch')} of {count // config.batch:,}"),
             ("rate", f"{config.optim.peak(config.batch):.4g} at its peak"),
             ("seeds", _seeds(config.all_seeds, there)),
             ("where", where),
@@ -165,7 +164,7 @@ def check_curves(screen: Screen, directory: Path, *, rebuild: bool) -> None:
                     curves.rebuild(folder)
                 else:
                     bad.append(folder)
-            except (OSError, ValueError) as error:
+            except (OSError, UnreadableError) as error:
                 screen.line(f"{folder}: the curves cannot be read: {error}")
     for folder in bad:
         screen.line(f"{folder}: TensorBoard's file does not say what {curves.METRICS} says")
@@ -173,10 +172,9 @@ def check_curves(screen: Screen, directory: Path, *, rebuild: bool) -> None:
         screen.line(f"normbench tensorboard --rebuild {directory} makes them anew")
 
 
-def show_results(screen: Screen, cell: Cell) -> None:
-    """Prints a line a seed, their mean, and where the records are."""
+def show_results(screen: Screen, cell: Cell, ended: Sequence[Result]) -> None:
+    """Prints a line a seed of ``ended``, their mean, and where the records are."""
     config = cell.config
-    ended = results.read_results(cell.directory)
     rows = [
         (
             f"seed {r.seed}",
@@ -189,7 +187,7 @@ def show_results(screen: Screen, cell: Cell) -> None:
         )
         for r in ended
     ]
-    summary = results.summarize(ended)
+    summary = summarize(ended)
     screen.table(
         f"{config.norm.name}, batch {config.batch}, {config.model.title} on {cell.images.name}",
         ("", "status", "accuracy", "test loss", "train loss", "images/s", "time"),

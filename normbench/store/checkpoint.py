@@ -21,7 +21,7 @@ from safetensors.torch import save as bytes_of
 from torch import Tensor
 
 from normbench.errors import UsageError
-from normbench.store.results import write_atomically
+from normbench.files import write_atomically
 
 MAGIC = b"normbench checkpoint 1\n"
 KEPT = 2
@@ -32,6 +32,7 @@ DAMAGED = ".damaged"
 
 _NAME = re.compile(r"step-(\d{1,18})\.checkpoint")
 _DIGEST_BYTES = 65  # hexadecimal, and the end of the line
+_LONGEST_HEAD = 1 << 24
 
 
 class DamagedCheckpointError(Exception):
@@ -91,6 +92,23 @@ def files(folder: Path) -> list[Path]:
         (match, path) for path in folder.glob("step-*") if (match := _NAME.fullmatch(path.name))
     ]
     return [path for _, path in sorted(found, key=lambda pair: int(pair[0][1]), reverse=True)]
+
+
+def head(folder: Path) -> Mapping[str, Any] | None:
+    """The values of the newest checkpoint in ``folder`` that says any; nothing is verified.
+
+    Whoever goes on from a checkpoint uses :func:`load`; this only tells what to build for it.
+    """
+    for path in files(folder):
+        with suppress(OSError, ValueError, RecursionError):
+            if not path.is_file():  # a pipe would be waited for
+                continue
+            with path.open("rb") as file:
+                file.seek(len(MAGIC) + _DIGEST_BYTES)
+                values = json.loads(file.readline(_LONGEST_HEAD))
+            if isinstance(values, dict):
+                return values
+    return None
 
 
 def read(path: Path) -> Checkpoint:

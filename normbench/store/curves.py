@@ -17,7 +17,8 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard.summary import hparams
 
-from normbench.store.results import write_atomically, write_json, write_text
+from normbench.errors import UnreadableError
+from normbench.files import LARGE, read_json, read_text, write_bytes, write_json, write_text
 
 HPARAM_METRIC = "eval/accuracy"
 METRICS, HPARAMS, EVENTS = "metrics.jsonl", "hparams.json", "events.out.tfevents."
@@ -153,20 +154,50 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """The lines of ``metrics.jsonl``; a last line that was cut short is left out.
 
     Raises:
-        OSError, ValueError: it cannot be read.
+        UnreadableError: there is no such file, or a line makes no sense.
     """
-    lines = (folder / METRICS).read_text(encoding="utf-8").splitlines(keepends=True)
-    read = [json.loads(line) for line in lines if line.endswith("\n")]
-    if not all(isinstance(line, dict) and isinstance(line.get("step"), int) for line in read):
-        raise ValueError(f"{folder / METRICS}: there are lines without a step")
-    return read
+    read = [parse(line) for line in lines(folder) if line.endswith("\n")]
+    if None in read:
+        raise UnreadableError(f"{METRICS}: there are lines that make no sense")
+    return [line for line in read if line is not None]
+
+
+def lines(folder: Path) -> list[str]:
+    """The lines of ``metrics.jsonl`` with their ends; the last may be half written.
+
+    Raises:
+        UnreadableError: there is no such file, or it is not text.
+    """
+    try:
+        text = read_text(folder / METRICS, LARGE)
+        if text is None:
+            raise UnreadableError("there is no such file")
+    except UnreadableError as error:
+        raise UnreadableError(f"{METRICS}: {error}") from None
+    return text.splitlines(keepends=True)
+
+
+def parse(line: str) -> dict[str, Any] | None:
+    """What one line of ``metrics.jsonl`` says; None where it makes no sense.
+
+    Steps and epochs are there and in range, and everything measured is a finite number.
+    """
+    try:
+        values = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(values, dict) or type(values.get("step")) is not int:
+        return None
+    measured = [value for key, value in values.items() if key in ("epoch", "time") or "/" in key]
+    sound = all(type(value) in (int, float) and abs(value) < 1e300 for value in measured)
+    return values if sound and {"epoch", "time"} <= values.keys() else None
 
 
 def is_sound(folder: Path) -> bool:
     """Whether the event file of a run is, byte by byte, what its JSON files say.
 
     Raises:
-        OSError, ValueError: the JSON files cannot be read.
+        OSError, UnreadableError: the files cannot be read.
     """
     found = list(folder.glob(f"{EVENTS}*"))
     return len(found) == 1 and found[0].read_bytes() == _rendered(folder)
@@ -176,15 +207,11 @@ def rebuild(folder: Path) -> None:
     """Writes the event file of a run anew from its JSON files.
 
     Raises:
-        OSError, ValueError: the JSON files cannot be read, or the event file cannot be written.
+        OSError, UnreadableError: the JSON files cannot be read, or the event file not written.
     """
     content = _rendered(folder)
     new = folder / _new_name()
-
-    def write(path: Path) -> None:
-        path.write_bytes(content)
-
-    write_atomically(new, write)
+    write_bytes(new, content)
     for stale in folder.glob(f"{EVENTS}*"):
         if stale != new:
             stale.unlink()
@@ -194,11 +221,11 @@ def _rendered(folder: Path) -> bytes:
     """What the event file of a run should be."""
     file = BytesIO()
     events = _Events(file)
-    head = json.loads((folder / HPARAMS).read_text(encoding="utf-8"))
+    head = read_json(folder / HPARAMS) or {}
     try:
         events.write_all(head, read_metrics(folder))
-    except (KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{folder}: {HPARAMS} or {METRICS} make no sense: {error}") from None
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UnreadableError(f"{HPARAMS}: it makes no sense: {error}") from None
     events.flush()
     return file.getvalue()
 

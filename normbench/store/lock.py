@@ -1,18 +1,15 @@
 """One process at a time works on a cell: a lock that dies with its holder, and who holds it."""
 
-import json
 import os
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
-from normbench.errors import UsageError
-from normbench.store.results import write_json
+from normbench.errors import UnreadableError, UsageError
+from normbench.files import is_locked, locked, read_json, write_json
 
 LOCK, HOLDER = ".lock", ".holder.json"
 """Files in a cell's directory: what is locked, and who has locked it last."""
@@ -63,47 +60,38 @@ def holding(directory: Path) -> Iterator[None]:
         HeldError: another process holds it; the message says which.
         OSError: the directory cannot be written to.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(directory / LOCK, timeout=PATIENCE)
-    try:
-        lock.acquire(poll_interval=0.02)
-    except Timeout:
-        who = _last(directory) or "another process"
-        raise HeldError(
-            f"{directory}: {who} is training this cell; wait for it, or give this run a name of its"
-            " own with name=NAME"
-        ) from None
-    try:
-        now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-        me = Holder(os.getpid(), platform.node(), now, os.environ.get(SWEEP, ""))
-        write_json(directory / HOLDER, asdict(me))
-        yield
-    finally:
-        with suppress(OSError):
-            (directory / HOLDER).unlink(missing_ok=True)
-        lock.release()
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(directory / LOCK, timeout=PATIENCE))
+        except TimeoutError:
+            who = _last(directory) or "another process"
+            raise HeldError(
+                f"{directory}: {who} is training this cell; wait for it, or give this run a name of"
+                " its own with name=NAME"
+            ) from None
+        try:
+            now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+            me = Holder(os.getpid(), platform.node(), now, os.environ.get(SWEEP, ""))
+            write_json(directory / HOLDER, asdict(me))
+            yield
+        finally:
+            with suppress(OSError):
+                (directory / HOLDER).unlink(missing_ok=True)
 
 
 def holder(directory: Path) -> Holder | None:
     """Who works on a cell right now; None where nobody does. Nothing is written."""
-    if not (directory / LOCK).is_file():
+    if not is_locked(directory / LOCK):
         return None
-    try:
-        lock = FileLock(directory / LOCK, timeout=0)
-        with lock:
-            return None
-    except Timeout:
-        return _last(directory) or Holder(0, "another machine", "some time")
-    except OSError:  # for example a folder that can only be read
-        return None
+    return _last(directory) or Holder(0, "another machine", "some time")
 
 
 def _last(directory: Path) -> Holder | None:
     """The last process that has said that it holds the cell."""
     try:
-        values = json.loads((directory / HOLDER).read_text(encoding="utf-8"))
+        values = read_json(directory / HOLDER) or {}
         pid, sweep = int(values["pid"]), str(values.get("sweep", ""))
         found = Holder(pid, str(values["host"]), str(values["since"]), sweep)
-    except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
+    except (UnreadableError, ValueError, TypeError, KeyError, OverflowError):
         return None
     return found if pid > 0 else None  # a signal to process -1 would reach all there are

@@ -1,25 +1,26 @@
-"""What a run leaves on disk, apart from curves and checkpoints: results, summary, configuration.
+"""How seeds ended: ``result.json`` of each, and a cell's ``summary.json``.
 
-Every file is written beside its place, synced and renamed into it, so that a file that is there is
-whole, whatever was killed when.
+A result says of which cell and seed it is and carries a digest of itself, so that one that was
+copied to another place, edited or cut short is told from the one that training wrote.
 """
 
+import hashlib
 import json
-import os
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from statistics import fmean, stdev
-from threading import Lock
 from typing import Any
 
-from filelock import FileLock
-
-_UMASK = Lock()
+from normbench.errors import UnreadableError
+from normbench.files import read_json, write_json
 
 FINISHED, DIVERGED, FAILED = "finished", "diverged", "failed"
+
+RESULT, SUMMARY = "result.json", "summary.json"
+
+BIG = float(1 << 53)
+"""The largest number that a record has: beyond, not every whole number is one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,113 +71,8 @@ class Result:
     error: str | None = None
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a file so that it is either wholly there or not there at all."""
-
-    def write(temporary: Path) -> None:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-
-    write_atomically(path, write)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes JSON with :func:`write_text`; NaN and infinity are refused."""
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
-    write_text(path, text + "\n")
-
-
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Lets ``write`` make a temporary file, syncs it and renames it to ``path``.
-
-    Raises:
-        OSError: it could not be written; ``path`` is then as it was.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        with _UMASK:  # it can only be read by setting it, and other lanes write too
-            umask = os.umask(0)
-            os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        if error.filename is None:  # a full disk does not say what was being written
-            error.filename = str(path)
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "posix":  # elsewhere a folder cannot be opened
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-def read_result(folder: Path) -> Result | None:
-    """The result in a seed's folder; None where there is none that can be believed."""
-    try:
-        result = Result(**json.loads((folder / "result.json").read_text(encoding="utf-8")))
-        return result if _makes_sense(result) else None
-    except (OSError, ValueError, TypeError, RecursionError):
-        return None
-
-
-def _makes_sense(result: Result) -> bool:
-    """Whether every value is of its type, and every number one: the file may be anybody's."""
-    for field in fields(result):
-        value, kind = getattr(result, field.name), str(field.type)
-        if value is None:
-            fits = "None" in kind
-        elif "float" in kind:
-            fits = type(value) in (int, float) and abs(value) < 1e300
-        elif "int" in kind:
-            fits = type(value) is int and 0 <= value < 2**63
-        else:
-            fits = isinstance(value, str)
-        if not fits:
-            return False
-    return result.status in (FINISHED, DIVERGED, FAILED)
-
-
-def read_json(path: Path) -> Any:
-    """The content of a JSON file; None where there is none that can be read."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-
-
-@contextmanager
-def exclusive(path: Path) -> Iterator[None]:
-    """Keeps others who ask for it too from changing ``path`` meanwhile.
-
-    Raises:
-        OSError: its folder cannot be written to.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_name(f".{path.name}.lock")):
-        yield
-
-
 class KilledError(Exception):
     """A process that trained was killed by another, or by the system."""
-
-
-def is_done(folder: Path) -> bool:
-    """Whether a seed has a result that another run would only repeat; a failure is tried again."""
-    result = read_result(folder)
-    return result is not None and result.status != FAILED
 
 
 def failure(seed: int, error: BaseException) -> Result:
@@ -196,15 +92,112 @@ def failure(seed: int, error: BaseException) -> Result:
     )
 
 
+def write_result(folder: Path, result: Result) -> None:
+    """Writes ``result.json`` into a seed's folder: the last thing a seed does."""
+    values = {**asdict(result), "cell": folder.absolute().parent.name}
+    write_json(folder / RESULT, {**values, "sha256": _digest(values)})
+
+
+def read_result(folder: Path) -> Result | None:
+    """The result in a seed's folder; None where there is none.
+
+    Raises:
+        UnreadableError: it is damaged, was edited, or is of another cell or seed.
+    """
+    values = read_json(folder / RESULT)
+    if values is None:
+        return None
+    try:
+        result = _parsed(values)
+        if f"seed-{result.seed}" != folder.name:
+            raise UnreadableError(f"it is the result of seed {result.seed}")
+        if values.get("cell") != folder.absolute().parent.name:
+            raise UnreadableError(f"it is a result of {short(values.get('cell'))}")
+        if values.pop("sha256", None) != _digest(values):
+            raise UnreadableError("it was changed after it was written: its digest does not fit")
+    except UnreadableError as error:
+        raise UnreadableError(f"{RESULT}: {error}") from None
+    return result
+
+
 def read_results(cell: Path) -> list[Result]:
-    """The results of all seeds of a cell, by seed."""
-    found = [read_result(folder) for folder in cell.glob("seed-*")]
+    """The results of all seeds of a cell that can be believed, by seed."""
+    found = [_believed(folder) for folder in cell.glob("seed-*")]
     return sorted((r for r in found if r is not None), key=lambda result: result.seed)
 
 
-def write_result(folder: Path, result: Result) -> None:
-    """Writes ``result.json``: the last thing a seed does."""
-    write_json(folder / "result.json", asdict(result))
+def is_done(folder: Path) -> bool:
+    """Whether a seed has a result that another run would only repeat; a failure is tried again."""
+    result = _believed(folder)
+    return result is not None and result.status != FAILED
+
+
+def _believed(folder: Path) -> Result | None:
+    try:
+        return read_result(folder)
+    except UnreadableError:
+        return None
+
+
+def _digest(values: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) of plain values."""
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _parsed(values: Mapping[str, Any]) -> Result:
+    """The result that ``values`` describe, every one of its type and in its range."""
+    status = values.get("status")
+    if status not in (FINISHED, DIVERGED, FAILED):
+        raise UnreadableError(f"status is {short(status)}")
+    found = {each.name: _value(values, each.name, str(each.type)) for each in fields(Result)}
+    if status == FINISHED and found["test_accuracy"] is None:
+        raise UnreadableError("test_accuracy is missing")
+    return Result(**found)
+
+
+def _value(values: Mapping[str, Any], key: str, kind: str) -> Any:
+    if "str" in kind:
+        value = values.get(key)
+        return None if value is None else _one_line(str(value))
+    found = number(values, key, 0, 1 if "accuracy" in key else BIG)
+    if found is None and "None" not in kind:
+        raise UnreadableError(f"{key} is missing")
+    if found is None or "float" in kind:
+        return found
+    if found != int(found):
+        raise UnreadableError(f"{key} is {short(values[key])}")
+    return int(found)
+
+
+def number(values: Mapping[str, Any], key: str, low: float, high: float) -> float | None:
+    """A finite number from ``low`` to ``high``, or None.
+
+    Raises:
+        UnreadableError: the value is something else.
+    """
+    value = values.get(key)
+    if value is None:
+        return None
+    plain = isinstance(value, int | float) and not isinstance(value, bool)
+    if not plain or not low <= value <= high:  # NaN is in no range
+        raise UnreadableError(f"{key} is {short(value)}")
+    return float(value)
+
+
+def short(value: object) -> str:
+    """A value as an error quotes it: one line of at most 40 characters."""
+    try:
+        said = repr(value)
+    except ValueError:  # a number of thousands of digits
+        said = "a huge number"
+    return said if len(said) <= 40 else said[:39] + "…"
+
+
+def _one_line(text: str) -> str:
+    """What an error said, on one printable line of at most 300 characters."""
+    said = "".join(c if c.isprintable() else "?" for c in " ".join(text[:10_000].split()))
+    return said if len(said) <= 300 else said[:299] + "…"
 
 
 def summarize(results: Sequence[Result]) -> dict[str, Any]:

@@ -12,9 +12,8 @@ solid body, and show the three faces that meet there:
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from normbench.errors import UsageError
+from normbench.files import write_bytes
 
 if TYPE_CHECKING:  # Matplotlib is imported where it is used: the command line must start fast
     import numpy as np
@@ -288,12 +288,7 @@ def _save(figure: Figure, path: Path) -> None:
     undated = dict.fromkeys(("Software",) if kind == "png" else ("Date", "Creator"))
     content = io.BytesIO()
     figure.savefig(content, format=kind, dpi=200, metadata=undated)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        unfinished.write_bytes(content.getvalue())
-        unfinished.replace(path)
+        write_bytes(path, content.getvalue())
     except OSError as error:
         raise UsageError(f"{path}: cannot write the figure, {error.strerror}") from None
-    finally:
-        with suppress(OSError):
-            unfinished.unlink()

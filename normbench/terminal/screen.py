@@ -39,6 +39,8 @@ PLAIN_WIDTH = 120
 WIDE = 100
 """The width from which a terminal's bar shows everything."""
 
+_NO_LINKS = getattr(os, "O_NOFOLLOW", 0)
+
 _NUMERIC = frozenset("0123456789-+.±")
 
 
@@ -105,7 +107,9 @@ class Screen:
     def logged(self, path: Path) -> Iterator[None]:
         """Within it, all lines go to the end of a file too, as far as it can be written."""
         with suppress(OSError):
-            self._log = path.open("a", encoding="utf-8", buffering=1)
+            # A link that somebody put there must not have us write elsewhere.
+            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | _NO_LINKS, 0o666)
+            self._log = open(handle, "a", encoding="utf-8", buffering=1)  # noqa: PTH123, SIM115
         try:
             yield
         finally:

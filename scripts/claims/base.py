@@ -11,8 +11,10 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from normbench.errors import UnreadableError
+from normbench.files import read_json, write_json
 from normbench.report.statistics import Estimate, estimate
-from normbench.store.results import DIVERGED, Result, read_json, write_json
+from normbench.store.results import DIVERGED, Result
 
 HOLDS = "holds"
 PARTLY = "holds partly"
@@ -104,8 +106,10 @@ class Store:
     @classmethod
     def at(cls, path: Path) -> Store:
         """The store in a file, empty where there is none."""
-        found = read_json(path)
-        values = found.get("measurements") if isinstance(found, dict) else None
+        try:
+            values = (read_json(path) or {}).get("measurements")
+        except UnreadableError:  # measured again
+            values = None
         return cls(path, values if isinstance(values, dict) else {})
 
     def measure(

@@ -11,7 +11,6 @@ import itertools
 import os
 import resource
 import signal
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -89,9 +88,8 @@ def kill_at_write(number: int, phase: str) -> None:
 
         return doing
 
-    for name in ("fsync", "replace", "unlink", "chmod"):
+    for name in ("fsync", "replace", "unlink", "chmod", "open"):
         setattr(os, name, around(getattr(os, name)))
-    tempfile.mkstemp = around(tempfile.mkstemp)
     opened = Path.open
 
     def opening(self: Path, mode: str = "r", *arguments: Any, **keywords: Any) -> Any:

@@ -26,7 +26,7 @@ from PIL import Image
 from normbench.store.curves import is_sound, read_metrics
 
 SECRETS = ("AWS_SECRET_ACCESS_KEY", "GITHUB_TOKEN", "HF_TOKEN", "WANDB_API_KEY", "DB_PASSWORD")
-MEASURED = ("time", "train/images_per_second", "seconds", "images_per_second")
+MEASURED = ("time", "train/images_per_second", "seconds", "images_per_second", "sha256")
 """What a clock says is not the same twice."""
 
 TINY = (

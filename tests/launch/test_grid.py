@@ -102,7 +102,7 @@ def composed(monkeypatch: pytest.MonkeyPatch, *overrides: str) -> list[Config]:
         found.extend(config for config, _ in configs)
         return Cells()
 
-    monkeypatch.setattr(sweep, "plan", plan)
+    monkeypatch.setattr(sweep, "planned_cells", plan)
     train_all(overrides, quiet())
     return found
 
@@ -122,7 +122,7 @@ def composed(monkeypatch: pytest.MonkeyPatch, *overrides: str) -> list[Config]:
 def test_an_experiment_has_the_cells_it_promises(
     monkeypatch: pytest.MonkeyPatch, tiny: list[str], name: str, count: int
 ) -> None:
-    images = load_config(tiny).data.load()
+    images = load_config(tiny).data.describe()
     found = composed(monkeypatch, f"experiment={name}")
 
     assert len({config.digest(images) for config in found}) == count

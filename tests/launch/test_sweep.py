@@ -17,12 +17,20 @@ from normbench.config import Config
 from normbench.errors import UsageError
 from normbench.launch import sweep
 from normbench.launch.compose import load_config
-from normbench.launch.sweep import PLAN, Cells, InterruptedSweepError, Planned, finish, plan, train
+from normbench.launch.sweep import (
+    Cells,
+    InterruptedSweepError,
+    Planned,
+    finish,
+    planned_cells,
+    train,
+)
 from normbench.run import run as experiment
 from normbench.run.seeds import StoppedError
 from normbench.run.signals import SIGNALS
 from normbench.store import checkpoint, results
 from normbench.store.lock import HOLDER, Holder, holding
+from normbench.store.plan import PLAN
 from normbench.store.results import DIVERGED, FAILED, FINISHED, Result
 from normbench.terminal.screen import Screen
 
@@ -48,7 +56,7 @@ def composed(*overrides: str) -> Config:
 def cells(tiny: list[str]) -> Cells:
     config = composed(*tiny)  # composing takes a while
     every = [(replace(config, batch=batch), [*tiny, f"batch={batch}"]) for batch in BATCHES]
-    return plan(every, quiet())
+    return planned_cells(every, quiet())
 
 
 def batch(planned: Planned) -> int:
@@ -60,7 +68,7 @@ def end(planned: Planned, status: str = FINISHED) -> None:
     result = results.failure(0, ValueError("its own"))
     values = {name: getattr(result, name) for name in result.__slots__}
     if status != FAILED:
-        values |= {"status": status, "error": None}
+        values |= {"status": status, "error": None, "test_accuracy": 0.5}
     folder = planned.cell.seed_folder(0)
     folder.mkdir(parents=True, exist_ok=True)
     results.write_result(folder, Result(**values))
@@ -254,7 +262,7 @@ def test_after_a_death_the_sweeps_other_processes_are_waited_for(
 
 def test_an_error_becomes_the_result_and_is_in_the_log(tiny: list[str]) -> None:
     config = load_config([*tiny, "seeds=2"])
-    (cell,) = plan([(config, tiny)], quiet())
+    (cell,) = planned_cells([(config, tiny)], quiet())
     folder = cell.cell.seed_folder(1)
     folder.mkdir(parents=True)
     (folder / "step-000000001.checkpoint").write_text("damaged")
@@ -292,7 +300,7 @@ def test_a_cell_that_a_launcher_has_stopped_has_not_failed(
 
 def test_a_cell_that_another_trains_is_left_alone(tiny: list[str]) -> None:
     config, screen = load_config(tiny), quiet()
-    (cell,) = plan([(config, tiny)], quiet())
+    (cell,) = planned_cells([(config, tiny)], quiet())
     with holding(cell.directory):
         train(config, screen)
 
@@ -325,11 +333,11 @@ def test_the_plan_lists_the_cells_that_are_not_yet_begun_too(cells: Cells) -> No
 def test_a_plan_is_added_to_and_written_only_when_it_changes(cells: Cells, tiny: list[str]) -> None:
     before = (cells.directory / PLAN).stat().st_mtime_ns
     every = [*tiny, "batch=4"]
-    plan([(composed(*every), every)], quiet())
+    planned_cells([(composed(*every), every)], quiet())
     assert (cells.directory / PLAN).stat().st_mtime_ns == before
 
     every = [*tiny, "batch=12"]
-    plan([(composed(*every), every)], quiet())
+    planned_cells([(composed(*every), every)], quiet())
 
     assert [each["batch"] for each in entries(cells)] == [*BATCHES, 12]
 
@@ -342,7 +350,7 @@ def test_a_plan_is_added_to_and_written_only_when_it_changes(cells: Cells, tiny:
 def test_a_damaged_plan_is_written_anew(cells: Cells, tiny: list[str], content: str) -> None:
     (cells.directory / PLAN).write_text(content)
     every = [*tiny, "batch=4"]
-    plan([(composed(*every), every)], quiet())
+    planned_cells([(composed(*every), every)], quiet())
 
     assert [each["batch"] for each in entries(cells)] == [4]
 
@@ -351,7 +359,7 @@ def test_a_folder_that_cannot_be_written_to_is_one_line(tiny: list[str], tmp_pat
     (tmp_path / "file").write_text("")
     every = [*tiny, "runs=file"]
     with pytest.raises(UsageError, match=r"cannot write to file/default: .*runs=FOLDER$"):
-        plan([(composed(*every), every)], quiet())
+        planned_cells([(composed(*every), every)], quiet())
 
 
 def test_what_has_diverged_is_done_and_not_finished(cells: Cells) -> None:

@@ -76,11 +76,12 @@ def test_the_score_is_of_the_whole_test_set_with_the_weights_that_were_kept(
         cell = Cell.of(load_config([*tiny, f"norm={norm}"]))
         model = cell.build_model(0)
         model.load_state_dict(load_file(folder(norm) / "model.safetensors"))
-        pixels = cell.images.train_images.double()
+        loaded = cell.config.data.load()
+        pixels = loaded.train_images.double()
         mean, std = pixels.mean((0, 2, 3)), pixels.std((0, 2, 3), unbiased=False)
-        images = (cell.images.test_images - mean[:, None, None]) / std[:, None, None]
+        images = (loaded.test_images - mean[:, None, None]) / std[:, None, None]
         with torch.inference_mode():
-            right = model.eval()(images.float()).argmax(1) == cell.images.test_labels
+            right = model.eval()(images.float()).argmax(1) == loaded.test_labels
 
         assert summary["test_accuracy"] == [pytest.approx(right.double().mean().item())]
 

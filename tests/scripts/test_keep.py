@@ -2,13 +2,15 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
 
+from normbench.files import write_json
 from normbench.report.collection import WAITING, collect
 from normbench.report.progress import progress
-from normbench.store.results import read_json, write_json
+from normbench.store.results import read_result, write_result
 from tests.report_helpers import write_cell
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
@@ -83,10 +85,11 @@ def test_nothing_of_the_machine_is_kept(tmp_path: Path) -> None:
     done = write_experiment(source)
     config = yaml.safe_load((done / "config.yaml").read_text())
     (done / "config.yaml").write_text(yaml.safe_dump({**config, "runs": "/home/me/runs"}))
-    path = done / "seed-1" / "result.json"
-    failed = {**json.loads(path.read_text()), "status": "failed", "error": "OSError: /home/me/x"}
-    path.write_text(json.dumps(failed))
-    plan = read_json(source / "sweep.json")
+    ended = read_result(done / "seed-1")
+    assert ended is not None
+    failed = replace(ended, status="failed", error="OSError: /home/me/x")
+    write_result(done / "seed-1", failed)
+    plan = json.loads((source / "sweep.json").read_text())
     plan["cells"][0]["host"] = "/home/me"
     write_json(source / "sweep.json", plan)
     (done / "log.txt").write_text("/home/me")
@@ -96,5 +99,7 @@ def test_nothing_of_the_machine_is_kept(tmp_path: Path) -> None:
     kept = [path for path in target.rglob("*") if path.is_file()]
     assert not [path for path in kept if "/home" in path.read_text() or "me/" in path.read_text()]
     assert not {path.name for path in kept} & {"log.txt", "model.safetensors"}
-    assert read_json(target / done.name / "seed-1" / "result.json")["error"] == "OSError"
-    assert len(read_json(target / "sweep.json")["cells"]) == 3
+    kept_result = read_result(target / done.name / "seed-1")
+    assert kept_result is not None
+    assert kept_result.error == "OSError"
+    assert len(json.loads((target / "sweep.json").read_text())["cells"]) == 3

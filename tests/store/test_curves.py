@@ -197,7 +197,8 @@ def test_starting_over_replaces_the_earlier_records(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("cut", [1, 5, 30])
 def test_a_last_line_that_was_cut_is_left_out(tmp_path: Path, cut: int) -> None:
-    lines = [json.dumps({"step": step, "epoch": step / 4, "train/loss": 2.0}) for step in (1, 2, 3)]
+    line = {"time": 1.0, "train/loss": 2.0}
+    lines = [json.dumps({"step": step, "epoch": step / 4, **line}) for step in (1, 2, 3)]
     text = "\n".join(lines) + "\n"
     (tmp_path / "metrics.jsonl").write_text(text[:-cut], encoding="utf-8")
 

@@ -1,20 +1,15 @@
 """Records: whole or not there, JSON that everyone can read, and honest intervals."""
 
 import json
-import os
-import signal
-import stat
-import subprocess
-import sys
-import threading
-import time
-from dataclasses import asdict
+from dataclasses import asdict, fields, replace
 from pathlib import Path
+from shutil import copyfile
 
 import numpy as np
 import pytest
 from scipy import stats
 
+from normbench.errors import UnreadableError
 from normbench.store import results
 from normbench.store.results import DIVERGED, FAILED, FINISHED, Result
 
@@ -34,94 +29,6 @@ def result(seed: int = 0, accuracy: float | None = 0.5, status: str = FINISHED) 
     )
 
 
-# ---- one file at a time ----
-
-
-def test_a_written_file_has_the_content_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
-    results.write_text(tmp_path / "deep" / "note.txt", "γ = 1\n")
-
-    assert (tmp_path / "deep" / "note.txt").read_text(encoding="utf-8") == "γ = 1\n"
-    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["note.txt"]
-
-
-@pytest.mark.skipif(os.name != "posix", reason="permissions are POSIX's")
-def test_a_written_file_has_ordinary_permissions(tmp_path: Path) -> None:
-    before = os.umask(0o027)
-    try:
-        results.write_text(tmp_path / "a.txt", "a")
-        assert os.umask(0o027) == 0o027, "the umask is put back"
-    finally:
-        os.umask(before)
-
-    assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == 0o640
-
-
-@pytest.mark.parametrize("there_before", [True, False])
-def test_an_exception_while_writing_leaves_the_old_file_and_no_other(
-    tmp_path: Path, there_before: bool
-) -> None:
-    path = tmp_path / "a.json"
-    if there_before:
-        path.write_text("old")
-
-    def half(temporary: Path) -> None:
-        temporary.write_text("ne")
-        raise OSError(28, "No space left on device")
-
-    with pytest.raises(OSError, match="No space left"):
-        results.write_atomically(path, half)
-
-    assert [p.name for p in tmp_path.iterdir()] == (["a.json"] if there_before else [])
-    if there_before:
-        assert path.read_text() == "old"
-
-
-def test_an_interruption_while_writing_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
-    path = tmp_path / "a.json"
-    path.write_text("old")
-
-    def interrupted(temporary: Path) -> None:
-        temporary.write_text("ne")
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        results.write_atomically(path, interrupted)
-
-    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"a.json": "old"}
-
-
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
-def test_sigkill_at_any_moment_leaves_the_old_or_the_new_file(tmp_path: Path) -> None:
-    path = tmp_path / "a.json"
-    results.write_json(path, {"n": -1, "filler": ""})
-    program = (
-        "import sys; from pathlib import Path; from normbench.store import results\n"
-        "for n in range(10**9):\n"
-        "    results.write_json(Path(sys.argv[1]), {'n': n, 'filler': 'x' * 200_000})\n"
-        "    if n == 3: print('going', flush=True)\n"
-    )
-    for delay in (0.0, 0.003, 0.011, 0.017):
-        with subprocess.Popen(
-            [sys.executable, "-c", program, str(path)], stdout=subprocess.PIPE
-        ) as child:
-            assert child.stdout is not None
-            assert child.stdout.readline() == b"going\n"
-            time.sleep(delay)
-            child.kill()
-
-        content = json.loads(path.read_text())
-        assert content["n"] >= 3
-        assert len(content["filler"]) == 200_000
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), [1.0, {"a": -float("inf")}]])
-def test_what_is_not_finite_is_refused_and_nothing_written(tmp_path: Path, value: object) -> None:
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        results.write_json(tmp_path / "a.json", value)
-
-    assert list(tmp_path.iterdir()) == []
-
-
 # ---- results ----
 
 
@@ -130,6 +37,19 @@ def test_a_result_is_read_back_as_it_was_written(tmp_path: Path) -> None:
     results.write_result(tmp_path / "seed-3", written)
 
     assert results.read_result(tmp_path / "seed-3") == written
+
+
+def test_every_value_of_a_result_is_read_back(tmp_path: Path) -> None:
+    full = {
+        **asdict(result(0, 0.5)),
+        "test_accuracy_reestimated": 0.6, "test_accuracy_batch": 0.4, "val_accuracy": 0.3,
+        "train_accuracy": 0.7, "memory_bytes": 9, "stacked": 3, "threads": 2, "diverged_at": 5,
+        "error": "why",
+    }  # fmt: skip
+    assert None not in full.values(), "a value for every field, or this test is blind"
+    results.write_result(tmp_path / "seed-0", Result(**full))
+
+    assert results.read_result(tmp_path / "seed-0") == Result(**full)
 
 
 @pytest.mark.parametrize(
@@ -141,28 +61,53 @@ def test_a_result_is_read_back_as_it_was_written(tmp_path: Path) -> None:
         "[]",
         "3",
         '{"seed": 0}',
-        '{"seed": 0, "surprise": 1}',
         "\x00\x00\x00",
         json.dumps(asdict(result()))[:-7],
-        json.dumps(asdict(result()) | {"unknown": 1}),
+        json.dumps(asdict(result())),
+        "[" * 100_000,
     ],
 )
-def test_a_damaged_result_is_none(tmp_path: Path, text: str) -> None:
-    (tmp_path / "result.json").write_text(text)
+def test_a_damaged_result_is_not_believed(tmp_path: Path, text: str) -> None:
+    (tmp_path / "seed-0").mkdir()
+    (tmp_path / "seed-0" / "result.json").write_text(text)
 
-    assert results.read_result(tmp_path) is None
-
-
-def test_a_result_in_another_encoding_is_none(tmp_path: Path) -> None:
-    (tmp_path / "result.json").write_bytes(b"\xff\xfe{\x00}")
-
-    assert results.read_result(tmp_path) is None
+    with pytest.raises(UnreadableError, match=r"^result.json: "):
+        results.read_result(tmp_path / "seed-0")
+    assert not results.is_done(tmp_path / "seed-0")
+    assert results.read_results(tmp_path) == []
 
 
 def test_no_result_is_none(tmp_path: Path) -> None:
     assert results.read_result(tmp_path / "nowhere") is None
-    (tmp_path / "result.json").mkdir()
-    assert results.read_result(tmp_path) is None
+
+
+def test_a_result_is_believed_in_its_own_place_only(tmp_path: Path) -> None:
+    own, other, elsewhere = (
+        tmp_path / "group-b2-1a2b3c4d" / "seed-0",
+        tmp_path / "group-b2-1a2b3c4d" / "seed-1",
+        tmp_path / "batch-b2-1a2b3c4d" / "seed-0",
+    )
+    results.write_result(own, result(0, 0.5))
+    for place, why in ((other, "the result of seed 0"), (elsewhere, "a result of 'group-b2-")):
+        place.mkdir(parents=True)
+        copyfile(own / "result.json", place / "result.json")
+        with pytest.raises(UnreadableError, match=why):
+            results.read_result(place)
+        assert not results.is_done(place)
+    assert results.is_done(own)
+
+
+@pytest.mark.parametrize("key", [field.name for field in fields(Result)] + ["more"])
+def test_a_result_that_was_edited_is_not_believed(tmp_path: Path, key: str) -> None:
+    folder = tmp_path / "seed-0"
+    results.write_result(folder, result(0, 0.5))
+    path = folder / "result.json"
+    values = json.loads(path.read_text())
+    values[key] = {"seed": 1, "status": "diverged", "error": "x"}.get(key, 0.25)
+    path.write_text(json.dumps(values))
+
+    with pytest.raises(UnreadableError):
+        results.read_result(folder)
 
 
 def test_results_come_in_the_order_of_the_numbers(tmp_path: Path) -> None:
@@ -255,17 +200,17 @@ def test_fewer_than_two_values_have_no_interval(values: list[float]) -> None:
 )
 def test_a_seed_is_done_unless_it_failed(tmp_path: Path, status: str | None, done: bool) -> None:
     if status is not None:
-        results.write_result(tmp_path, result(status=status))
+        results.write_result(tmp_path / "seed-0", result(status=status))
 
-    assert results.is_done(tmp_path) is done
+    assert results.is_done(tmp_path / "seed-0") is done
 
 
 def test_a_damaged_result_is_not_done(tmp_path: Path) -> None:
-    results.write_result(tmp_path, result())
-    path = tmp_path / "result.json"
+    results.write_result(tmp_path / "seed-0", result())
+    path = tmp_path / "seed-0" / "result.json"
     path.write_text(path.read_text()[:-9])
 
-    assert not results.is_done(tmp_path)
+    assert not results.is_done(tmp_path / "seed-0")
 
 
 @pytest.mark.parametrize(
@@ -279,65 +224,11 @@ def test_a_damaged_result_is_not_done(tmp_path: Path) -> None:
 )
 def test_a_failure_says_why_in_one_line(tmp_path: Path, error: Exception, said: str) -> None:
     failed = results.failure(3, error)
-    results.write_result(tmp_path, failed)
+    results.write_result(tmp_path / "seed-3", failed)
 
     assert (failed.seed, failed.status, failed.error) == (3, FAILED, said)
     assert failed.test_accuracy is None
-    assert results.read_result(tmp_path) == failed
-
-
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[" * 100_000, b"{}x", None])
-def test_json_that_cannot_be_read_is_none(tmp_path: Path, content: bytes | None) -> None:
-    path = tmp_path / "a.json"
-    if content is None:
-        path.mkdir()
-    else:
-        path.write_bytes(content)
-
-    assert results.read_json(path) is None
-    assert results.read_json(tmp_path / "nowhere.json") is None
-
-
-def test_json_is_read_as_it_was_written(tmp_path: Path) -> None:
-    results.write_json(tmp_path / "a.json", {"γ": [1, None, 0.1]})
-
-    assert results.read_json(tmp_path / "a.json") == {"γ": [1, None, 0.1]}
-
-
-def test_of_those_who_ask_to_change_a_file_one_at_a_time_does(tmp_path: Path) -> None:
-    path = tmp_path / "deep" / "count.json"
-
-    def count() -> None:
-        for _ in range(20):
-            with results.exclusive(path):
-                results.write_json(path, (results.read_json(path) or 0) + 1)
-
-    threads = [threading.Thread(target=count) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-
-    assert results.read_json(path) == 60
-
-
-def test_a_process_that_was_killed_keeps_nobody_from_changing_a_file(tmp_path: Path) -> None:
-    program = (
-        "import sys; from pathlib import Path; from normbench.store import results\n"
-        "with results.exclusive(Path(sys.argv[1])): print('in', flush=True); sys.stdin.read()\n"
-    )
-    path = tmp_path / "a.json"
-    with subprocess.Popen(
-        [sys.executable, "-c", program, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as child:
-        assert child.stdout is not None
-        assert child.stdout.readline() == b"in\n"
-        child.kill()
-        child.wait()
-        with results.exclusive(path):
-            results.write_json(path, 1)
-
-    assert results.read_json(path) == 1
+    assert results.read_result(tmp_path / "seed-3") == failed
 
 
 @pytest.mark.parametrize(
@@ -351,7 +242,10 @@ def test_a_process_that_was_killed_keeps_nobody_from_changing_a_file(tmp_path: P
         {"test_loss": float("inf")},
         {"seconds": None},
         {"status": "excellent"},
-        {"error": ["x"]},
+        {"test_accuracy": 7.5},
+        {"test_accuracy": None},
+        {"val_accuracy": -0.1},
+        {"epochs": -1},
         {"memory_bytes": 1.5},
     ],
     ids=str,
@@ -359,14 +253,33 @@ def test_a_process_that_was_killed_keeps_nobody_from_changing_a_file(tmp_path: P
 def test_a_result_of_other_types_is_not_believed(
     tmp_path: Path, changed: dict[str, object]
 ) -> None:
-    results.write_result(tmp_path, result(0))
-    path = tmp_path / "result.json"
-    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | changed))
+    """Not even with a digest that fits: the file may be anybody's."""
+    folder = tmp_path / "seed-0"
+    values = {**asdict(result(0)), "cell": tmp_path.name, **changed}
+    folder.mkdir()
+    text = json.dumps({**values, "sha256": results._digest(values)})
+    (folder / "result.json").write_text(text)
 
-    assert results.read_result(tmp_path) is None
+    with pytest.raises(UnreadableError, match=next(iter(changed))):
+        results.read_result(folder)
 
 
-def test_a_result_without_end_is_not_believed(tmp_path: Path) -> None:
-    (tmp_path / "result.json").write_text("[" * 100_000)
+def test_why_a_seed_failed_is_one_line(tmp_path: Path) -> None:
+    for seed, (error, said) in enumerate(
+        [
+            ("OSError: no space\nleft", "OSError: no space left"),
+            ("x" * 1000, "x" * 299 + "…"),
+            ("\x1b[31mred", "?[31mred"),
+        ]
+    ):
+        ended = replace(result(seed, None, FAILED), error=error)
+        results.write_result(tmp_path / f"seed-{seed}", ended)
+        found = results.read_result(tmp_path / f"seed-{seed}")
+        assert found is not None
+        assert found.error == said
 
-    assert results.read_result(tmp_path) is None
+
+def test_values_are_quoted_on_one_short_line() -> None:
+    assert results.short("a\nb") == r"'a\nb'"
+    assert len(results.short("x" * 1000)) == 40
+    assert results.short([10**5000]) == "a huge number"

@@ -2,28 +2,36 @@
 
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
-from filelock import FileLock
 from platformdirs import user_data_path
 from safetensors import SafetensorError
 
 from normbench.data.library import image_set
-from normbench.data.library.image_set import DamageError, Entry, ImageSet, content_digest
+from normbench.data.library.image_set import (
+    DamageError,
+    Description,
+    Entry,
+    ImageSet,
+    content_digest,
+)
 from normbench.errors import UsageError
+from normbench.files import locked
 
 __all__ = [
     "DOWNLOADABLE",
     "NAME",
     "RESERVED",
     "DamagedError",
+    "Description",
     "Entry",
     "ImageSet",
     "available",
     "check_name",
     "content_digest",
+    "describe",
     "find",
     "load",
     "lock",
@@ -72,18 +80,22 @@ def check_name(name: str) -> str:
     return name
 
 
-@contextmanager
-def lock(name: str) -> Iterator[None]:
+def lock(name: str) -> AbstractContextManager[None]:
     """Holds a name against other processes, so that looking for it and saving it are one step."""
-    path = root() / ".locks" / f"{name}.lock"
-    held = FileLock(path)
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        held.acquire()
-    try:
+    return locking(root() / ".locks" / f"{name}.lock")
+
+
+@contextmanager
+def locking(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Holds the lock ``path`` in the library; ``waiting`` is called if another process has it.
+
+    Raises:
+        UsageError: the folder cannot be written to.
+    """
+    with ExitStack() as stack:
+        with writing(path):
+            stack.enter_context(locked(path, waiting=waiting))
         yield
-    finally:
-        held.release()
 
 
 @contextmanager
@@ -121,20 +133,43 @@ def load(name: str) -> ImageSet:
         UsageError: it is not on this machine; names the commands that bring it.
         DamagedError: its file is not what was saved.
     """
+    path = _present(name)
+    status = path.stat()
+    key = (path, status.st_ino, status.st_size, status.st_mtime_ns)
+    with _naming_damage(name, path):
+        if key not in _LOADED:  # a sweep's cells have the same images
+            images = image_set.read(path)
+            _LOADED.clear()
+            _LOADED[key] = images
+        return _LOADED[key]
+
+
+def describe(name: str) -> Description:
+    """What a data set's header says; its pixels are neither read nor checked.
+
+    Raises:
+        UsageError, DamagedError: as :func:`load` does.
+    """
+    path = _present(name)
+    with _naming_damage(name, path):
+        return image_set.read_header(path).description
+
+
+def _present(name: str) -> Path:
+    """The file of a data set; raises UsageError where there is none."""
     path = _path(name)
     if not path.is_file():
         there = ", ".join(entry.name for entry in available()) or "none"
         raise UsageError(
             f"data set {name!r} is not on this machine ({root()} has: {there}): {_bring(name)}"
         )
-    status = path.stat()
-    key = (path, status.st_ino, status.st_size, status.st_mtime_ns)
+    return path
+
+
+@contextmanager
+def _naming_damage(name: str, path: Path) -> Iterator[None]:
     try:
-        if key not in _LOADED:  # a sweep's cells have the same images
-            images = image_set.read(path)
-            _LOADED.clear()
-            _LOADED[key] = images
-        return _LOADED[key]
+        yield
     except DamageError as damage:
         raise DamagedError(
             f"data set {name!r} is damaged ({path}: {damage}): delete the file and {_bring(name)}"

@@ -17,8 +17,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from filelock import FileLock, Timeout
-
 from normbench.data import library
 from normbench.data.library import importing
 from normbench.data.library.importing import Imported, Progress, silent
@@ -151,18 +149,12 @@ def _archive_url(mirror: str, archive: str) -> str:
 @contextmanager
 def _alone(path: Path, name: str, progress: Progress) -> Iterator[None]:
     """Holds the download against other processes, saying so where it has to wait for one."""
-    lock = FileLock(path)
-    with library.writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            progress(f"waiting for another process that is fetching {name}", 0, None)
-            lock.acquire()
-    try:
+
+    def waiting() -> None:
+        progress(f"waiting for another process that is fetching {name}", 0, None)
+
+    with library.locking(path, waiting):
         yield
-    finally:
-        lock.release()
 
 
 def _download(name: str, source: Source, partial: Path, timeout: float, progress: Progress) -> str:

@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import secrets
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError, safe_open
 
 from normbench.errors import UsageError
+from normbench.files import sweep, write_atomically
 
 if TYPE_CHECKING:  # listing the data sets reads headers only, and must not wait for torch
     from torch import Tensor
@@ -28,7 +26,26 @@ SUFFIX = ".safetensors"
 
 _FORMAT = "normbench-images-1"
 _PARTS = ("train_images", "train_labels", "test_images", "test_labels")
-_STALE_SECONDS = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What is known of a data set without reading a pixel.
+
+    Attributes:
+        name: what ``data.name`` calls it.
+        sha256: the content digest it claims; whoever loads the pixels checks it.
+        classes: class names in label order.
+        num_train, num_test: images in each part.
+        image_size: height and width, in pixels.
+    """
+
+    name: str
+    sha256: str
+    classes: tuple[str, ...]
+    num_train: int
+    num_test: int
+    image_size: tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +69,13 @@ class ImageSet:
     train_labels: Tensor
     test_images: Tensor
     test_labels: Tensor
+
+    @property
+    def description(self) -> Description:
+        """What is known without the pixels."""
+        height, width = self.test_images.shape[2:]
+        counts = len(self.train_labels), len(self.test_labels)
+        return Description(self.name, self.sha256, self.classes, *counts, (height, width))
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +104,12 @@ class Entry:
     num_train: int = 0
     num_test: int = 0
     image_size: tuple[int, int] = (0, 0)
+
+    @property
+    def description(self) -> Description:
+        """What a run needs to know of a sound data set before it loads it."""
+        counts = self.num_train, self.num_test
+        return Description(self.name, self.sha256, self.classes, *counts, self.image_size)
 
 
 class DamageError(Exception):
@@ -129,18 +159,8 @@ def write(path: Path, images: ImageSet, source: str) -> None:
     classes = json.dumps(images.classes)
     metadata = {"format": _FORMAT, "classes": classes, "source": source, "sha256": digest}
     path.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(path.parent)
-    temporary = path.parent / f".{images.name}.{secrets.token_hex(8)}.tmp"
-    temporary.touch(exist_ok=False)
-    rights = temporary.stat().st_mode  # of any new file; its writer makes it the user's alone
-    try:
-        save_file(tensors, temporary, metadata)
-        temporary.chmod(rights)
-        _sync(temporary)
-        temporary.replace(path)
-        _sync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+    sweep(path.parent)
+    write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata))
 
 
 def read(path: Path) -> ImageSet:
@@ -229,22 +249,3 @@ def _opened(path: Path, framework: str) -> Iterator[Any]:
             yield file
     except (SafetensorError, OSError, UnicodeDecodeError) as error:
         raise DamageError(" ".join(str(error).split()) or type(error).__name__) from None
-
-
-def _sync(path: Path) -> None:
-    """Has the system put a file or folder on the disk before anything relies on it."""
-    if path.is_dir() and os.name == "nt":  # Windows cannot open a folder, and needs no such step
-        return
-    handle = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _sweep(folder: Path) -> None:
-    """Removes what a killed `save` left. A younger file may belong to one that is still writing."""
-    for leftover in folder.glob(".*.tmp"):
-        with suppress(FileNotFoundError):  # another has just renamed or removed it
-            if time.time() - leftover.stat().st_mtime > _STALE_SECONDS:
-                leftover.unlink()
