@@ -1,18 +1,29 @@
 """The house: imports go downward, and each outside library has one door."""
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import normbench
+from normbench.data import DATA
+from normbench.models import MODELS
+from normbench.norms import NORMS
 
 PACKAGE = Path(normbench.__file__).parent
 ROOT = Path(__file__).parents[1]
 MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
+ROOMS = sorted(
+    {path.parent.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*/__init__.py")}
+    - {"configs"}
+)
+DRAWING = (normbench.__doc__ or "").partition("::\n\n")[2].partition("\n\n")[0]
 
 # Who may import what. "torch.utils.tensorboard" is TensorBoard, too.
 DOORS = {
@@ -41,6 +52,12 @@ def imported(path: Path) -> Iterator[tuple[str, bool]]:
             assert node.level == 0, f"{path}: relative import"
             for alias in node.names:
                 yield f"{node.module}.{alias.name}", id(node) in at_once
+
+
+def read_toml() -> dict[str, Any]:
+    if not (ROOT / "pyproject.toml").exists():
+        pytest.skip("runs without its source tree")
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
 def below(name: str, library: str) -> bool:
@@ -83,13 +100,57 @@ def test_the_contracts_of_import_linter_hold() -> None:
     assert "KEPT" in done.stdout
 
 
-def test_import_linter_knows_every_module() -> None:
-    if not (ROOT / "pyproject.toml").exists():
-        pytest.skip("runs without its source tree")
-    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    parts = {module.partition("/")[0].removesuffix(".py") for module in MODULES} - {"__init__"}
+def house(text: str) -> list[set[str]]:
+    """The floors of a drawing, from the top down, each with its rooms and modules."""
+    floors: list[set[str]] = []
+    for number, name in re.findall(r"^ *(\d )? *(\w+(?:/|\.py))  +\S", text, re.MULTILINE):
+        if number:
+            floors.append(set())
+        assert name not in set().union(*floors), f"{name} is drawn twice"
+        floors[-1].add(name.removesuffix("/").removesuffix(".py"))
+    return floors
 
-    assert [part for part in sorted(parts) if f"normbench.{part}" not in text] == []
+
+def test_the_drawing_has_every_room_once() -> None:
+    parts = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
+    rooms = {path.parent.name for path in PACKAGE.glob("*/__init__.py")} - {"configs"}
+
+    assert set().union(*house(DRAWING)) == parts | rooms
+
+
+def test_the_floors_are_those_of_the_import_contract() -> None:
+    contract, *_ = read_toml()["tool"]["importlinter"]["contracts"]
+    floors = [set(re.findall(r"normbench\.(\w+)", layer)) for layer in contract["layers"]]
+
+    assert house(DRAWING) == floors
+
+
+def test_contributing_has_the_same_drawing() -> None:
+    if not (ROOT / "CONTRIBUTING.md").exists():
+        pytest.skip("runs without its source tree")
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    (drawing,) = re.findall(r"```text\n(1 .*?)```", text, re.DOTALL)
+
+    assert drawing.split() == DRAWING.split()
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_s_docstring_names_each_of_its_modules_once(room: str) -> None:
+    """All but the choices, which are found by their names: a new one is a file and no more."""
+    folder = PACKAGE / room
+    choices = {
+        f"{cls.__module__.rpartition('.')[2]}.py"
+        for registry in (NORMS, MODELS, DATA)
+        for cls in registry.values()
+    }
+    inside = [path.name for path in folder.glob("*.py") if path.name != "__init__.py"]
+    inside += [f"{path.parent.name}/" for path in folder.glob("*/__init__.py")]
+    tree = ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))
+    drawing = (ast.get_docstring(tree, clean=False) or "").partition("::\n")[2]
+    named = re.findall(r"  (\w+(?:\.py|/))  ", drawing)
+
+    assert sorted(set(named) - choices) == sorted(set(inside) - choices)
+    assert len(named) == len(set(named))
 
 
 @pytest.mark.parametrize(

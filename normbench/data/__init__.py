@@ -1,4 +1,12 @@
-"""The images. A new source is a class in this package and a file in ``configs/data``."""
+"""The images. A new source is a class in this package and a file in ``configs/data``.
+
+From the top down::
+
+    batches.py      the epoch plan: order, crops and flips, from (seed, epoch) alone
+    base.py         what all sources share: the configuration
+    synthetic.py    the built-in images
+    library/        the data sets on this machine: import, fetch, read, check
+"""
 
 from normbench.data.base import DATA, DataConfig
 from normbench.data.library import ImageSet

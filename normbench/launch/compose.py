@@ -1,4 +1,4 @@
-"""From overrides on the command line to a configuration. Only this and sweeper.py know Hydra."""
+"""From overrides on the command line to a configuration. Only this and grid.py know Hydra."""
 
 import difflib
 from collections.abc import Sequence

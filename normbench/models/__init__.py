@@ -1,4 +1,10 @@
-"""The networks. A new one is a file in this package and a file in ``configs/model``."""
+"""The networks. A new one is a file in this package and a file in ``configs/model``.
+
+From the top down::
+
+    inspection.py    a network layer by layer: shapes, averaged axes, parameters, FLOPs
+    base.py          what all networks share: configuration, initialization
+"""
 
 from normbench.models.base import MODELS, ModelConfig, NormBuilder
 

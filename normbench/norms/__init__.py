@@ -1,7 +1,10 @@
 """The normalization layers. A new one is a class in this package and a file in ``configs/norm``.
 
 Each module holds a family: its configuration dataclass (with the formula and the reference
-definition), its layer, and its place in ``NORMS``.
+definition), its layer, and its place in ``NORMS``. What they share::
+
+    swap.py    changes the norm of a network that exists already
+    base.py    configuration, shape checks, scale and shift
 """
 
 from normbench.norms.base import NORMS, Norm, NormConfig

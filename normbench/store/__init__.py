@@ -1,1 +1,10 @@
-"""The records: one owner for each file of a cell's folder."""
+"""The files of a cell's folder: one owner for each.
+
+From the top down::
+
+    curves.py         metrics.jsonl, and TensorBoard's copy of it
+    checkpoint.py     the state of a training in one file, checked before it is loaded
+    results.py        results, summary, configuration
+    environment.py    versions and machine
+    lock.py           one process at a time works on a cell
+"""

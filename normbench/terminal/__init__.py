@@ -1,1 +1,8 @@
-"""What a person sees on a terminal."""
+"""What a person sees on a terminal.
+
+From the top down::
+
+    catalog.py    the norms and the data sets there are
+    screen.py     a command at work, and its result
+    cubes.py      pictures of which values share a mean and a variance
+"""

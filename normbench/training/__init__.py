@@ -1,1 +1,12 @@
-"""The training loop and what it works on: networks, stacks of them, optimizers."""
+"""The training loop and what it works on: networks, stacks of them, optimizers.
+
+From the top down::
+
+    loop.py          the loop, a generator of metrics: start reading here
+    progress.py      what is measured, and where a training stands
+    optim.py         the optimizer, the learning rate and its schedule
+    stacking.py      K networks of one architecture <-> one stacked network
+    precise_bn.py    batch norm with running, re-estimated and batch statistics
+    diagnosis.py     what happens inside the network while it is trained
+    cuda_graph.py    a training step as a CUDA graph
+"""

@@ -1,4 +1,13 @@
-"""The data sets on this machine, by name: one checked file each, in one folder."""
+"""The data sets on this machine, by name: one checked file each, in one folder.
+
+From the top down::
+
+    fetching.py        downloads; the only module that touches the network
+    importing.py       a folder, an archive or CIFAR's files -> a data set
+    image_folder.py    class folders    containers.py   files of a folder, .tar or .zip
+    cifar.py           CIFAR's files    decoding.py     encoded images -> pixels
+    image_set.py       a data set as one file, with its digest
+"""
 
 import os
 import re
