@@ -51,12 +51,12 @@ def start_up(rounds: int) -> None:
     print(f"{'ratio':20} {times['normbench --help'] / times['import torch']:7.3f}\n")
 
 
-def steps(images: ImageSet, device: torch.device, rounds: int) -> None:
+def steps(images: ImageSet, device: torch.device, batches: list[int], rounds: int) -> None:
     """Prints the second table."""
     print(f"{'norm':6} {'batch':>5} {'usual':>9} {'2 workers':>9} {'tuned':>9} {'normbench':>9}"
           "  ms a step;  usual/normbench  tuned/normbench")  # fmt: skip
     for norm in ("batch", "group"):
-        for batch in (2, 128):
+        for batch in batches:
             cell = Cell(8, norm, batch, images, device)
             loops: dict[str, Step] = {
                 "usual": usual(cell, [0]),
@@ -74,18 +74,19 @@ def steps(images: ImageSet, device: torch.device, rounds: int) -> None:
     print("usual/normbench compares with the faster of the two usual loops\n")
 
 
-def data_path(images: ImageSet, device: torch.device, rounds: int) -> None:
+def data_path(images: ImageSet, device: torch.device, batches: list[int], rounds: int) -> None:
     """Prints the third table."""
-    for batch in (2, 128):
+    for batch in batches:
         cell = Cell(8, "group", batch, images, device)
-        batches = Training(cell.split(), seeds=[0], batch=batch, flip=True).batches()
+        stream = Training(cell.split(), seeds=[0], batch=batch, flip=True).batches()
+        count = max(1, 512 // batch)
 
         def prepare() -> None:
-            for _ in range(256 if batch == 2 else 4):  # noqa: B023 (used within this turn)
-                next(batches)  # noqa: B023
+            for _ in range(count):  # noqa: B023 (used within this turn)
+                next(stream)  # noqa: B023
 
         times = in_turns({"data": prepare, "step": solo(cell, [0])}, rounds=rounds)
-        share = times["data"] / (256 if batch == 2 else 4) / times["step"]
+        share = times["data"] / count / times["step"]
         print(f"data path at batch {batch:3}: {share:.2%} of a step")
 
 
@@ -93,14 +94,15 @@ def main() -> None:
     """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--batches", type=int, nargs="+", default=[2, 128])
     parser.add_argument("--rounds", type=int, default=15, help="turns of each loop")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
     print(machine(device), "\n")
     start_up(min(arguments.rounds, 9))
     images = draw()
-    steps(images, device, arguments.rounds)
-    data_path(images, device, arguments.rounds)
+    steps(images, device, arguments.batches, arguments.rounds)
+    data_path(images, device, arguments.batches, arguments.rounds)
 
 
 if __name__ == "__main__":

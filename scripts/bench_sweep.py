@@ -96,10 +96,10 @@ def sweeps(count: int) -> None:
     print(f"  of that, reading its results        {1e3 * reading / number:7.2f} ms\n")
 
 
-def checkpoints(rounds: int) -> None:
+def checkpoints(depths: list[int], rounds: int) -> None:
     """Prints how long a checkpoint takes, and its share of the time between two."""
     print(f"{'checkpoint of':24} {'seeds':>5} {'MB':>6} {'ms':>7} {'of 60 s':>8}")
-    for depth in (8, 20, 110):
+    for depth in depths:
         for seeds in (1, 8):
             config = load_config(
                 ["norm=batch", "batch=2", "data=synthetic", f"model.depth={depth}", "epochs=4"]
@@ -128,6 +128,7 @@ def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cells", type=int, default=1000)
+    parser.add_argument("--depths", type=int, nargs="+", default=[8, 20, 110])
     parser.add_argument("--rounds", type=int, default=20)
     arguments = parser.parse_args()
     print(machine(torch.device("cpu")) + "\n")
@@ -135,7 +136,7 @@ def main() -> None:
         os.environ["NORMBENCH_DATA"] = str(Path(folder) / "library")
         os.chdir(folder)
         sweeps(arguments.cells)
-        checkpoints(arguments.rounds)
+        checkpoints(arguments.depths, arguments.rounds)
         os.chdir("/")
 
 

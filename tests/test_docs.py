@@ -1,0 +1,215 @@
+"""Every command and every line of Python in README and docs is run, or named with the reason.
+
+Commands run in the order of their page, in one folder, as they are written but for what SMALLER
+adds. The data sets they name are there, with the same names, as a few small images of noise.
+"""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+import torch
+
+from normbench.data import ImageSet, library
+from normbench.data.library import content_digest, fetching
+from normbench.errors import UsageError
+from normbench.launch import grid
+from normbench.terminal.screen import Screen
+from tests.conftest import Command, write_pictures
+
+ROOT = Path(__file__).parents[1]
+PAGES = ["README.md", *sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/*.md"))]
+
+# What is appended to a command that begins so; of settings that are given twice, the last counts.
+SMALLER = {
+    "normbench run": "epochs=1 model.width=4 threads=1",
+    "normbench run norm=group batch=2 seeds=8": "stack=2",
+    "normbench sweep": "epochs=1 model.width=4 threads=1 stack=1 seeds=1",
+    "normbench sweep experiment=quick": "data.limit=32",
+    "normbench sweep experiment=naive": "norm=batch,group batch=2,8",
+    "normbench data import": "--size 8",
+    "python scripts/bench_norms.py": "--rounds 1 --depths 8 --batches 2 --out cost",
+    "python scripts/bench_speed.py": "--rounds 1 --batches 2",
+    "python scripts/bench_sweep.py": "--cells 2 --depths 8 --rounds 1",
+}
+
+# What stands for something of the reader's.
+PLACEHOLDERS = {"PATH": "pictures"}
+
+# Not run here: sent to a stand-in, or composed and planned, or run by the file that is named.
+NOT_RUN = {
+    "normbench data fetch": "needs the network",
+    "normbench tensorboard": "becomes a server",
+    "normbench sweep … hydra/launcher": "starts processes: .ci/run has joblib; needs Slurm, Ray",
+    "python scripts/bench_stacking.py": "tests/scripts/test_scripts.py",
+    "scripts/reproduce.sh": "tests/scripts/test_scripts.py",
+}
+
+
+FENCED = re.compile(r"^```(.*?)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+
+def blocks(page: str) -> list[tuple[str, str]]:
+    """The fenced blocks of a page: language and content."""
+    return FENCED.findall((ROOT / page).read_text(encoding="utf-8"))
+
+
+def prose(page: str) -> str:
+    """The rest of a page."""
+    return FENCED.sub("", (ROOT / page).read_text(encoding="utf-8"))
+
+
+def commands(page: str) -> Iterator[list[str]]:
+    """The commands of a page's console blocks, in words."""
+    for language, content in blocks(page):
+        for line in content.splitlines() if language == "console" else []:
+            assert line.startswith("$ "), f"{page}: {line}"
+            yield shlex.split(line[2:], comments=True)
+
+
+def smaller(words: list[str]) -> list[str]:
+    """The same command on something tiny."""
+    known = [PLACEHOLDERS.get(word, word) for word in words]
+    line = shlex.join(words)
+    added = [more.split() for start, more in SMALLER.items() if line.startswith(start)]
+    return [*known, *(word for more in added for word in more)]
+
+
+@pytest.fixture(scope="module")
+def noise(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A library with the data sets that the pages name: 128 + 12 images of 8×8 pixels."""
+    folder = tmp_path_factory.mktemp("noise")
+    random = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (140, 3, 8, 8), dtype=torch.uint8, generator=random)
+    labels = torch.arange(140) % 3
+    parts = (images[:128], labels[:128], images[128:], labels[128:])
+    classes = ("cat", "dog", "eel")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("NORMBENCH_DATA", str(folder))
+        for name in ("cifar10", "cifar10-jpeg"):
+            library.save(ImageSet(name, content_digest(classes, *parts), classes, *parts), "noise")
+    return folder
+
+
+@pytest.fixture
+def place(noise: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with the reader's pictures in it, and the library."""
+    shutil.copytree(noise, tmp_path / "library")
+    monkeypatch.setenv("NORMBENCH_DATA", str(tmp_path / "library"))
+    write_pictures(tmp_path / "pictures")
+    return tmp_path
+
+
+def planned(arguments: list[str]) -> None:
+    """Composes every cell of a sweep, with its launcher, and launches nothing."""
+    with patch("normbench.launch.sweep.finish"):
+        if "hydra/launcher=ray" in arguments:  # wants an environment without joblib
+            with pytest.raises(UsageError, match=r"normbench\[ray\]"):
+                grid.train_all(arguments, Screen())
+        else:
+            assert grid.train_all(arguments, Screen())
+
+
+def fetched(nb: Command, arguments: list[str]) -> None:
+    with patch.object(fetching, "fetch", side_effect=UsageError("no network")) as fetch:
+        nb(*arguments)
+    assert fetch.call_args.args == (arguments[-1],)
+
+
+def served(nb: Command, arguments: list[str]) -> None:
+    with patch.object(os, "execv") as execv:
+        result = nb(*arguments)
+    assert result.exit_code == 0, result.output
+    assert execv.call_count == 1
+
+
+def run_script(program: list[str]) -> None:
+    done = subprocess.run(program, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def run(nb: Command, words: list[str]) -> None:
+    """Runs one command of a page."""
+    match words:
+        case ["normbench", "data", "fetch", *_]:
+            fetched(nb, words[1:])
+        case ["normbench", "tensorboard", *_]:
+            served(nb, words[1:])
+        case ["normbench", "sweep", *rest] if any(word.startswith("hydra/") for word in rest):
+            planned(rest)
+        case ["normbench", *_]:
+            result = nb(*smaller(words)[1:])
+            assert result.exit_code == 0, f"{shlex.join(words)}\n{result.output}"
+        case ["python", script, *_] if shlex.join(words[:2]) in SMALLER:
+            run_script([sys.executable, str(ROOT / script), *smaller(words)[2:]])
+        case _:
+            (by,) = [
+                reason
+                for start, reason in NOT_RUN.items()
+                if shlex.join(words)[: len(start)] == start
+            ]
+            script = next(word for word in words if word.startswith("scripts/"))
+            assert Path(script).name in (ROOT / by).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if any(commands(page))])
+def test_every_command_of_a_page_runs(page: str, nb: Command, place: Path) -> None:
+    for words in commands(page):
+        run(nb, words)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if "python" in dict(blocks(page))])
+def test_the_python_of_a_page_runs(page: str) -> None:
+    names: dict[str, object] = {}
+    for language, content in blocks(page):
+        if language == "python":
+            exec(compile(content, page, "exec"), names)
+
+    assert len(names) > 1
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_block_is_one_that_the_tests_know_how_to_run(page: str) -> None:
+    shell = ["bash", "bash"] if page == "README.md" else []  # its first two, which .ci/run runs
+    found = [language for language, _ in blocks(page)]
+
+    assert set(found) <= {"console", "python", "text", *shell}
+    assert [language for language in found if language == "bash"] == shell
+
+
+def test_ci_runs_the_two_set_up_commands_of_readme_as_they_are_written() -> None:
+    expected = [content.strip() for language, content in blocks("README.md") if language == "bash"]
+    printed = [
+        subprocess.run(
+            [sys.executable, ".ci/readme_commands.py", str(number)],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+        for number in (1, 2)
+    ]
+
+    assert printed == expected
+    assert (ROOT / ".ci/run").read_text(encoding="utf-8").count(".ci/readme_commands.py") == 2
+
+
+@pytest.mark.parametrize("page", [*PAGES, "results/README.md"])
+def test_sweeps_named_in_the_text_can_be_planned(page: str, place: Path) -> None:
+    for line in re.findall(r"`normbench sweep ([^`]+)`", prose(page)):
+        planned(shlex.split(line))
+
+
+@pytest.mark.parametrize("page", [*PAGES, "results/README.md", "CONTRIBUTING.md"])
+def test_every_file_that_a_page_links_to_is_there(page: str) -> None:
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", prose(page))
+    local = [link for link in links if not link.startswith("http")]
+
+    assert [link for link in local if not (ROOT / page).parent.joinpath(link).exists()] == []
