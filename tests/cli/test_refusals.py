@@ -160,11 +160,9 @@ def test_a_batch_of_one_with_batch_norm_names_its_key(
 ) -> None:
     line = refused(nb("run", *tiny, "model.depth=4", "norm=batch", "batch=1"), tmp_path)
 
-    assert line == (
-        "normbench: norm=batch batch=1: layer blocks.10 takes each mean over a single value (input"
-        " [1, 32, 1, 1]), so its output would be β whatever the input; use a larger batch or"
-        " larger images, or norm=group\n"
-    )
+    assert line.startswith("normbench: norm=batch batch=1: layer blocks.10 ")
+    assert "[1, 32, 1, 1]" in line
+    assert "norm=group" in line
 
 
 def test_sub_batches_of_one_with_batch_norm_name_their_key(
