@@ -1,6 +1,6 @@
 """normbench: which normalization layer for a small batch, at what cost, and how sure?
 
-The house, in eight floors; a room imports only from the floors below it::
+The house, in nine floors; a room imports only from the floors below it::
 
     1  cli.py        the commands; the only file that knows Typer
     2  launch/       settings -> cells, and Hydra's launchers; alone knows Hydra and OmegaConf
@@ -13,8 +13,9 @@ The house, in eight floors; a room imports only from the floors below it::
        data/         the images, the order of an epoch, the data sets on this machine
        store/        the files of a cell: results, curves, checkpoints, the lock
     7  norms/        the normalization layers
-    8  registry.py   choices by name
-       errors.py     what a person can put right
+    8  files.py      files that are whole or not there, read without being believed; locks
+       registry.py   choices by name
+    9  errors.py     what can go wrong that is no mistake of the program
 
 Each room's docstring names its modules. Everything from ``training/`` down can be used without the
 command line::

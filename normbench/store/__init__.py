@@ -2,6 +2,7 @@
 
 From the top down::
 
+    plan.py           sweep.json: which cells a sweep has
     curves.py         metrics.jsonl, and TensorBoard's copy of it
     checkpoint.py     the state of a training in one file, checked before it is loaded
     results.py        results, summary, configuration
