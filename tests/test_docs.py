@@ -1,6 +1,6 @@
 """Every command and every line of Python in README and docs is run, or named with the reason.
 
-Commands run in the order of their page, in one folder, as they are written but for what SMALLER
+The commands of a block run in order, in one folder, as they are written but for what SMALLER
 adds. The data sets they name are there, with the same names, as a few small images of noise.
 """
 
@@ -67,12 +67,12 @@ def prose(page: str) -> str:
     return FENCED.sub("", (ROOT / page).read_text(encoding="utf-8"))
 
 
-def commands(page: str) -> Iterator[list[str]]:
-    """The commands of a page's console blocks, in words."""
-    for language, content in blocks(page):
-        for line in content.splitlines() if language == "console" else []:
-            assert line.startswith("$ "), f"{page}: {line}"
-            yield shlex.split(line[2:], comments=True)
+def consoles() -> Iterator[object]:
+    """The content of every console block, with its page and number as its name."""
+    for page in PAGES:
+        found = [content for language, content in blocks(page) if language == "console"]
+        for number, content in enumerate(found, 1):
+            yield pytest.param(content, id=f"{page}-{number}")
 
 
 def smaller(words: list[str]) -> list[str]:
@@ -160,10 +160,11 @@ def run(nb: Command, words: list[str]) -> None:
             assert Path(script).name in (ROOT / by).read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if any(commands(page))])
-def test_every_command_of_a_page_runs(page: str, nb: Command, place: Path) -> None:
-    for words in commands(page):
-        run(nb, words)
+@pytest.mark.parametrize("block", list(consoles()))
+def test_every_command_runs(block: str, nb: Command, place: Path) -> None:
+    for line in block.splitlines():
+        assert line.startswith("$ "), line
+        run(nb, shlex.split(line[2:], comments=True))
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if "python" in dict(blocks(page))])
