@@ -23,7 +23,17 @@ RECIPE = 1
 that results of the old code are not taken for results of the new."""
 
 
-PLACES = ("name", "runs", "device", "threads", "stack", "save_every", "seed", "seeds")
+PLACES = (
+    "name",
+    "runs",
+    "device",
+    "threads",
+    "stack",
+    "save_every",
+    "evaluate_every",
+    "seed",
+    "seeds",
+)
 """The keys that cannot change the result of a seed."""
 
 
@@ -51,6 +61,9 @@ class Config:
 
     epochs: int = 4
     """How many times each training image is seen."""
+
+    evaluate_every: int = 1
+    """Epochs between two evaluations; the last epoch always has one."""
 
     seed: int = 0
     """The first seed."""
@@ -82,7 +95,7 @@ class Config:
     def __post_init__(self) -> None:
         if not 0 <= self.save_every < inf:
             raise UsageError(f"save_every={self.save_every}: must be seconds, at least 0")
-        for key in ("batch", "norm_batch", "epochs", "seeds", "threads"):
+        for key in ("batch", "norm_batch", "epochs", "evaluate_every", "seeds", "threads"):
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise UsageError(f"{key}={value}: must be at least 1")

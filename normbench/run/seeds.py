@@ -22,11 +22,11 @@ from normbench.store.curves import Tracker
 from normbench.store.environment import environment
 from normbench.store.results import DIVERGED, FINISHED, Result, is_done, write_result
 from normbench.terminal.screen import Screen
-from normbench.training.loop import evaluate, norm_parameters, step_function, train
+from normbench.training.loop import evaluate, networks_of, norm_parameters, step_function, train
 from normbench.training.optim import SGD
 from normbench.training.precise_bn import Decomposition, decompose
 from normbench.training.progress import Evaluation, Metrics, Progress
-from normbench.training.stacking import Stack, stack, unstack
+from normbench.training.stacking import stack
 
 _BUILDING = Lock()
 
@@ -44,6 +44,7 @@ class Replicas:
         splits: the images.
         seeds: which.
         model: maps [N, K·3, H, W] to [N, K·classes].
+        networks: the replicas as K networks that share the model's tensors.
         training: the batches.
         optimizer: of the model.
     """
@@ -52,6 +53,7 @@ class Replicas:
     splits: Splits
     seeds: Sequence[int]
     model: nn.Module
+    networks: Sequence[nn.Module]
     training: Training
     optimizer: SGD
 
@@ -73,6 +75,7 @@ class Replicas:
             splits=splits,
             seeds=seeds,
             model=model,
+            networks=networks_of(model),
             training=Training(splits.train, seeds=seeds, batch=config.batch, flip=config.data.flip),
             optimizer=config.optim.build(model, norm_parameters(model, [Norm])),
         )
@@ -136,6 +139,8 @@ class Replicas:
                     config.optim,
                     epochs=config.epochs,
                     evaluation=self.splits.validation or self.splits.test,
+                    networks=self.networks,
+                    evaluate_every=config.evaluate_every,
                     progress=progress,
                     autocast=self.autocast,
                     check=check,
@@ -201,23 +206,16 @@ class Replicas:
         self.optimizer.restore([tensors[f"velocity.{i}"] for i in range(count)])
 
     def _write_results(self, progress: Progress, seconds: float, check: Callable[[], None]) -> None:
-        """Scores the networks and writes weights and results; ``seconds`` are those of one seed."""
+        """Writes weights and results; ``seconds`` are those of one seed."""
         held = progress.evaluation if self.splits.validation is not None else None
-        test = evaluate(
-            self.model,
-            self.splits.test,
-            replicas=len(self.seeds),
-            autocast=self.autocast,
-            check=check,
-        )
+        test = self._test(progress, check)
         parts = self._decomposition(check)
         memory = self._memory()
-        networks = unstack(self.model) if isinstance(self.model, Stack) else [self.model]
         for replica, seed in enumerate(self.seeds):
             folder = self.cell.seed_folder(seed)
             if is_done(folder):
                 continue
-            _save_weights(networks[replica], folder)
+            _save_weights(self.networks[replica], folder)
             result = _result(seed, replica, progress, test, seconds, self.training)
             if result.status == FINISHED and held is not None:
                 result = replace(result, val_accuracy=held.accuracy[replica])
@@ -235,11 +233,17 @@ class Replicas:
             )
             write_result(folder, result)
 
+    def _test(self, progress: Progress, check: Callable[[], None]) -> Evaluation:
+        """The score: the last epoch's evaluation, or with held-out images the only one on test."""
+        if progress.evaluation is not None and self.splits.validation is None:
+            return progress.evaluation
+        return evaluate(self.networks, self.splits.test, autocast=self.autocast, check=check)
+
     def _decomposition(self, check: Callable[[], None]) -> Decomposition | None:
         """What the running averages cost, where the norm has them."""
         config = self.cell.config
         return decompose(
-            self.model,
+            self.networks,
             self.training,
             self.splits.test,
             epoch=config.epochs,

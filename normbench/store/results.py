@@ -34,7 +34,8 @@ class Result:
         test_loss: mean cross-entropy there; None unless finished.
         test_accuracy_reestimated: of the same weights with batch norm's statistics estimated anew
             from training images; None for norms without running statistics.
-        test_accuracy_batch: likewise with the statistics of test batches of the training size.
+        test_accuracy_batch: likewise with the statistics of test batches of the training size, on
+            at most 2,000 of the test images, in a fixed random order.
         val_accuracy: on the held-out images; None without ``data.val_fraction``.
         train_loss: mean over the last record of training; None where it was not finite.
         train_accuracy: 0..1, over the last epoch of training, on augmented images.

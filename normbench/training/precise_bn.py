@@ -9,7 +9,7 @@ padded, cropped and mirrored as training images are: even batches of a thousand 
 running averages by that.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -20,19 +20,26 @@ from torch import Tensor, nn
 
 from normbench.data.batches import Split, Training
 from normbench.norms.batch import BatchNorm
-from normbench.training.loop import EVALUATION_BATCH, nothing, score
+from normbench.training.loop import nothing, score
 
-IMAGES = 10_000
+IMAGES = 2_500
 """How many training images the statistics are estimated anew from, at most."""
+
+BATCH = 250
+"""How many of them are looked at together."""
+
+TESTED = 2_000
+"""How many test images the accuracy with batch statistics is taken over, at most."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decomposition:
-    """Accuracies (0..1) of the same weights, one of each a replica.
+    """Accuracies (0..1) of the same weights, one of each a network.
 
     Attributes:
-        reestimated: with statistics estimated anew from training images.
-        batch: with the statistics of each batch of the training size, over whole batches.
+        reestimated: with statistics estimated anew from training images, on all test images.
+        batch: with the statistics of each batch of the training size, over whole batches of at most
+            ``TESTED`` test images, in a fixed random order.
     """
 
     reestimated: list[float]
@@ -40,7 +47,7 @@ class Decomposition:
 
 
 def decompose(
-    model: nn.Module,
+    networks: Sequence[nn.Module],
     training: Training,
     test: Split,
     *,
@@ -49,13 +56,13 @@ def decompose(
     autocast: bool = False,
     check: Callable[[], None] = nothing,
 ) -> Decomposition | None:
-    """Evaluates a network, or each replica of a stack, with other statistics than the running ones.
+    """Evaluates each network with other statistics than the running ones.
 
     The running statistics are afterwards what they were.
 
     Args:
-        model: the network.
-        training: the training images of its replicas.
+        networks: one a seed of ``training``.
+        training: the training images of the networks.
         test: what is evaluated on.
         epoch: the epoch whose order and augmentation the estimate uses: one never trained on.
         size: how many images share statistics in training.
@@ -65,81 +72,101 @@ def decompose(
     Returns:
         None where no layer has running statistics.
     """
-    layers = [module for module in model.modules() if isinstance(module, BatchNorm)]
-    if not layers:
+    if not _layers(networks[0]):
         return None
-    replicas = len(training.seeds)
     size = min(size, len(test))
-    shuffled = test.shuffled(len(test) // size * size)  # one class has statistics of its own
+    tested = max(size, min(TESTED, len(test)) // size * size)
+    part = test.shuffled(tested)  # one class has statistics of its own
+    by_batch: list[float] = []
+    reestimated: list[float] = []
+    for network, seed in zip(networks, training.seeds, strict=True):
+        with _restoring(network):
+            by_batch += _with_batch_statistics(network, part, size, autocast, check)
+            batches = Training(
+                training.split,
+                seeds=[seed],
+                batch=min(BATCH, len(training.split)),
+                flip=training.flip,
+            )
+            _reestimate(network, batches, epoch, autocast=autocast, check=check)
+            network.eval()
+            reestimated += score([network], test, autocast=autocast, check=check).accuracy
+    return Decomposition(reestimated=reestimated, batch=by_batch)
 
-    def accuracy(split: Split, batch: int) -> list[float]:
-        return score(
-            model, split, replicas=replicas, batch=batch, autocast=autocast, check=check
-        ).accuracy
 
-    with _restoring(model, layers):
-        model.eval()
-        for layer in layers:
-            layer.train()
-            layer.norm_batch = size
-        by_batch = accuracy(shuffled, max(1, EVALUATION_BATCH // size) * size)
-        for layer in layers:
-            layer.norm_batch = None
-        _reestimate(model, layers, training, epoch, autocast=autocast, check=check)
-        model.eval()
-        return Decomposition(reestimated=accuracy(test, EVALUATION_BATCH), batch=by_batch)
+def _layers(network: nn.Module) -> list[BatchNorm]:
+    return [module for module in network.modules() if isinstance(module, BatchNorm)]
 
 
 @contextmanager
-def _restoring(model: nn.Module, layers: list[BatchNorm]) -> Iterator[None]:
-    """Puts mode and statistics back in the end."""
-    mode = model.training
-    kept = [(x.norm_batch, x.running_mean.clone(), x.running_var.clone()) for x in layers]
+def _restoring(network: nn.Module) -> Iterator[None]:
+    """Puts modes, settings and statistics back in the end."""
+    layers, mode = _layers(network), network.training
+    kept = [
+        (x.norm_batch, x.momentum, x.running_mean.clone(), x.running_var.clone()) for x in layers
+    ]
     try:
         yield
     finally:
-        for layer, (size, mean, var) in zip(layers, kept, strict=True):
-            layer.norm_batch = size
+        for layer, (size, momentum, mean, var) in zip(layers, kept, strict=True):
+            layer.norm_batch, layer.momentum = size, momentum
             layer.running_mean.copy_(mean)
             layer.running_var.copy_(var)
-        model.train(mode)
+        network.train(mode)
+
+
+def _with_batch_statistics(
+    network: nn.Module, test: Split, size: int, autocast: bool, check: Callable[[], None]
+) -> list[float]:
+    """The accuracy where each ``size`` images have their own statistics."""
+    network.eval()
+    for layer in _layers(network):
+        layer.train()
+        layer.norm_batch = size
+    batch = max(1, BATCH // size) * size
+    return score([network], test, batch=batch, autocast=autocast, check=check).accuracy
 
 
 @torch.no_grad()
 def _reestimate(
-    model: nn.Module,
-    layers: list[BatchNorm],
-    training: Training,
+    network: nn.Module,
+    batches: Training,
     epoch: int,
     *,
     autocast: bool,
     check: Callable[[], None],
 ) -> None:
-    """Sets the running statistics to μ = E[μ_B] and σ² = E[σ²_B + μ_B²] - μ²."""
-    zero = {layer: torch.zeros_like(layer.running_mean, dtype=torch.float64) for layer in layers}
-    sums = {layer: (zero[layer], zero[layer]) for layer in layers}
+    """Sets the running statistics to μ = E[μ_B] and σ² = E[σ²_B + μ_B²] - μ².
 
-    def add(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    With a momentum of 1 a layer leaves each batch's own statistics behind: they cost no pass of
+    their own. Only these vectors, one number a channel, are summed in float64.
+    """
+    layers = _layers(network)
+    sums = {layer: torch.zeros(2, layer.channels, dtype=torch.float64) for layer in layers}
+
+    def add(layer: nn.Module, inputs: tuple[Tensor, ...], _: Tensor) -> None:
         assert isinstance(layer, BatchNorm)
-        x = inputs[0].double()
-        var, mean = torch.var_mean(x, (0, *range(2, x.dim())), correction=0)
-        first, second = sums[layer]
-        sums[layer] = (first + mean, second + var + mean**2)
+        count = inputs[0].numel() // layer.channels
+        mean, var = layer.running_mean.double(), layer.running_var.double()
+        biased = var * ((count - 1) / count)
+        sums[layer] += torch.stack([mean, biased + mean**2]).cpu()
 
-    batch = min(EVALUATION_BATCH, len(training.split))
-    batches = Training(training.split, seeds=training.seeds, batch=batch, flip=training.flip)
+    network.eval()
+    for layer in layers:
+        layer.train()
+        layer.norm_batch, layer.momentum = None, 1.0
     count = 0
-    hooks: list[Any] = [layer.register_forward_pre_hook(add) for layer in layers]
+    hooks: list[Any] = [layer.register_forward_hook(add) for layer in layers]
     try:
-        for images, _ in islice(batches.epoch(epoch), max(1, IMAGES // batch)):
+        for images, _ in islice(batches.epoch(epoch), max(1, IMAGES // batches.batch)):
             check()
             with torch.autocast(images.device.type, torch.bfloat16, enabled=autocast):
-                model(images)
+                network(images)
             count += 1
     finally:
         for hook in hooks:
             hook.remove()
-    for layer, (first, second) in sums.items():
-        mean = first / count
+    for layer, total in sums.items():
+        mean, square = total / count
         layer.running_mean.copy_(mean)
-        layer.running_var.copy_(second / count - mean**2)
+        layer.running_var.copy_(square - mean**2)

@@ -39,7 +39,8 @@ class Metrics:
         seconds: spent on training since the last record, without evaluation.
         images_per_second: training images of all replicas together over ``seconds``.
         diverged: for each replica the first step with a loss that is not finite, or None.
-        evaluation: at the end of an epoch; None in between.
+        evaluation: at the end of an epoch that has one; None in between.
+        evaluation_seconds: spent on it.
         diagnosis: of the last step, by name, see
             :class:`normbench.training.diagnosis.Diagnosis`; often empty.
     """
@@ -55,6 +56,7 @@ class Metrics:
     images_per_second: float
     diverged: list[int | None]
     evaluation: Evaluation | None = None
+    evaluation_seconds: float = 0.0
     diagnosis: Mapping[str, list[float]] = field(default_factory=dict)
 
 
@@ -109,6 +111,11 @@ class Progress:
         """Whether it is time for metrics: fifty times an epoch, and at its end."""
         rest = self.step % self._training.steps
         return self.step > self.recorded and (rest == 0 or rest % self._interval == 0)
+
+    def evaluation_due(self, epochs: int, every: int) -> bool:
+        """Whether the last step ended an epoch to be evaluated: each ``every``-th, and the last."""
+        epoch = self.step // self._training.steps
+        return self.at_end_of_epoch and (epoch % every == 0 or epoch == epochs)
 
     @property
     def diagnosis_due(self) -> bool:

@@ -336,9 +336,9 @@ def test_with_held_out_images_the_curve_is_theirs_and_the_score_the_test_sets(
     evaluate = training.evaluate
 
     def noting(when: str) -> Callable[..., Any]:
-        def look(model: nn.Module, split: Any, **keywords: Any) -> Any:
+        def look(networks: list[nn.Module], split: Any, **keywords: Any) -> Any:
             looked_at[when].append(len(split))
-            return evaluate(model, split, **keywords)
+            return evaluate(networks, split, **keywords)
 
         return look
 
@@ -351,6 +351,20 @@ def test_with_held_out_images_the_curve_is_theirs_and_the_score_the_test_sets(
     assert result is not None
     assert result.steps == 18, "two epochs of nine steps over three quarters of the images"
     assert result.val_accuracy == pytest.approx(read_metrics(folder())[-1]["eval/accuracy"])
+
+
+def test_without_held_out_images_the_last_evaluation_is_the_score(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def again(*_: Any, **__: Any) -> None:
+        raise AssertionError("the same weights are evaluated twice")
+
+    monkeypatch.setattr(seeds, "evaluate", again)
+    run("norm=group")
+    result = results.read_result(folder())
+
+    assert result is not None
+    assert result.test_accuracy == pytest.approx(read_metrics(folder())[-1]["eval/accuracy"])
 
 
 def test_holding_out_all_but_nothing_names_the_key(run: Run) -> None:

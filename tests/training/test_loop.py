@@ -18,9 +18,10 @@ from normbench.norms import Norm, NormConfig
 from normbench.norms.batch import BatchNorm, BatchNormConfig
 from normbench.norms.group import GroupNormConfig
 from normbench.norms.none import NoNormConfig
-from normbench.training.loop import evaluate, norm_parameters, train
+from normbench.training.loop import evaluate, networks_of, norm_parameters, train
 from normbench.training.optim import Scaling, Schedule, SGDConfig
 from normbench.training.progress import Metrics, replica_losses
+from normbench.training.stacking import stack, unstack
 
 CLASSES = 4
 
@@ -87,6 +88,7 @@ def run(
     seeds: Sequence[int] = (0,),
     data: Splits | None = None,
     autocast: bool = False,
+    evaluate_every: int = 1,
 ) -> list[Metrics]:
     data = data or splits()
     training = Training(data.train, seeds=seeds, batch=batch, flip=True)
@@ -98,6 +100,8 @@ def run(
         optim,
         epochs=epochs,
         evaluation=data.test,
+        networks=list(model.nets) if isinstance(model, Pair) else None,
+        evaluate_every=evaluate_every,
         autocast=autocast,
     )
     return [metrics for metrics in every if metrics is not None]
@@ -297,7 +301,7 @@ def test_a_float64_network_is_evaluated_in_float64() -> None:
     model, data = net().double(), splits()
     images = torch.cat([images for images, _ in evaluation_batches(data.test, 263)])
     expected = F.cross_entropy(model(images.double()), data.test.labels).item()
-    assert evaluate(model, data.test).loss[0] == pytest.approx(expected, rel=1e-12)
+    assert evaluate([model], data.test).loss[0] == pytest.approx(expected, rel=1e-12)
 
 
 # Replicas.
@@ -397,12 +401,19 @@ def test_a_loss_that_is_not_finite_in_evaluation_only_is_told_by_the_evaluation(
 # Evaluation.
 
 
+@pytest.mark.parametrize(("every", "evaluated"), [(1, [1, 2, 3, 4, 5]), (2, [2, 4, 5]), (9, [5])])
+def test_every_so_many_epochs_and_the_last_are_evaluated(every: int, evaluated: list[int]) -> None:
+    metrics = run(net(), SGDConfig(), batch=81, epochs=5, evaluate_every=every)
+    assert [m.epoch for m in metrics if m.evaluation is not None] == evaluated
+    assert all((m.evaluation_seconds > 0) == (m.evaluation is not None) for m in metrics)
+
+
 @pytest.mark.parametrize("norm", [BatchNormConfig(), GroupNormConfig()], ids=lambda n: n.name)
 def test_evaluation_equals_a_direct_computation(norm: NormConfig) -> None:
     model, data = net(norm), splits()
     run(model, SGDConfig(), batch=8)  # so that running statistics are not those of the start
-    assert len(data.test) == 263  # one batch of evaluation, and a short one
-    found = evaluate(model, data.test)
+    assert len(data.test) == 263  # several batches of evaluation, and a short one
+    found = evaluate([model], data.test)
     loss, accuracy = direct(model, data)
     close(found.loss, [loss], 1e-6)
     close(found.accuracy, [accuracy], 1e-6)
@@ -410,11 +421,23 @@ def test_evaluation_equals_a_direct_computation(norm: NormConfig) -> None:
 
 def test_evaluation_of_replicas_is_the_evaluation_of_each() -> None:
     nets, data = [net(seed=seed) for seed in range(3)], splits()
-    together = evaluate(Pair(nets), data.test, replicas=3)
-    alone = [evaluate(model, data.test) for model in nets]
-    close(together.loss, [found.loss[0] for found in alone], 1e-6)
-    close(together.accuracy, [found.accuracy[0] for found in alone], 1e-6)
+    together = evaluate(nets, data.test)
+    alone = [evaluate([model], data.test) for model in nets]
+    assert together.loss == [found.loss[0] for found in alone]
+    assert together.accuracy == [found.accuracy[0] for found in alone]
     assert len(set(together.loss)) == 3
+
+
+@pytest.mark.parametrize("norm", [BatchNormConfig(), GroupNormConfig()], ids=lambda n: n.name)
+def test_a_trained_stack_is_evaluated_as_the_networks_it_shares_tensors_with(
+    norm: NormConfig,
+) -> None:
+    stacked = stack([net(norm, seed) for seed in range(2)])
+    stacked = stacked.to(memory_format=torch.channels_last)
+    networks, data = networks_of(stacked), splits()
+    metrics = run(stacked, SGDConfig(), batch=8, seeds=[0, 1])
+    assert metrics[-1].evaluation == evaluate(unstack(stacked), data.test)
+    assert metrics[-1].evaluation == evaluate(networks, data.test)
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
@@ -422,7 +445,7 @@ def test_evaluation_changes_nothing(training: bool) -> None:
     model = net(BatchNormConfig()).train(training)
     state = {key: value.clone() for key, value in model.state_dict().items()}
     rng = torch.get_rng_state()
-    evaluate(model, splits().test)
+    evaluate([model], splits().test)
     assert all(module.training == training for module in model.modules())
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), rng)
@@ -432,7 +455,7 @@ def test_evaluation_changes_nothing(training: bool) -> None:
 def test_an_evaluation_that_fails_restores_the_mode() -> None:
     model = nn.Sequential(net(), nn.Linear(7, 4))
     with pytest.raises(RuntimeError):
-        evaluate(model, splits().test)
+        evaluate([model], splits().test)
     assert all(module.training for module in model.modules())
 
 
@@ -440,13 +463,13 @@ def test_evaluation_is_in_evaluation_mode() -> None:
     model = net(BatchNormConfig())
     modes = []
     model.register_forward_pre_hook(lambda module, _: modes.append(module.training))
-    evaluate(model, splits().test)
-    assert modes == [False, False]
+    evaluate([model], splits().test)
+    assert modes == [False] * 5
 
 
 def test_evaluation_in_bfloat16_is_near_that_in_float32() -> None:
     model, data = net(), splits()
-    single, half = evaluate(model, data.test), evaluate(model, data.test, autocast=True)
+    single, half = evaluate([model], data.test), evaluate([model], data.test, autocast=True)
     assert half.loss != single.loss
     close(half.loss, single.loss, 0.02)
 

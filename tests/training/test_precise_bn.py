@@ -17,7 +17,6 @@ from normbench.norms.batch import BatchNorm, BatchNormConfig
 from normbench.norms.group import GroupNormConfig
 from normbench.training.loop import evaluate
 from normbench.training.precise_bn import decompose
-from normbench.training.stacking import stack
 
 CLASSES = 3
 
@@ -69,7 +68,7 @@ def one_by_one(model: nn.Module, test: Split, size: int) -> float:
 def test_batch_statistics_are_those_of_batches_of_the_training_size(size: int) -> None:
     model = net(BatchNormConfig())
 
-    found = decompose(model, training(), SPLITS.test, epoch=3, size=size)
+    found = decompose([model], training(), SPLITS.test, epoch=3, size=size)
 
     assert found is not None
     assert found.batch == [
@@ -80,7 +79,7 @@ def test_batch_statistics_are_those_of_batches_of_the_training_size(size: int) -
 def test_the_images_are_shuffled_because_folders_come_class_by_class() -> None:
     model = net(BatchNormConfig())
 
-    found = decompose(model, training(), SPLITS.test, epoch=3, size=2)
+    found = decompose([model], training(), SPLITS.test, epoch=3, size=2)
 
     assert found is not None
     assert found.batch != [one_by_one(model, SPLITS.test, 2)]
@@ -102,13 +101,13 @@ def test_reestimated_statistics_are_those_of_the_training_images() -> None:
     largest.running_var.mul_((count - 1) / count)
 
     model.eval()
-    found = decompose(model, training(), SPLITS.test, epoch=3, size=2)
+    found = decompose([model], training(), SPLITS.test, epoch=3, size=2)
     hook.remove()
 
     assert found is not None
     # At most 250 images at once, so here all: one estimate over all training images.
     assert found.reestimated[0] == pytest.approx(
-        evaluate(expected, SPLITS.test).accuracy[0], abs=0.02
+        evaluate([expected], SPLITS.test).accuracy[0], abs=0.02
     )
     whole = torch.cat([x for x in seen if len(x) == len(images)])
     var, mean = torch.var_mean(whole, (0, 2, 3), correction=0)
@@ -121,7 +120,7 @@ def test_the_network_is_left_as_it_was() -> None:
     model = net(BatchNormConfig()).eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
 
-    decompose(model, training(), SPLITS.test, epoch=3, size=2)
+    decompose([model], training(), SPLITS.test, epoch=3, size=2)
 
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert not any(module.training for module in model.modules())
@@ -142,29 +141,29 @@ def test_an_evaluation_that_is_ended_leaves_the_network_as_it_was() -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
 
     with pytest.raises(EndedError):
-        decompose(model, training(), SPLITS.test, epoch=3, size=2, check=check)
+        decompose([model], training(), SPLITS.test, epoch=3, size=2, check=check)
 
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert model.training
 
 
-def test_a_stack_is_decomposed_replica_by_replica() -> None:
+def test_networks_are_decomposed_one_by_one_each_with_its_own_images() -> None:
     models = [net(BatchNormConfig(), seed) for seed in range(3)]
     alone = [
-        decompose(model, training([seed]), SPLITS.test, epoch=3, size=2)
+        decompose([model], training([seed]), SPLITS.test, epoch=3, size=2)
         for seed, model in enumerate(models)
     ]
 
-    together = decompose(stack(models), training(range(3)), SPLITS.test, epoch=3, size=2)
+    together = decompose(models, training(range(3)), SPLITS.test, epoch=3, size=2)
 
     assert together is not None
     found = [each for each in alone if each is not None]
-    assert together.reestimated == pytest.approx([x.reestimated[0] for x in found], abs=0.02)
-    assert together.batch == pytest.approx([x.batch[0] for x in found], abs=0.02)
+    assert together.reestimated == [x.reestimated[0] for x in found]
+    assert together.batch == [x.batch[0] for x in found]
 
 
 def test_a_norm_without_running_statistics_has_nothing_to_decompose() -> None:
-    assert decompose(net(GroupNormConfig()), training(), SPLITS.test, epoch=3, size=2) is None
+    assert decompose([net(GroupNormConfig())], training(), SPLITS.test, epoch=3, size=2) is None
 
 
 def test_memory_is_counted_by_hand() -> None:
