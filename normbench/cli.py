@@ -127,9 +127,11 @@ def run(
     with _one_line_errors(f"{again} trains what is missing"):
         from normbench.launch.compose import load_config
         from normbench.run import run as experiment
+        from normbench.run.spent import process_start
         from normbench.terminal.screen import Screen
 
-        outcome = experiment.run(load_config(overrides or []), Screen(), fresh=fresh)
+        config = load_config(overrides or [])
+        outcome = experiment.run(config, Screen(), fresh=fresh, since=process_start())
     if not outcome.finished:
         raise typer.Exit(1)
 

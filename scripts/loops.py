@@ -235,7 +235,7 @@ def arranged(cell: Cell, seeds: list[int], arrangement: Arrangement, inner: int)
 
         return several
 
-    return lambda: in_lanes([job(step) for step in steps], lanes, Event())
+    return lambda: in_lanes([job(step) for step in steps], lanes, arrangement.threads, Event())
 
 
 def choose(cell: Cell, seeds: list[int]) -> Arrangement:
@@ -244,10 +244,8 @@ def choose(cell: Cell, seeds: list[int]) -> Arrangement:
     def prepare(size: int) -> Step:
         return stacked(cell, seeds[:size]) if size > 1 else solo(cell, seeds[:1])
 
-    lanes = sorted({1, min(torch.get_num_threads(), len(seeds))})
-    best, _ = fastest(
-        prepare, len(seeds), lambda *_: None, lanes=lanes if cell.device.type == "cpu" else [1]
-    )
+    lanes = torch.get_num_threads() if cell.device.type == "cpu" else 1
+    best, _ = fastest(prepare, len(seeds), lambda *_: None, lanes=lanes)
     return best
 
 

@@ -64,7 +64,8 @@ def _isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 
 
 def _environment(library: Path) -> dict[str, str]:
-    return {"NORMBENCH_DATA": str(library), "COLUMNS": "100", "TERM": "dumb", SECRET[0]: SECRET[1]}
+    places = {"NORMBENCH_DATA": str(library), "XDG_CACHE_HOME": f"{library}-cache"}
+    return {**places, "COLUMNS": "100", "TERM": "dumb", SECRET[0]: SECRET[1]}
 
 
 _connect = socket.socket.connect

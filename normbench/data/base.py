@@ -22,6 +22,9 @@ class DataConfig(ABC):
     limit: int | None = None
     """Only the first so many training images of a fixed shuffle; null: all."""
 
+    test_limit: int | None = None
+    """Only the first so many test images of a fixed shuffle, to try something out; null: all."""
+
     val_fraction: float = 0.0
     """The share of the training images held out for choices, such as a learning rate; the curve
     of accuracy is then theirs, and the test set is looked at once, at the end."""
@@ -36,8 +39,10 @@ class DataConfig(ABC):
     """What the source is, in a few words."""
 
     def __post_init__(self) -> None:
-        if self.limit is not None and self.limit < 1:
-            raise UsageError(f"data.limit={self.limit}: must be at least 1, or null for all")
+        for key in ("limit", "test_limit"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise UsageError(f"data.{key}={value}: must be at least 1, or null for all")
         if not 0 <= self.val_fraction < 1:
             raise UsageError(f"data.val_fraction={self.val_fraction}: must be from 0 to below 1")
         if not 0 <= self.pad <= 16:

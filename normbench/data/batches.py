@@ -218,7 +218,8 @@ def split(images: ImageSet, config: DataConfig, device: torch.device) -> Splits:
     """Shuffles the training images once and for all, holds out, limits, and moves to the device.
 
     The shuffle does not depend on the run's seed, so that every run with the same ``limit`` and
-    ``val_fraction`` trains on the same images.
+    ``val_fraction`` trains on the same images. The test images keep their order where they are not
+    limited.
     """
     order = torch.randperm(len(images.train_labels), generator=torch.Generator().manual_seed(0))
     count, held_out = config.num_training(len(order))
@@ -228,10 +229,11 @@ def split(images: ImageSet, config: DataConfig, device: torch.device) -> Splits:
     def part(pixels: Tensor, labels: Tensor, pad: int = 0) -> Split:
         return Split(pixels, labels, mean=mean, std=std, device=device, pad=pad)
 
+    test = part(images.test_images, images.test_labels)
     return Splits(
         train=part(images.train_images[chosen], images.train_labels[chosen], config.pad),
         validation=part(images.train_images[held], images.train_labels[held]) if held_out else None,
-        test=part(images.test_images, images.test_labels),
+        test=test if config.test_limit is None else test.shuffled(config.test_limit),
     )
 
 

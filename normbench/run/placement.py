@@ -9,7 +9,8 @@ it is timed, on the steps to be trained.
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from threading import Barrier, Event
 from time import perf_counter
 
@@ -21,8 +22,11 @@ LARGEST_STACK = 16
 WORTHWHILE = 0.97
 """What share of the time of one seed after another another arrangement may take to be chosen."""
 
-TURN = 0.3
-"""Seconds for which an arrangement is timed, at least, and at least two steps; twice."""
+TURN = 0.1
+"""Seconds for which an arrangement is timed, at least; twice."""
+
+BUDGET = 2.5
+"""Seconds after which no arrangement is tried that would not have been timed by then."""
 
 Step = Callable[[], None]
 
@@ -32,12 +36,14 @@ class Arrangement:
     """How seeds share the machine.
 
     Attributes:
-        lanes: how many stacks are trained at the same time, each by its share of the threads.
+        lanes: how many stacks are trained at the same time.
         size: how many seeds each stack has, at most.
+        threads: by how many threads each lane computes.
     """
 
     lanes: int = 1
     size: int = 1
+    threads: int = field(default_factory=torch.get_num_threads)
 
     def rounds(self, seeds: int) -> int:
         """How many stacks a lane trains, one after another, until ``seeds`` seeds are trained."""
@@ -53,29 +59,26 @@ def _up(number: int, by: int) -> int:
     return -(-number // by)
 
 
-def in_lanes(
-    jobs: Sequence[Callable[[], None]], lanes: int, stop: Event, threads: int | None = None
-) -> None:
+def in_lanes(jobs: Sequence[Callable[[], None]], lanes: int, threads: int, stop: Event) -> None:
     """Runs ``jobs`` in ``lanes`` threads, or one after another in this one if ``lanes`` is 1.
 
     Args:
         jobs: what is to be done; a job that sees ``stop`` set should end.
         lanes: how many at a time.
+        threads: by how many threads each lane computes.
         stop: set when a job has failed or this thread has been interrupted.
-        threads: by how many threads each lane computes; an equal share by default.
 
     Raises:
         BaseException: the first failure, or the interruption, once all lanes have come to rest.
     """
     all_threads = torch.get_num_threads()
-    share = threads or max(1, all_threads // lanes)
     try:
         if lanes == 1:
-            torch.set_num_threads(share)
+            torch.set_num_threads(threads)
             for job in jobs:
                 job()
             return
-        with ThreadPoolExecutor(lanes, initializer=lambda: torch.set_num_threads(share)) as pool:
+        with ThreadPoolExecutor(lanes, initializer=lambda: torch.set_num_threads(threads)) as pool:
             futures = [pool.submit(job) for job in jobs]
             try:
                 for future in as_completed(futures):
@@ -93,43 +96,45 @@ def fastest(
     seeds: int,
     progress: Callable[[str, int, int | None], None],
     *,
-    lanes: Sequence[int],
+    lanes: int,
 ) -> tuple[Arrangement, dict[Arrangement, float]]:
     """Times arrangements of ``seeds`` seeds, and chooses.
 
-    Stacks are made larger for as long as that helps and there is memory. One seed after another is
-    timed first and last, and of an arrangement's times the shortest counts: what disturbs only ever
-    adds.
+    In as many lanes as there may be and in one, stacks are made larger for as long as that helps
+    and there is memory and time; a seed alone is also tried on a single thread. One seed after
+    another is timed first and last, and of an arrangement's times the shortest counts: what
+    disturbs only ever adds.
 
     Args:
         prepare: given a stack's size, returns what runs one of its steps to the end.
         seeds: how many are to be trained.
         progress: told what is done, how much, and of how much.
-        lanes: the numbers of lanes to try.
+        lanes: how many stacks may be trained at a time.
 
     Returns:
         The arrangement that trains all seeds first, and each one's seconds a seed and step.
     """
     alone = Arrangement()
-    times: dict[Arrangement, float] = {}
-    candidates = [[Arrangement(n, size) for size in _sizes(_up(seeds, n))] for n in lanes]
-    total = sum(map(len, candidates)) + 1
-    timed = 0
-    for family in candidates:
+    times = {alone: _time(prepare, alone)}
+    families = _families(seeds, min(lanes, seeds))
+    total = sum(map(len, families)) + 2
+    end = perf_counter() + BUDGET
+    for family in families:
+        last = times[alone]
         for arrangement in family:
+            progress("measuring how to train", len(times), total)
+            start = perf_counter()
             try:
                 times[arrangement] = _time(prepare, arrangement)
             except torch.OutOfMemoryError:  # on a GPU
-                if arrangement == alone:
-                    raise
                 break  # larger stacks take more
-            timed += 1
-            progress("measuring how to train the seeds together", timed, total)
-            smaller = [times[each] for each in family if each in times and each != arrangement]
-            if smaller and times[arrangement] > min(smaller):
+            # A stack of twice the size takes at most twice as long to time.
+            too_late = perf_counter() + 2 * (perf_counter() - start) > end
+            if too_late or (arrangement.size > 1 and times[arrangement] > last):
                 break
+            last = times[arrangement]
     times[alone] = min(times[alone], _time(prepare, alone))
-    progress("measuring how to train the seeds together", total, total)
+    progress("measuring how to train", total, total)
 
     def whole(arrangement: Arrangement) -> float:
         """The time of all seeds' steps: the last round may have idle lanes or thin stacks."""
@@ -138,6 +143,17 @@ def fastest(
 
     best = min(times, key=whole)
     return (best if whole(best) <= WORTHWHILE * whole(alone) else alone), times
+
+
+def _families(seeds: int, lanes: int) -> list[list[Arrangement]]:
+    """What to try beside one seed after another: families of ever larger stacks."""
+    threads = torch.get_num_threads()
+    single = [Arrangement(threads=1)] if seeds == 1 and threads > 1 else []
+    side_by_side = [
+        Arrangement(lanes, size, max(1, threads // lanes)) for size in _sizes(_up(seeds, lanes))
+    ]
+    stacks = [Arrangement(1, size, threads) for size in _sizes(seeds) if size > 1]
+    return [family for family in (single, side_by_side if lanes > 1 else [], stacks) if family]
 
 
 def _sizes(most: int) -> list[int]:
@@ -162,16 +178,17 @@ def _time(prepare: Callable[[int], Step], arrangement: Arrangement) -> float:
             barrier.abort()  # the other lanes must not wait for this one
             raise
 
-    in_lanes([lambda step=step: lane(step) for step in steps], arrangement.lanes, Event())  # type: ignore[misc]
     lanes = arrangement.lanes
+    jobs = [partial(lane, step) for step in steps]
+    in_lanes(jobs, lanes, arrangement.threads, Event())
     means = [sum(turns[turn : turn + lanes]) / lanes for turn in range(0, 2 * lanes, lanes)]
     return min(means) / (lanes * arrangement.size)
 
 
 def _turn(step: Step) -> float:
-    """Seconds a step takes, over at least ``TURN`` seconds and two steps."""
+    """Seconds a step takes, over at least ``TURN`` seconds and one step."""
     start, count = perf_counter(), 0
-    while count < 2 or perf_counter() - start < TURN:
+    while count < 1 or perf_counter() - start < TURN:
         step()
         count += 1
     return (perf_counter() - start) / count

@@ -18,10 +18,13 @@ from normbench.config import LIMITS, Config
 from normbench.data.batches import Splits
 from normbench.errors import UnreadableError, UsageError
 from normbench.files import write_json, write_text
+from normbench.run.allocator import keep_freed_memory
 from normbench.run.cell import Cell
 from normbench.run.placement import Arrangement, Step, fastest, in_lanes
+from normbench.run.remembered import busy, case_of, recall, remember
 from normbench.run.seeds import Replicas, StoppedError
 from normbench.run.signals import asking
+from normbench.run.spent import Spent
 from normbench.run.views import show_arrangement, show_header, show_results
 from normbench.store import checkpoint
 from normbench.store.checkpoint import Checkpoint
@@ -54,11 +57,13 @@ class Outcome:
         summary: the content of ``summary.json``: all seeds that the cell has.
         wanted: the seeds that were asked for.
         results: how each of them ended.
+        seconds: what the time went to, see :class:`normbench.run.spent.Spent`.
     """
 
     summary: dict[str, Any]
     wanted: list[int]
     results: list[Result]
+    seconds: Mapping[str, float]
 
     @property
     def finished(self) -> bool:
@@ -67,7 +72,14 @@ class Outcome:
         return found == set(self.wanted)
 
 
-def run(config: Config, screen: Screen, *, fresh: bool = False, brief: bool = False) -> Outcome:
+def run(
+    config: Config,
+    screen: Screen,
+    *,
+    fresh: bool = False,
+    brief: bool = False,
+    since: float | None = None,
+) -> Outcome:
     """Trains the seeds of a cell that have no result yet, from their last checkpoints.
 
     Args:
@@ -75,12 +87,14 @@ def run(config: Config, screen: Screen, *, fresh: bool = False, brief: bool = Fa
         screen: where progress is shown.
         fresh: whether to throw away the cell's earlier records first.
         brief: whether to show one line of the cell instead of all about it.
+        since: when the command began, by ``perf_counter``; now by default.
 
     Raises:
         UsageError: something about the configuration, the data or the directory; nothing has been
             written then. Or another process is training this cell, or all checkpoints are damaged.
         StoppedError: training was interrupted in a thread other than the first.
     """
+    spent = Spent(since)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     cell = Cell.of(config)
@@ -98,13 +112,15 @@ def run(config: Config, screen: Screen, *, fresh: bool = False, brief: bool = Fa
         if pending:
             splits = cell.splits(device)
             _describe(cell, device)
-            _train(cell, splits, pending, screen)
+            spent.started()
+            _train(cell, splits, pending, screen, spent)
         ended = read_results(cell.directory)
         summary = write_summary(cell, ended)
         if not brief:
-            show_results(screen, cell, ended)
+            show_results(screen, cell, ended, spent.seconds() if pending else {})
     wanted = set(config.all_seeds)
-    return Outcome(summary, config.all_seeds, [r for r in ended if r.seed in wanted])
+    mine = [r for r in ended if r.seed in wanted]
+    return Outcome(summary, config.all_seeds, mine, spent.seconds())
 
 
 def _pending(cell: Cell, screen: Screen) -> list[int]:
@@ -142,6 +158,7 @@ def choose_device(name: str) -> torch.device:
 
 def _prepare(device: torch.device) -> None:
     """Makes ``device`` the one that streams and graphs are made on, and float32 mean float32."""
+    keep_freed_memory()
     if device.type == "cuda":
         if device.index is not None:
             torch.cuda.set_device(device)
@@ -194,7 +211,9 @@ def _plain(value: Any) -> Any:
     return [_plain(inner) for inner in value] if isinstance(value, list) else value
 
 
-def _train(cell: Cell, splits: Splits, pending: Sequence[int], screen: Screen) -> None:
+def _train(
+    cell: Cell, splits: Splits, pending: Sequence[int], screen: Screen, spent: Spent
+) -> None:
     """Trains ``pending``: first the stacks that have begun, as they began, then the others.
 
     A training that raises ends as ``failed`` seeds with the error in the log; no exception leaves.
@@ -205,12 +224,15 @@ def _train(cell: Cell, splits: Splits, pending: Sequence[int], screen: Screen) -
         for threads in sorted({stack.threads for stack in begun}):
             stacks = [stack.seeds for stack in begun if stack.threads == threads]
             lanes = min(len(stacks), _most_lanes(splits) // threads) or 1
-            _train_stacks(cell, splits, stacks, lanes, screen, threads)
+            with spent.on("arranging"):
+                _prove(cell, max(stacks, key=len))
+            _train_stacks(cell, splits, stacks, lanes, threads, screen, spent)
         if rest:
-            with _noting_failure(cell, rest):
+            with _noting_failure(cell, rest), spent.on("arranging"):
                 arrangement = _arrange(cell, splits, rest, screen)
             stacks = arrangement.divide(rest)
-            _train_stacks(cell, splits, stacks, min(arrangement.lanes, len(stacks)), screen)
+            lanes = min(arrangement.lanes, len(stacks))
+            _train_stacks(cell, splits, stacks, lanes, arrangement.threads, screen, spent)
     except (UsageError, StoppedError):
         raise
     except Exception as error:
@@ -252,8 +274,9 @@ def _train_stacks(
     splits: Splits,
     stacks: Sequence[Sequence[int]],
     lanes: int,
+    threads: int,
     screen: Screen,
-    threads: int | None = None,
+    spent: Spent,
 ) -> None:
     """Trains ``stacks`` in ``lanes``; a signal lets each save its state before it takes effect."""
     stop = Event()
@@ -264,12 +287,12 @@ def _train_stacks(
         try:
             with _noting_failure(cell, members):
                 replicas = Replicas.of(cell, splits, members)
-                replicas.train(screen, stop, lambda: len(running))
+                replicas.train(screen, stop, lambda: len(running), spent)
         finally:
             running.discard(members[0])
 
     with asking(stop.set):
-        in_lanes([partial(job, members) for members in stacks], lanes, stop, threads)
+        in_lanes([partial(job, members) for members in stacks], lanes, threads, stop)
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,19 +337,37 @@ def _refuse(_: Checkpoint) -> None:
     raise ValueError("its seeds and threads make no sense")
 
 
+def _prove(cell: Cell, seeds: Sequence[int]) -> None:
+    """Raises StackError if ``seeds`` are several that no stack is right for."""
+    if len(seeds) > 1:
+        stack([cell.build_model(seed) for seed in seeds[:2]], cell.example())
+
+
 def _arrange(cell: Cell, splits: Splits, seeds: Sequence[int], screen: Screen) -> Arrangement:
     """How ``seeds`` share the machine: as wanted, or as is fastest here."""
     wanted = cell.config.stack
-    if len(seeds) == 1 or wanted == 1:
+    if wanted == 1 and len(seeds) > 1:
         return Arrangement()
     try:
-        stack([cell.build_model(seed) for seed in seeds[:2]], cell.example())
+        _prove(cell, seeds)
     except StackError as error:
         screen.line(f"  the seeds are not stacked: {error}")
         return Arrangement()
-    if isinstance(wanted, int):
+    if isinstance(wanted, int) and len(seeds) > 1:
         return Arrangement(size=min(wanted, len(seeds)))
+    chosen_threads = cell.config.threads is not None or torch.get_num_threads() == 1
+    if len(seeds) == 1 and (chosen_threads or _most_lanes(splits) == 1):
+        return Arrangement()
+    return _fastest(cell, splits, seeds, screen)
 
+
+def _fastest(cell: Cell, splits: Splits, seeds: Sequence[int], screen: Screen) -> Arrangement:
+    """The fastest arrangement, as measured before on this machine or now."""
+    case = case_of(cell, len(seeds), splits.train.pixels.device)
+    known = recall(case)
+    if known is not None:
+        show_arrangement(screen, known)
+        return known
     stop = Event()
 
     def prepare(size: int) -> Step:
@@ -339,9 +380,10 @@ def _arrange(cell: Cell, splits: Splits, seeds: Sequence[int], screen: Screen) -
 
         return unless_stopped
 
-    lanes = sorted({1, min(_most_lanes(splits), len(seeds))})
-    with screen.working("measuring how to train the seeds together") as bar, asking(stop.set):
-        best, times = fastest(prepare, len(seeds), bar.update, lanes=lanes)
+    with screen.working("measuring how to train") as bar, asking(stop.set):
+        best, times = fastest(prepare, len(seeds), bar.update, lanes=_most_lanes(splits))
+    if not busy():
+        remember(case, best)
     show_arrangement(screen, best, times)
     return best
 

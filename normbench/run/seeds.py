@@ -18,6 +18,7 @@ from normbench.models.inspection import memory_of_step
 from normbench.norms import Norm
 from normbench.run.autosave import Saver
 from normbench.run.cell import Cell
+from normbench.run.spent import Spent
 from normbench.store.curves import Tracker
 from normbench.store.environment import environment
 from normbench.store.results import DIVERGED, FINISHED, Result, is_done, write_result
@@ -61,13 +62,13 @@ class Replicas:
     def of(cls, cell: Cell, splits: Splits, seeds: Sequence[int]) -> "Replicas":
         """Builds the networks of ``seeds``, stacked where there are several.
 
-        Raises:
-            StackError: there are several, and they cannot be stacked.
+        That these networks can be stacked has to be proven before, see
+        :func:`normbench.training.stacking.stack`.
         """
         config = cell.config
         with _BUILDING:  # layers draw their first weights from the process's random state
             models = [cell.build_model(seed) for seed in seeds]
-            model = models[0] if len(models) == 1 else stack(models, cell.example())
+            model = models[0] if len(models) == 1 else stack(models, proven=True)
         device = splits.train.pixels.device
         model = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return cls(
@@ -102,13 +103,14 @@ class Replicas:
 
         return step
 
-    def train(self, screen: Screen, stop: Event, running: Callable[[], int]) -> None:
+    def train(self, screen: Screen, stop: Event, running: Callable[[], int], spent: Spent) -> None:
         """Trains to the end, from the last checkpoint if there is one, and writes the records.
 
         Args:
             screen: where progress is shown.
             stop: ends training after the step, once it is set; a checkpoint is written then.
             running: how many such trainings share the machine now, this one counted.
+            spent: told what the time goes to.
 
         Raises:
             StoppedError: ``stop`` was set.
@@ -148,14 +150,17 @@ class Replicas:
                     if metrics is not None:
                         for replica, tracker in trackers.items():
                             _log(tracker, metrics, replica)
-                        saver.seconds += metrics.seconds / (len(self.seeds) * running())
+                        together = running()
+                        saver.seconds += metrics.seconds / (len(self.seeds) * together)
+                        spent.add("training", metrics.seconds / together)
+                        spent.add("evaluating", metrics.evaluation_seconds / together)
                         bar.update(metrics)
                     check()
                     if saver.due(progress):
                         saver.save(progress, trackers.values())
             for tracker in trackers.values():  # before the results say that all is there
                 tracker.flush()
-            self._write_results(progress, saver.seconds, check)
+            self._write_results(progress, saver.seconds, check, running, spent)
         except StoppedError:
             saver.save(progress, trackers.values())
             raise
@@ -205,11 +210,20 @@ class Replicas:
         count = len(self.optimizer.velocities)
         self.optimizer.restore([tensors[f"velocity.{i}"] for i in range(count)])
 
-    def _write_results(self, progress: Progress, seconds: float, check: Callable[[], None]) -> None:
+    def _write_results(
+        self,
+        progress: Progress,
+        seconds: float,
+        check: Callable[[], None],
+        running: Callable[[], int],
+        spent: Spent,
+    ) -> None:
         """Writes weights and results; ``seconds`` are those of one seed."""
         held = progress.evaluation if self.splits.validation is not None else None
-        test = self._test(progress, check)
-        parts = self._decomposition(check)
+        with spent.on("evaluating", running()):
+            test = self._test(progress, check)
+        with spent.on("decomposing", running()):
+            parts = self._decomposition(check)
         memory = self._memory()
         for replica, seed in enumerate(self.seeds):
             folder = self.cell.seed_folder(seed)
@@ -230,6 +244,7 @@ class Replicas:
                 memory_bytes=memory,
                 stacked=len(self.seeds),
                 threads=torch.get_num_threads(),
+                test_images=len(self.splits.test),
             )
             write_result(folder, result)
 

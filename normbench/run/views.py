@@ -129,9 +129,12 @@ def _seeds(seeds: list[int], there: int) -> str:
 
 
 def show_arrangement(
-    screen: Screen, chosen: Arrangement, times: Mapping[Arrangement, float]
+    screen: Screen, chosen: Arrangement, times: Mapping[Arrangement, float] | None = None
 ) -> None:
     """Prints how the seeds share the machine, and what the choice rests on."""
+    if times is None:
+        screen.line(f"  {_arranged(chosen)}, as measured before", style="dim")
+        return
     alone = times[Arrangement()]
     screen.line(
         f"  {_arranged(chosen)}: {1e3 * times[chosen]:.2f} ms a seed and step"
@@ -141,8 +144,8 @@ def show_arrangement(
 
 
 def _arranged(arrangement: Arrangement) -> str:
-    if arrangement == Arrangement():
-        return "one seed after another"
+    if arrangement.lanes == arrangement.size == 1:
+        return f"one seed after another, {_count(arrangement.threads, 'thread')}"
     stacks = f"stacks of {arrangement.size}" if arrangement.size > 1 else "single seeds"
     return f"{stacks}, {arrangement.lanes} at a time" if arrangement.lanes > 1 else stacks
 
@@ -172,8 +175,10 @@ def check_curves(screen: Screen, directory: Path, *, rebuild: bool) -> None:
         screen.line(f"normbench tensorboard --rebuild {directory} makes them anew")
 
 
-def show_results(screen: Screen, cell: Cell, ended: Sequence[Result]) -> None:
-    """Prints a line a seed of ``ended``, their mean, and where the records are."""
+def show_results(
+    screen: Screen, cell: Cell, ended: Sequence[Result], seconds: Mapping[str, float]
+) -> None:
+    """Prints a line a seed of ``ended``, their mean, what the time went to, and where it all is."""
     config = cell.config
     rows = [
         (
@@ -196,6 +201,9 @@ def show_results(screen: Screen, cell: Cell, ended: Sequence[Result]) -> None:
     if summary["test_accuracy_ci95"] is not None:
         mean, (low, high) = summary["test_accuracy_mean"], summary["test_accuracy_ci95"]
         screen.line(f"mean accuracy {mean:.2%} ± {(high - low) / 2:.2%}, 95 % interval over seeds")
+    if seconds:
+        parts = (f"{part} {duration(value)}" for part, value in seconds.items() if value >= 0.05)
+        screen.line(f"time: {duration(sum(seconds.values()))} ({', '.join(parts)})")
     screen.line(f"files: {cell.directory}")
     arguments = "" if config.runs == "runs" else f" {config.runs}"
     screen.line(f"curves: normbench tensorboard{arguments}")

@@ -30,7 +30,7 @@ class Result:
     Attributes:
         seed: which.
         status: ``finished``, ``diverged`` or ``failed``.
-        test_accuracy: 0..1, on the whole test set after the last step; None unless finished.
+        test_accuracy: 0..1, on the test images after the last step; None unless finished.
         test_loss: mean cross-entropy there; None unless finished.
         test_accuracy_reestimated: of the same weights with batch norm's statistics estimated anew
             from training images; None for norms without running statistics.
@@ -48,6 +48,7 @@ class Result:
         stacked: how many seeds were trained as one network with this one, itself included; other
             numbers sum in another order, which shows in float32.
         threads: how many processor threads it was trained with; likewise.
+        test_images: how many test images the accuracy is of.
         diverged_at: the first step with a loss that was not finite, or None.
         error: why it failed, or None.
     """
@@ -68,6 +69,7 @@ class Result:
     memory_bytes: int | None = None
     stacked: int | None = None
     threads: int | None = None
+    test_images: int | None = None
     diverged_at: int | None = None
     error: str | None = None
 

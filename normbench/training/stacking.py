@@ -97,7 +97,9 @@ class Stack(nn.Module):
         return y
 
 
-def stack(models: Sequence[nn.Module], example: Tensor | None = None) -> Stack:
+def stack(
+    models: Sequence[nn.Module], example: Tensor | None = None, *, proven: bool = False
+) -> Stack:
     """Turns K networks of one architecture into one network, and proves that it is right.
 
     The proof: one random batch through the networks and through a stack of them, in training and
@@ -108,6 +110,7 @@ def stack(models: Sequence[nn.Module], example: Tensor | None = None) -> Stack:
         models: the networks; they are left as they are.
         example: a batch [N, C, ...] of the shape the networks take, for the proof; by default four
             random images of 32×32, or four vectors where the first layer is linear.
+        proven: whether such networks have been stacked before, so that no proof is needed.
 
     Returns:
         A network for inputs [N, K·C, ...], replica k's channels being k·C to (k+1)·C, on the device
@@ -124,7 +127,8 @@ def stack(models: Sequence[nn.Module], example: Tensor | None = None) -> Stack:
     if any(model.training != models[0].training for model in models):
         raise StackError("some networks are in training mode and some in evaluation mode")
     stacked = _stacked(models)
-    _prove(models, _example(models[0]) if example is None else example)
+    if not proven:
+        _prove(models, _example(models[0]) if example is None else example)
     return stacked
 
 

@@ -53,6 +53,8 @@ BAD_SETTINGS = [
     ("norm.channels_per_group=3", ["norm.channels_per_group=3", "4 channels", "1, 2, 4"]),
     ("norm.momentum=0.1", ["norm.momentum", "groups"]),
     ("data.limit=0", ["data.limit=0", "at least 1"]),
+    ("data.test_limit=0", ["data.test_limit=0", "at least 1"]),
+    ("evaluate_every=0", ["evaluate_every=0", "at least 1"]),
     ("data.limit=3", ["batch=4", "at most 3"]),
     ("data.val_fraction=1", ["data.val_fraction=1", "from 0 to below 1"]),
     ("data.pad=-1", ["data.pad=-1", "from 0 to 16"]),

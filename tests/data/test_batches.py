@@ -310,6 +310,17 @@ def test_a_limit_takes_the_first_of_one_fixed_shuffle() -> None:
         assert larger[: len(smaller)] == smaller
 
 
+def test_a_limit_of_the_test_images_takes_the_first_of_one_fixed_shuffle() -> None:
+    five, seven, everything, beyond = (
+        split(image_set(), SyntheticConfig(test_limit=limit), CPU).test.labels.tolist()
+        for limit in (5, 7, None, 1000)
+    )
+    assert everything == list(range(12))
+    assert (len(five), len(seven)) == (5, 7)
+    assert seven[:5] == five == beyond[:5] != everything[:5]
+    assert sorted(beyond) == everything
+
+
 def test_limit_and_val_fraction_go_together() -> None:
     config = SyntheticConfig(limit=7, val_fraction=0.5)
     splits = split(image_set(), config, CPU)

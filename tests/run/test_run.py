@@ -25,6 +25,7 @@ from normbench.run import seeds
 from normbench.run.cell import Cell
 from normbench.run.placement import Arrangement
 from normbench.run.run import choose_device
+from normbench.run.spent import Spent
 from normbench.store import results
 from normbench.store.curves import read_metrics
 from normbench.terminal.screen import Screen
@@ -225,7 +226,11 @@ def test_time_is_shared_with_those_that_train_at_the_same_time(
     counted: dict[int, list[int]] = {}
 
     def trained(
-        self: seeds.Replicas, _: Screen, stop: threading.Event, running: Callable[[], int]
+        self: seeds.Replicas,
+        _: Screen,
+        stop: threading.Event,
+        running: Callable[[], int],
+        spent: Spent,
     ) -> None:
         (seed,) = self.seeds
         both.wait(20)

@@ -1,0 +1,85 @@
+"""From how many training images batch norm's statistics have to be estimated anew.
+
+    python scripts/statistics_images.py --name cifar10-jpeg
+
+Trains ResNet-8 of width 16 at batch 2 for some thousand steps on an imported data set, for several
+seeds, and prints by how many points the accuracy with statistics from 500 to 10,000 images differs
+from that with another draw of 10,000: the root of the mean square over seeds and draws.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from normbench.data import DATA
+from normbench.data.batches import Split, Splits, Training, split
+from normbench.models import MODELS
+from normbench.norms import NORMS, Norm
+from normbench.training import precise_bn
+from normbench.training.loop import norm_parameters, training_step
+from normbench.training.optim import SGDConfig
+
+COUNTS = (500, 1000, 2500, 5000, 10_000)
+
+
+def trained(splits: Splits, classes: int, seed: int, steps: int) -> nn.Module:
+    """The network of ``seed`` after ``steps`` steps at batch 2."""
+    generator = torch.Generator().manual_seed(seed)
+    build = NORMS["batch"](name="batch").build
+    model = MODELS["resnet"](name="resnet").build(build, classes, generator)
+    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optim = SGDConfig()
+    optimizer = optim.build(model, norm_parameters(model, [Norm]))
+    batches = Training(splits.train, seeds=[seed], batch=2, flip=True).batches()
+    for step in range(steps):
+        optimizer.lr = optim.rate(step, steps, 2)
+        training_step(model, optimizer, *next(batches))
+    return model
+
+
+def accuracy(
+    model: nn.Module, splits: Splits, test: Split, images: int, seed: int, draw: int
+) -> float:
+    """The accuracy in % with statistics from ``images`` images of draw ``draw``."""
+    precise_bn.IMAGES = images
+    training = Training(splits.train, seeds=[seed], batch=2, flip=True)
+    found = precise_bn.decompose([model], training, test, epoch=100 + draw, size=2)
+    assert found is not None
+    return 100 * found.reestimated[0]
+
+
+def errors(differences: Sequence[float]) -> float:
+    """The root of the mean square."""
+    return (sum(each**2 for each in differences) / len(differences)) ** 0.5
+
+
+def main() -> None:
+    """Prints a line for each number of images."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--name", default="cifar10-jpeg")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--draws", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--test", type=int, default=5000, help="test images")
+    arguments = parser.parse_args()
+    config = DATA["images"](source="images", name=arguments.name, test_limit=arguments.test)
+    images = config.load()
+    splits = split(images, config, torch.device("cpu"))
+    differences: dict[int, list[float]] = {count: [] for count in COUNTS}
+    for seed in range(arguments.seeds):
+        model = trained(splits, len(images.classes), seed, arguments.steps)
+        reference = accuracy(model, splits, splits.test, 10_000, seed, 0)
+        for count in COUNTS:
+            for draw in range(1, arguments.draws + 1):
+                found = accuracy(model, splits, splits.test, count, seed, draw)
+                differences[count].append(found - reference)
+    for count, found_differences in differences.items():
+        print(f"{count:6,} images: {errors(found_differences):.2f} points")
+
+
+if __name__ == "__main__":
+    main()

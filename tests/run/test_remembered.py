@@ -1,0 +1,71 @@
+"""An arrangement is measured once a machine and case, and a foreign file changes nothing."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from platformdirs import user_cache_path
+
+from normbench.launch.compose import load_config
+from normbench.run.cell import Cell
+from normbench.run.placement import Arrangement
+from normbench.run.remembered import Case, case_of, recall, remember
+
+FOUND = Arrangement(lanes=1, size=4, threads=1)
+
+
+def case(tiny: list[str], *overrides: str, seeds: int = 4) -> Case:
+    return case_of(Cell.of(load_config([*tiny, *overrides])), seeds, torch.device("cpu"))
+
+
+def the_file() -> Path:
+    (path,) = (user_cache_path("normbench") / "arrangements").iterdir()
+    return path
+
+
+def test_what_was_measured_is_known_for_this_case_and_no_other(tiny: list[str]) -> None:
+    remember(case(tiny), FOUND)
+
+    assert recall(case(tiny)) == FOUND
+    assert recall(case(tiny, "name=other", "optim.lr=0.3", "epochs=9")) == FOUND
+    for other in ("batch=6", "norm=batch", "model.width=8", "precision=bf16"):
+        assert recall(case(tiny, other)) is None
+    assert recall(case(tiny, seeds=5)) is None
+    assert recall({**case(tiny), "processor": "another"}) is None
+    assert recall({**case(tiny), "torch": "9.9"}) is None
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda found: "{",
+        lambda found: "[" * 100_000,
+        lambda found: json.dumps([found]),
+        lambda found: json.dumps({"case": found["case"]}),
+        lambda found: json.dumps(found | {"case": {}}),
+        lambda found: json.dumps(found | {"arrangement": {"lanes": 1, "size": 17, "threads": 1}}),
+        lambda found: json.dumps(found | {"arrangement": {"lanes": 99, "size": 1, "threads": 1}}),
+        lambda found: json.dumps(found | {"arrangement": {"lanes": "1", "size": 1, "threads": 1}}),
+        lambda found: json.dumps(found | {"arrangement": {"lanes": 0, "size": 1, "threads": 1}}),
+        lambda found: json.dumps(found | {"arrangement": {"rows": 1}}),
+    ],
+)
+def test_a_damaged_or_foreign_file_is_ignored_and_replaced(
+    tiny: list[str], damage: Callable[[dict[str, object]], str]
+) -> None:
+    remember(case(tiny), FOUND)
+    path = the_file()
+    path.write_text(damage(json.loads(path.read_text())))
+
+    assert recall(case(tiny)) is None
+    remember(case(tiny), FOUND)
+    assert recall(case(tiny)) == FOUND
+
+
+def test_a_cache_that_cannot_be_written_to_is_no_error(tiny: list[str]) -> None:
+    user_cache_path("normbench").parent.mkdir(parents=True)
+    user_cache_path("normbench").write_text("a file where the folder should be")
+    remember(case(tiny), FOUND)
+    assert recall(case(tiny)) is None
