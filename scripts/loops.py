@@ -70,17 +70,18 @@ def normbench_model(cell: Cell, seed: int) -> nn.Module:
     return config.build(build, len(cell.images.classes), generator)
 
 
-class _Pictures(Dataset[tuple[Tensor, int]]):
+class Pictures(Dataset[tuple[Tensor, int]]):
     """PIL images with torchvision's transforms, as most training scripts have them."""
 
-    def __init__(self, images: ImageSet) -> None:
-        pixels = images.train_images.permute(0, 2, 3, 1).numpy()
-        self.pictures = [Image.fromarray(picture) for picture in pixels]
-        self.labels = images.train_labels.tolist()
+    def __init__(self, images: ImageSet, *, train: bool = True) -> None:
+        pixels = images.train_images if train else images.test_images
+        labels = images.train_labels if train else images.test_labels
+        self.pictures = [Image.fromarray(each) for each in pixels.permute(0, 2, 3, 1).numpy()]
+        self.labels: list[int] = labels.tolist()
+        augmentation = [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip()]
         self.transform = transforms.Compose(
             [
-                transforms.RandomCrop(32, padding=4),
-                transforms.RandomHorizontalFlip(),
+                *(augmentation if train else []),
                 transforms.ToTensor(),
                 transforms.Normalize(MEAN, STD),
             ]
@@ -104,7 +105,7 @@ def _one_after_another(steps: list[Step]) -> Step:
 def usual(cell: Cell, seeds: list[int], workers: int = 0) -> Step:
     """DataLoader, PIL transforms, default SGD, ``.item()`` each step; one seed after another."""
     loader = DataLoader(
-        _Pictures(cell.images),
+        Pictures(cell.images),
         batch_size=cell.batch,
         shuffle=True,
         num_workers=workers,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from math import sqrt
 
 import torch
 from torch import nn
@@ -31,7 +32,7 @@ def trained(splits: Splits, classes: int, seed: int, steps: int) -> nn.Module:
     generator = torch.Generator().manual_seed(seed)
     build = NORMS["batch"](name="batch").build
     model = MODELS["resnet"](name="resnet").build(build, classes, generator)
-    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = model.to(memory_format=torch.channels_last)
     optim = SGDConfig()
     optimizer = optim.build(model, norm_parameters(model, [Norm]))
     batches = Training(splits.train, seeds=[seed], batch=2, flip=True).batches()
@@ -49,12 +50,13 @@ def accuracy(
     training = Training(splits.train, seeds=[seed], batch=2, flip=True)
     found = precise_bn.decompose([model], training, test, epoch=100 + draw, size=2)
     assert found is not None
-    return 100 * found.reestimated[0]
+    share: float = found.reestimated[0]
+    return 100 * share
 
 
 def errors(differences: Sequence[float]) -> float:
     """The root of the mean square."""
-    return (sum(each**2 for each in differences) / len(differences)) ** 0.5
+    return sqrt(sum(each**2 for each in differences) / len(differences))
 
 
 def main() -> None:

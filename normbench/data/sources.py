@@ -16,7 +16,7 @@ class SyntheticConfig(DataConfig):
     """The built-in images."""
 
     source: str = "synthetic"
-    about: ClassVar[str] = "built in: ten classes of drawn shapes, 10,000 + 2,000 images"
+    about: ClassVar[str] = "built in: ten classes of drawn shapes, 6,000 + 2,000 images"
 
     def describe(self) -> Description:
         return DESCRIPTION

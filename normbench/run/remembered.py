@@ -33,7 +33,7 @@ def case_of(cell: Cell, seeds: int, device: torch.device) -> Case:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "torch": torch.__version__,
         "normbench": version("normbench"),
-        "images": [*cell.images.test_images.shape[1:], len(cell.images.classes)],
+        "images": [*cell.images.image_size, len(cell.images.classes)],
         "model": repr(config.model),
         "norm": repr(config.norm),
         "norm_batch": config.norm_batch,

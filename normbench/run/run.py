@@ -114,6 +114,7 @@ def run(
             _describe(cell, device)
             spent.started()
             _train(cell, splits, pending, screen, spent)
+            write_json(cell.directory / "time.json", spent.seconds())
         ended = read_results(cell.directory)
         summary = write_summary(cell, ended)
         if not brief:
