@@ -1,7 +1,7 @@
-"""The networks. A new one is a file in this package and a file in ``configs/model``."""
+"""The networks. A new one is one file in this package."""
 
-from normbench.models.base import MODELS, ModelConfig, NormBuilder
+from normbench.models.base import MODELS, ModelConfig
 
 MODELS.discover(__name__, __path__)
 
-__all__ = ["MODELS", "ModelConfig", "NormBuilder"]
+__all__ = ["MODELS", "ModelConfig"]

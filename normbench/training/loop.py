@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from normbench.data.batches import Split, Training, evaluation_batches
+from normbench.norms.parts import share_hooks
 from normbench.training.cuda_graph import CapturedStep, TrainingStep
 from normbench.training.diagnosis import Diagnosis
 from normbench.training.optim import SGD, SGDConfig
@@ -61,6 +62,7 @@ def train(
     total = epochs * training.steps
     model.train()
     smoothing = optim.label_smoothing
+    at_share = share_hooks(model)
     eager = partial(training_step, model, optimizer, label_smoothing=smoothing, autocast=autocast)
     train_on = step_function(model, training, optimizer, optim, autocast=autocast)
     batches = training.batches(progress.step)
@@ -77,6 +79,8 @@ def train(
             return
         images, labels = next(batches)
         optimizer.lr = optim.rate(progress.step, total, training.batch)
+        for set_share in at_share:
+            set_share(progress.step / total)
         if progress.diagnosis_due:
             logits, progress.diagnosis = _diagnosed(eager, model, images, labels)
         else:
