@@ -31,7 +31,7 @@ def show_layers(screen: Screen, config: Config, preface: str = "") -> None:
         ("layer", "output", "averages over", "G", "C/G", "params", "MFLOPs", "batch-dependent"),
         [
             *(_layer_row(info) for info in infos),
-            _total_row(infos, config),
+            _total_row(infos),
         ],
     )
     channels = [info.norm.channels for info in infos if info.norm is not None]
@@ -57,11 +57,20 @@ def _layer_row(info: LayerInfo) -> tuple[str, ...]:
     )
 
 
-def _total_row(infos: list[LayerInfo], config: Config) -> tuple[str, ...]:
+def _total_row(infos: list[LayerInfo]) -> tuple[str, ...]:
     parameters = sum(info.parameters for info in infos)
     flops = sum(info.flops for info in infos)
-    dependent = "yes" if config.norm.batch_dependent else "no"
-    return ("total", "", "", "", "", f"{parameters:,}", f"{flops / 1e6:.2f}", dependent)
+    dependent = any(info.norm.batch_dependent for info in infos if info.norm is not None)
+    return (
+        "total",
+        "",
+        "",
+        "",
+        "",
+        f"{parameters:,}",
+        f"{flops / 1e6:.2f}",
+        "yes" if dependent else "no",
+    )
 
 
 def show_header(

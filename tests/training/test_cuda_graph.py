@@ -22,8 +22,7 @@ def trained(
 ) -> nn.Module:
     images = split(draw(), DATA["synthetic"](source="synthetic", limit=200), device).train
     generator = torch.Generator().manual_seed(0)
-    build = NORMS["batch"](name="batch").build
-    model = MODELS["resnet"](name="resnet").build(build, 10, generator)
+    model = MODELS["resnet"](name="resnet").build(NORMS["batch"](name="batch"), 10, generator)
     model = model.to(device).to(memory_format=torch.channels_last).train()
     config = SGDConfig()
     optimizer = config.build(model, norm_parameters(model, [Norm]))

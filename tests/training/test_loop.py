@@ -48,8 +48,7 @@ def splits(limit: int | None = None) -> Splits:
 
 def net(norm: NormConfig | None = None, seed: int = 0) -> nn.Module:
     generator = torch.Generator().manual_seed(seed)
-    builder = (norm or GroupNormConfig()).build
-    return ConvNetConfig(depth=2, width=4).build(builder, CLASSES, generator)
+    return ConvNetConfig(depth=2, width=4).build(norm or GroupNormConfig(), CLASSES, generator)
 
 
 class Pair(nn.Module):
@@ -271,10 +270,8 @@ def test_bfloat16_computes_convolutions_in_it_and_keeps_the_weights_in_float32()
 
 @pytest.mark.parametrize("norm", [BatchNormConfig(), GroupNormConfig(), NoNormConfig()])
 def test_resnets_train_in_bfloat16_with_every_kind_of_norm(norm: NormConfig) -> None:
-    def builder(channels: int, *, act: bool = True) -> Norm:
-        return norm.build(channels, act=act, norm_batch=8)
-
-    model = ResNetConfig(width=4).build(builder, CLASSES, torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    model = ResNetConfig(width=4).build(norm, CLASSES, generator, norm_batch=8)
     model = model.to(memory_format=torch.channels_last)
     metrics = run(model, SGDConfig(), batch=16, epochs=2, autocast=True)
     assert metrics[-1].diverged == [None]

@@ -130,7 +130,7 @@ MOMENTA = pytest.mark.parametrize(
 
 def resnet(affine: bool = True) -> nn.Module:
     norm = GroupNormConfig(affine=affine)
-    return ResNetConfig(width=8).build(norm.build, 10, torch.Generator().manual_seed(0))
+    return ResNetConfig(width=8).build(norm, 10, torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize("decay_norm", [True, False])

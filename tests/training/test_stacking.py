@@ -29,7 +29,7 @@ def images() -> Split:
 
 def build(seed: int, norm: str = "batch", model: str = "resnet") -> nn.Module:
     generator = torch.Generator().manual_seed(seed)
-    return MODELS[model](name=model).build(NORMS[norm](name=norm).build, 10, generator)
+    return MODELS[model](name=model).build(NORMS[norm](name=norm), 10, generator)
 
 
 def trained(

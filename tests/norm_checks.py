@@ -1,0 +1,293 @@
+"""What every norm must be, checked for any configuration of one; no norm is named here.
+
+``tests/norms`` runs these for everything in ``NORMS``, and ``scripts/mutate_norms.py`` for layers
+that it has broken: then one of them must fail.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from normbench.errors import UsageError
+from normbench.models.resnet import ResNetConfig
+from normbench.norms import NORMS, Norm, NormConfig
+from normbench.training.optim import SGD, SGDConfig
+from normbench.training.stacking import Stack, stack, unstack
+
+CHANNELS = 6
+SHAPES = {
+    "NC": (6, CHANNELS),
+    "NCL": (4, CHANNELS, 5),
+    "NCHW": (4, CHANNELS, 4, 3),
+    "NCDHW": (2, CHANNELS, 2, 3, 2),
+    "N=1": (1, CHANNELS, 4, 3),
+    "H·W=1": (4, CHANNELS, 1, 1),
+    "H·W=2": (2, CHANNELS, 2, 1),
+}
+LAYOUTS = {
+    **{name: (shape, torch.contiguous_format) for name, shape in SHAPES.items()},
+    "NCHW channels_last": (SHAPES["NCHW"], torch.channels_last),
+    "NCDHW channels_last": (SHAPES["NCDHW"], torch.channels_last_3d),
+}
+OPTIM = SGDConfig(lr=0.2)
+
+
+def default(name: str) -> NormConfig:
+    return NORMS[name](name=name)
+
+
+def variants(config: NormConfig) -> Iterator[NormConfig]:
+    """The configuration, and others: each switch the other way, all decimal numbers halved."""
+    yield config
+    values = {f.name: getattr(config, f.name) for f in fields(config)}
+    for key in (key for key, value in values.items() if isinstance(value, bool)):
+        yield replace(config, **{key: not values[key]})
+    yield replace(config, **{k: v / 2 for k, v in values.items() if isinstance(v, float)})
+
+
+def randn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def laid_out(layout: str, seed: int = 0) -> Tensor:
+    """Random values, each channel with a mean and a deviation of its own."""
+    shape, memory_format = LAYOUTS[layout]
+    scale = torch.linspace(0.5, 3.0, shape[1], dtype=torch.float64)
+    broadcast = (1, -1) + (1,) * (len(shape) - 2)
+    x = randn(*shape, seed=seed) * scale.view(broadcast) + (scale - 1.0).view(broadcast)
+    return x.contiguous(memory_format=memory_format)
+
+
+def moved(layer: nn.Module, seed: int = 1) -> nn.Module:
+    """The layer with parameters away from where they start, some of them negative."""
+    with torch.no_grad():
+        for number, parameter in enumerate(layer.parameters()):
+            parameter += randn(*parameter.shape, seed=seed + number, dtype=parameter.dtype)
+    return layer
+
+
+def built(config: NormConfig, *, act: bool = False, norm_batch: int | None = None) -> Norm:
+    layer = config.build(CHANNELS, act=act, norm_batch=norm_batch).double()
+    moved(layer)
+    return layer
+
+
+def close(mine: Tensor | None, wanted: Tensor | None, what: str) -> None:
+    """Equal to 1e-10; a gradient that is missing is 0."""
+    if mine is None and wanted is None:
+        return
+    like = mine if mine is not None else wanted
+    assert like is not None
+    a, b = (torch.zeros_like(like) if t is None else t.detach() for t in (mine, wanted))
+    torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10, msg=lambda m: f"{what}: {m}")
+
+
+def suits(layer: Norm, shape: tuple[int, ...]) -> bool:
+    values = layer.values_per_statistic(torch.Size(shape))
+    return values is None or values > 1
+
+
+# ---- The definition ----
+
+
+def check_definition(config: NormConfig, layout: str = "", act: bool | None = None) -> None:
+    """Output, gradients and buffers are those of the reference, in training and in evaluation."""
+    for each in (layout,) if layout else LAYOUTS:
+        for activation in (True, False) if act is None else (act,):
+            for norm_batch in (None, 2, 1):
+                shape = LAYOUTS[each][0]
+                if norm_batch is None or (shape[0] % norm_batch == 0 and shape[0] > norm_batch):
+                    _hold_to_reference(config, each, activation, norm_batch)
+
+
+def _hold_to_reference(config: NormConfig, layout: str, act: bool, norm_batch: int | None) -> None:
+    layer = built(config, act=act, norm_batch=norm_batch)
+    assert layer.act == act
+    x = laid_out(layout)
+    if suits(layer, x.shape):
+        for seed in range(2):  # the second starts from what the first has left
+            _step(config, layer, laid_out(layout, seed), norm_batch)
+        _hold_count(layer, config, x, norm_batch)
+    else:
+        _refuses(layer, x)
+        if not layer.batch_dependent:  # in evaluation the batch does not matter
+            return
+    layer.eval()
+    _step(config, layer, laid_out(layout, 2), norm_batch)
+
+
+def _step(config: NormConfig, layer: Norm, x: Tensor, norm_batch: int | None) -> None:
+    """One forward and backward pass of the layer and of its reference, on equal values."""
+    state = {key: value.detach().clone() for key, value in layer.state_dict().items()}
+    learned = {key: state[key].requires_grad_() for key, _ in layer.named_parameters()}
+    x1, x2 = x.clone().requires_grad_(), x.clone().requires_grad_()
+    before, upstream = x1.detach().clone(), randn(*x.shape, seed=5)
+    y1 = layer(x1)
+    y2 = config.reference(x2, state, act=layer.act, training=layer.training, norm_batch=norm_batch)
+    assert y1.shape == x.shape
+    y1.backward(upstream)
+    y2.backward(upstream)
+    mode = f"{config}, {list(x.shape)}, training={layer.training}"
+    assert torch.equal(x1, before), f"{mode}: the input was changed"
+    close(y1, y2, f"{mode}: output")
+    close(x1.grad, x2.grad, f"{mode}: the input's gradient")
+    for key, parameter in layer.named_parameters():
+        close(parameter.grad, learned[key].grad, f"{mode}: the gradient of {key}")
+        parameter.grad = None
+    for key, buffer in layer.named_buffers():
+        close(buffer, state[key], f"{mode}: {key}")
+
+
+def _refuses(layer: Norm, x: Tensor) -> None:
+    try:
+        layer(x)
+    except UsageError as error:
+        assert "single value" in str(error)
+        assert "\n" not in str(error)
+    else:
+        raise AssertionError(f"{layer} takes {list(x.shape)}")
+
+
+def _hold_count(layer: Norm, config: NormConfig, x: Tensor, norm_batch: int | None) -> None:
+    """As many values as are said to share a mean move the reference's first output."""
+    values = layer.values_per_statistic(x.shape)
+    if values is not None:
+        inputs = x.clone().requires_grad_()
+        y = config.reference(inputs, dict(layer.state_dict()), act=False, norm_batch=norm_batch)
+        y.flatten()[0].backward()
+        assert inputs.grad is not None
+        # With a mean of two values each output is a constant, as far as ε lets it move.
+        assert int((inputs.grad != 0).sum()) == values
+
+
+def check_gradients(config: NormConfig) -> None:
+    """The gradients are the derivatives of the output, by finite differences."""
+    if not config.differentiable:
+        return
+    for shape in ((3, CHANNELS, 2, 2), (4, CHANNELS)):
+        layer = built(config, act=True)
+        if suits(layer, shape):
+            x = randn(*shape, seed=3).requires_grad_()
+            names, tensors = (
+                zip(*layer.named_parameters(), strict=True) if [*layer.parameters()] else ((), ())
+            )
+
+            def function(
+                x: Tensor, *parameters: Tensor, layer: Norm = layer, names: Any = names
+            ) -> Tensor:
+                given = dict(zip(names, parameters, strict=True))
+                buffers = {key: value.clone() for key, value in layer.named_buffers()}
+                y: Tensor = torch.func.functional_call(layer, {**given, **buffers}, (x,))
+                return y
+
+            assert torch.autograd.gradcheck(function, (x, *tensors))
+
+
+# ---- The batch ----
+
+
+def check_batch(config: NormConfig) -> None:
+    """An example's output depends on its batch mates in training just where that is said."""
+    for shape in ((4, CHANNELS, 4, 3), (6, CHANNELS)):
+        layer = built(config)
+        if suits(layer, shape):
+            x, other = randn(*shape), 10 * randn(*shape, seed=9) + 3
+            other[0] = x[0]
+            same = torch.allclose(layer(x)[0], layer(other)[0], rtol=0, atol=1e-12)
+            assert same != layer.batch_dependent
+            layer.eval()
+            assert torch.allclose(layer(x)[0], layer(other)[0], rtol=0, atol=1e-12)
+            order = torch.tensor([2, 0, 3, 1, *range(4, len(x))])
+            close(layer(x[order]), layer(x)[order], "another order of examples")
+
+
+def check_channels(config: NormConfig) -> None:
+    """An input with other channels is refused."""
+    try:
+        built(config)(randn(4, 2 * CHANNELS, 4, 4))
+    except ValueError as error:
+        assert str(2 * CHANNELS) in str(error)
+    else:
+        raise AssertionError(f"{config} takes {2 * CHANNELS} channels for {CHANNELS}")
+
+
+# ---- In a network ----
+
+
+def network(config: NormConfig, seed: int = 0) -> nn.Module:
+    """A small residual network in float64 with parameters away from their start."""
+    generator = torch.Generator().manual_seed(seed)
+    model = ResNetConfig(width=CHANNELS).build(config, 3, generator).double()
+    with torch.no_grad():
+        for number, parameter in enumerate(model.parameters()):
+            parameter += 0.1 * randn(*parameter.shape, seed=100 * seed + number)
+    return model
+
+
+def train(model: nn.Module, seeds: list[int], steps: range) -> SGD:
+    """Trains a network, or a stack, on batches that depend on the seed and the step alone."""
+    optimizer = OPTIM.build(model.train(), [])
+    optimizer.lr = 0.05
+    for step in steps:
+        images = torch.cat([randn(4, 3, 8, 8, seed=10 * seed + step) for seed in seeds], dim=1)
+        logits = model(images).view(4, len(seeds), 3)
+        wanted = torch.arange(4) % 3
+        loss = sum(nn.functional.cross_entropy(logits[:, k], wanted) for k in range(len(seeds)))
+        assert isinstance(loss, Tensor)
+        loss.backward()
+        optimizer.step()
+    return optimizer
+
+
+def same(first: nn.Module, second: nn.Module, tolerance: float) -> None:
+    """Equal tensors, equal names, equal layers with equal counts."""
+    assert str(first) == str(second)
+    a, b = first.state_dict(), second.state_dict()
+    assert list(a) == list(b)
+    for key in a:
+        torch.testing.assert_close(
+            a[key], b[key], rtol=tolerance, atol=tolerance, msg=lambda m, key=key: f"{key}: {m}"
+        )
+    for mine, theirs in zip(first.modules(), second.modules(), strict=True):
+        counts = {k: v for k, v in vars(mine).items() if type(v) in (int, bool)}
+        assert counts == {k: v for k, v in vars(theirs).items() if type(v) in (int, bool)}
+
+
+def check_stack(config: NormConfig) -> None:
+    """Replicas of a stack are trained as alone: every tensor and every count, evaluation too."""
+    seeds = [1, 2, 3]
+    joint = stack([network(config, seed) for seed in seeds], randn(4, 3, 8, 8))
+    assert isinstance(joint, Stack)
+    train(joint, seeds, range(3))
+    images = randn(4, 3, 8, 8, seed=77)
+    together = joint.eval()(images.repeat(1, len(seeds), 1, 1)).view(4, len(seeds), 3)
+    for replica, (seed, part) in enumerate(zip(seeds, unstack(joint), strict=True)):
+        alone = network(config, seed)
+        train(alone, [seed], range(3))
+        same(alone.eval(), part, 1e-9)
+        close(together[:, replica], alone(images), "evaluation in the stack")
+
+
+def check_resume(config: NormConfig) -> None:
+    """A network goes on from its saved state and the optimizer's as if nothing had happened."""
+    whole = network(config)
+    optimizer = train(whole, [0], range(2))
+    again = network(config, seed=1)
+    again.load_state_dict({k: v.clone() for k, v in whole.state_dict().items()})
+    del optimizer
+    train(whole, [0], range(2, 4))
+    train(again, [0], range(2, 4))
+    same(whole, again, 0.0)
+
+
+CHECKS: list[Callable[[NormConfig], None]] = [
+    check_definition,
+    check_batch,
+    check_channels,
+    check_gradients,
+    check_resume,
+    check_stack,
+]
