@@ -22,7 +22,7 @@ def setting(
         default: its value where nothing is said.
         above, least: what a number must exceed, or reach.
         below, most: what it must stay under, or may reach.
-        words: what may be said instead of a number.
+        words: what may be said instead of a whole number.
     """
     bounds = {"above": above, "least": least, "below": below, "most": most}
     return field(default=default, metadata={"bounds": bounds, "words": words})
@@ -49,5 +49,7 @@ def _is_allowed(value: object, metadata: Any) -> bool:
 def _allowed(metadata: Any) -> str:
     said = {"above": "above", "least": "at least", "below": "below", "most": "at most"}
     bounds = metadata["bounds"].items()
-    ranges = [f"{said[key]} {bound:g}" for key, bound in bounds if isfinite(bound)]
-    return " or ".join([*metadata["words"], " and ".join(ranges) or "a finite number"])
+    ranges = " and ".join(f"{said[key]} {bound:g}" for key, bound in bounds if isfinite(bound))
+    if metadata["words"]:
+        return f"{' or '.join(metadata['words'])} or a whole number, {ranges}"
+    return ranges or "a finite number"

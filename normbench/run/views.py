@@ -60,17 +60,9 @@ def _layer_row(info: LayerInfo) -> tuple[str, ...]:
 def _total_row(infos: list[LayerInfo]) -> tuple[str, ...]:
     parameters = sum(info.parameters for info in infos)
     flops = sum(info.flops for info in infos)
-    dependent = any(info.norm.batch_dependent for info in infos if info.norm is not None)
-    return (
-        "total",
-        "",
-        "",
-        "",
-        "",
-        f"{parameters:,}",
-        f"{flops / 1e6:.2f}",
-        "yes" if dependent else "no",
-    )
+    norms = [info.norm for info in infos if info.norm is not None]
+    dependent = "yes" if any(norm.batch_dependent for norm in norms) else "no"
+    return ("total", "", "", "", "", f"{parameters:,}", f"{flops / 1e6:.2f}", dependent)
 
 
 def show_header(
