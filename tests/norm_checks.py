@@ -14,18 +14,20 @@ from torch import Tensor, nn
 from normbench.errors import UsageError
 from normbench.models.resnet import ResNetConfig
 from normbench.norms import NORMS, Norm, NormConfig
+from normbench.norms.parts import share_hooks
 from normbench.training.optim import SGD, SGDConfig
 from normbench.training.stacking import Stack, stack, unstack
 
 CHANNELS = 6
 SHAPES = {
-    "NC": (6, CHANNELS),
+    "NC": (8, CHANNELS),
     "NCL": (4, CHANNELS, 5),
     "NCHW": (4, CHANNELS, 4, 3),
     "NCDHW": (2, CHANNELS, 2, 3, 2),
     "N=1": (1, CHANNELS, 4, 3),
     "H·W=1": (4, CHANNELS, 1, 1),
     "H·W=2": (2, CHANNELS, 2, 1),
+    "N=H·W=1": (1, CHANNELS, 1, 1),
 }
 LAYOUTS = {
     **{name: (shape, torch.contiguous_format) for name, shape in SHAPES.items()},
@@ -40,13 +42,30 @@ def default(name: str) -> NormConfig:
 
 
 def variants(config: NormConfig) -> Iterator[NormConfig]:
-    """The configuration, and others: each switch the other way, all decimal numbers halved."""
+    """The configuration, and those others that fit ``CHANNELS`` channels.
+
+    Each switch the other way, all decimal numbers halved, each whole number 1 and ``CHANNELS``.
+    """
     yield config
+    yield from (changed for changed in _changed(config) if _builds(changed))
+
+
+def _changed(config: NormConfig) -> Iterator[NormConfig]:
     values = {f.name: getattr(config, f.name) for f in fields(config)}
     for key in (key for key, value in values.items() if isinstance(value, bool)):
         yield type(config)(**values | {key: not values[key]})
     halves = {key: value / 2 for key, value in values.items() if isinstance(value, float)}
     yield type(config)(**values | halves)
+    for key in (f.name for f in fields(config) if "int" in str(f.type)):
+        yield from (type(config)(**values | {key: number}) for number in (1, CHANNELS))
+
+
+def _builds(config: NormConfig) -> bool:
+    try:
+        config.build(CHANNELS)
+    except UsageError:
+        return False
+    return True
 
 
 def randn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -94,28 +113,32 @@ def suits(layer: Norm, shape: tuple[int, ...]) -> bool:
 # ---- The definition ----
 
 
-def check_definition(config: NormConfig, layout: str = "", act: bool | None = None) -> None:
+def check_definition(config: NormConfig) -> None:
     """Output, gradients and buffers are those of the reference, in training and in evaluation."""
-    for each in (layout,) if layout else LAYOUTS:
-        for activation in (True, False) if act is None else (act,):
-            for norm_batch in (None, 2, 1):
-                shape = LAYOUTS[each][0]
-                if norm_batch is None or (shape[0] % norm_batch == 0 and shape[0] > norm_batch):
-                    _hold_to_reference(config, each, activation, norm_batch)
+    for layout, (shape, _) in LAYOUTS.items():
+        for act in (True, False):
+            for norm_batch in (None, *_sub_batches(shape[0])):
+                _hold_to_reference(config, layout, act, norm_batch)
+
+
+def _sub_batches(n: int) -> list[int]:
+    """Sizes of sub-batches for ``n`` examples: smaller ones, and one that is never full."""
+    return [*(size for size in (1, 2) if n > size and n % size == 0), 2 * n]
 
 
 def _hold_to_reference(config: NormConfig, layout: str, act: bool, norm_batch: int | None) -> None:
     layer = built(config, act=act, norm_batch=norm_batch)
     assert layer.act == act
     x = laid_out(layout)
-    if suits(layer, x.shape):
-        for seed in range(2):  # the second starts from what the first has left
-            _step(config, layer, laid_out(layout, seed), norm_batch)
-        _hold_count(layer, config, x, norm_batch)
-    else:
+    if _is_lost(config, layer, x, norm_batch):
+        assert not suits(layer, x.shape)
         _refuses(layer, x)
         if not layer.batch_dependent:  # in evaluation the batch does not matter
             return
+    else:
+        for seed in range(2):  # the second starts from what the first has left
+            layer.set_share(seed / 2)
+            _step(config, layer, laid_out(layout, seed), norm_batch)
     layer.eval()
     _step(config, layer, laid_out(layout, 2), norm_batch)
 
@@ -148,16 +171,20 @@ def _refuses(layer: Norm, x: Tensor) -> None:
     assert "\n" not in str(caught.value)
 
 
-def _hold_count(layer: Norm, config: NormConfig, x: Tensor, norm_batch: int | None) -> None:
-    """As many values as are said to share a mean move the reference's first output."""
-    values = layer.values_per_statistic(x.shape)
-    if values is not None:
-        inputs = x.clone().requires_grad_()
-        y = config.reference(inputs, dict(layer.state_dict()), act=False, norm_batch=norm_batch)
-        y.flatten()[0].backward()
-        assert inputs.grad is not None
-        # With a mean of two values each output is a constant, as far as ε lets it move.
-        assert int((inputs.grad != 0).sum()) == values
+def _is_lost(config: NormConfig, layer: Norm, x: Tensor, norm_batch: int | None) -> bool:
+    """Whether, by the reference, a value is normalized by itself, so that nothing is left of it.
+
+    Where values share a mean, they are as many as the layer says.
+    """
+    inputs = x.clone().requires_grad_()
+    state = {key: value.detach().clone() for key, value in layer.state_dict().items()}
+    y = config.reference(inputs, state, act=False, norm_batch=norm_batch)
+    (first,) = torch.autograd.grad(y.flatten()[0], inputs, retain_graph=True)
+    (every,) = torch.autograd.grad((y * randn(*y.shape, seed=5)).sum(), inputs)
+    sharing, values = int((first != 0).sum()), layer.values_per_statistic(x.shape)
+    if sharing > 1:
+        assert values in (None, sharing)
+    return sharing <= 1 and float(every.abs().median()) < 0.01
 
 
 def check_gradients(config: NormConfig) -> None:
@@ -203,6 +230,15 @@ def check_channels(config: NormConfig) -> None:
         built(config)(randn(4, 2 * CHANNELS, 4, 4))
 
 
+def check_start(config: NormConfig) -> None:
+    """Every parameter and buffer starts where the configuration says; ``affine`` brings a γ."""
+    layer = config.build(CHANNELS)
+    assert (layer.weight is not None) == config.affine
+    starts = {"weight": 1.0, "bias": 0.0} | config.starts
+    for key, value in layer.state_dict().items():
+        assert torch.equal(value, torch.full_like(value, starts[key])), key
+
+
 # ---- In a network ----
 
 
@@ -220,7 +256,10 @@ def train(model: nn.Module, seeds: list[int], steps: range) -> SGD:
     """Trains a network, or a stack, on batches that depend on the seed and the step alone."""
     optimizer = OPTIM.build(model.train(), [])
     optimizer.lr = 0.05
+    at_share = share_hooks(model)
     for step in steps:
+        for set_share in at_share:
+            set_share(step / 4)
         images = torch.cat([randn(4, 3, 8, 8, seed=10 * seed + step) for seed in seeds], dim=1)
         logits = model(images).view(4, len(seeds), 3)
         wanted = torch.arange(4) % 3
@@ -274,6 +313,7 @@ CHECKS: list[Callable[[NormConfig], None]] = [
     check_definition,
     check_batch,
     check_channels,
+    check_start,
     check_gradients,
     check_resume,
     check_stack,

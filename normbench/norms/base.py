@@ -155,6 +155,9 @@ class NormConfig(ABC):
     cite: ClassVar[str] = "-"
     """The paper as a table has it: authors, year, arXiv number."""
 
+    starts: ClassVar[dict[str, float]] = {}
+    """Where the layer's parameters and buffers start, besides γ = 1 and β = 0, by name."""
+
     batch_dependent: ClassVar[bool] = False
     """Whether in training an example's output depends on its batch mates."""
 

@@ -120,6 +120,7 @@ class BatchNormConfig(NormConfig):
         "Ioffe & Szegedy, Batch Normalization: Accelerating Deep Network Training by Reducing"
         " Internal Covariate Shift, 2015, arXiv 1502.03167, algorithm 1"
     )
+    starts: ClassVar[dict[str, float]] = {"running_mean": 0.0, "running_var": 1.0}
     cite: ClassVar[str] = "Ioffe & Szegedy 2015, 1502.03167"
     batch_dependent: ClassVar[bool] = True
 

@@ -104,7 +104,7 @@ class NormConv(Part, nn.modules.conv._ConvNd):
         made.prepare(**settings)
         return made
 
-    def prepare(self) -> None:
+    def prepare(self, *_: Any, **settings: Any) -> None:
         """Takes the settings and adds the tensors that :meth:`transform` uses."""
 
     @abstractmethod

@@ -63,12 +63,15 @@ def _show_norm(screen: Screen, norm: NormConfig) -> None:
     for line in picture.splitlines():
         screen.ansi(f"  {line}")
     screen.line("")
+    tensors = norm.build(8).state_dict()
+    starts = {"weight": 1.0, "bias": 0.0} | norm.starts
     defaults = {f.name: getattr(norm, f.name) for f in fields(norm) if f.name != "name"}
     screen.facts(
         "",
         [
             ("one mean runs over", norm.axes),
             ("output depends on the batch", "in training" if norm.batch_dependent else "no"),
+            ("its tensors", "\n".join(f"{key}, from {starts[key]:g}" for key in tensors) or "none"),
             ("defaults", "\n".join(f"norm.{key}={_value(v)}" for key, v in defaults.items())),
             ("paper", fill(norm.paper, 48)),
         ],

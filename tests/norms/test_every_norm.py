@@ -63,15 +63,6 @@ def test_what_a_norm_says_is_true_of_its_layer(name: str) -> None:
     assert default(name).build(8, act=False).suffix == ""
 
 
-@EVERY_NORM
-@pytest.mark.parametrize("affine", [True, False])
-def test_gamma_starts_at_one_and_beta_at_zero(name: str, affine: bool) -> None:
-    layer = NORMS[name](name=name, affine=affine).build(8)
-    for start, values in ((1, layer.weight), (0, layer.bias)):
-        assert values is None or (values == start).all()
-    assert affine == (layer.weight is not None)
-
-
 # ---- In networks ----
 
 
