@@ -22,7 +22,6 @@ from normbench.data import DATA, ImageSet
 from normbench.data.batches import Split, Training, split
 from normbench.models import MODELS
 from normbench.models.base import initialize
-from normbench.norms import Norm
 from normbench.norms.parts import Slot
 from normbench.run.placement import Arrangement, fastest, in_lanes
 from normbench.training.loop import norm_parameters, training_step
@@ -262,7 +261,7 @@ def _normbench(cell: Cell, seeds: list[int], model: nn.Module) -> Step:
     model = model.to(device=cell.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     model.train()
     optim = SGDConfig(lr=LR, momentum=MOMENTUM, weight_decay=DECAY)
-    optimizer = optim.build(model, norm_parameters(model, [Norm]))
+    optimizer = optim.build(model, norm_parameters(model))
     batches = _training(cell, seeds).batches()
     kept: list[Tensor] = []
 

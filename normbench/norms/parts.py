@@ -35,6 +35,10 @@ class Part(nn.Module):
         """What ``show`` writes behind the layer's name, such as `` + ReLU``."""
         return ""
 
+    def norm_parameters(self) -> list[nn.Parameter]:
+        """What it learns as a norm, which ``optim.decay_norm=false`` leaves without decay."""
+        return list(self.parameters(recurse=False))
+
     def before_update(self) -> None:
         """Called between the backward pass and the optimizer's step; may change its gradients.
 
@@ -114,6 +118,10 @@ class NormConv(Part, nn.modules.conv._ConvNd):
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         y: Tensor = super()._conv_forward(input, self.transform(weight), bias)
         return y
+
+    def norm_parameters(self) -> list[nn.Parameter]:
+        own = self.named_parameters(recurse=False)
+        return [parameter for name, parameter in own if name not in ("weight", "bias")]
 
     def plain(self) -> nn.Module:
         """The convolution without the transformation, with the very same weights."""

@@ -4,7 +4,7 @@ Both work on one network or on a stack of K of them: images are [N, K·3, H, W],
 [N, K·classes], and a solo network is the case K = 1. Metrics are lists of K numbers, one a replica.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from normbench.data.batches import Split, Training, evaluation_batches
-from normbench.norms.parts import share_hooks
+from normbench.norms.parts import Part, share_hooks
 from normbench.training.cuda_graph import CapturedStep, TrainingStep
 from normbench.training.diagnosis import Diagnosis
 from normbench.training.optim import SGD, SGDConfig
@@ -222,7 +222,7 @@ def score(
     return Evaluation(loss.tolist(), accuracy.tolist())
 
 
-def norm_parameters(model: nn.Module, kinds: Sequence[type[nn.Module]]) -> list[nn.Parameter]:
-    """The parameters of the layers of ``model`` that are of one of ``kinds``."""
-    modules = (module for module in model.modules() if isinstance(module, tuple(kinds)))
-    return [p for module in modules for p in module.parameters(recurse=False)]
+def norm_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """What the norms of ``model`` learn: γ, β and the like, not the weights of convolutions."""
+    parts = [module for module in model.modules() if isinstance(module, Part)]
+    return [p for part in parts for p in part.norm_parameters()]

@@ -222,7 +222,7 @@ def test_show_prints_nothing_of_a_configuration_it_refuses(nb: Command, tmp_path
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["norms", "nope"], ["nope", "batch, group, instance, layer, none"]),
+        (["norms", "nope"], ["nope", ", ".join(sorted(NORMS))]),
         (["norms", "grup"], ["grup", "group"]),
         (["norms", "group", "--figure", "x.pdf"], ["x.pdf", ".png or .svg"]),
         (["norms", "group", "--figure", "x"], ["x: ", ".png or .svg"]),

@@ -16,6 +16,7 @@ from normbench.norms import Norm, NormConfig, swap_norm
 from normbench.norms.base import State
 from normbench.norms.none import NoNormConfig
 from normbench.norms.parts import BranchEnd, Convolution, NormConv, Slot, share_hooks, spread
+from normbench.training.loop import norm_parameters
 from normbench.training.optim import SGDConfig
 from tests.norm_checks import CHECKS, randn
 
@@ -176,6 +177,16 @@ def test_the_norm_s_layers_change_their_gradients_between_backward_pass_and_upda
     optimizer.step()
     moved = (stem.detach() - before).flatten(1).norm(dim=1)
     torch.testing.assert_close(moved, torch.full_like(moved, 0.01), rtol=1e-3, atol=0)
+
+
+def test_what_a_norm_learns_is_told_from_the_weights_of_its_convolutions() -> None:
+    model = build(EVERYTHING)
+    own = {id(parameter) for parameter in norm_parameters(model)}
+    names = {name.rpartition(".")[2] for name, p in model.named_parameters() if id(p) in own}
+    others = {name for name, p in model.named_parameters() if id(p) not in own}
+    assert names == {"weight", "gain", "scale"}
+    convs = {n for n, m in model.named_modules() if isinstance(m, nn.Conv2d)}
+    assert others == {f"{name}.weight" for name in convs} | {"head.weight", "head.bias"}
 
 
 def test_a_norm_that_wants_neither_hook_costs_the_loop_nothing() -> None:

@@ -89,7 +89,7 @@ def run(
 ) -> list[Metrics]:
     data = data or splits()
     training = Training(data.train, seeds=seeds, batch=batch, flip=True)
-    optimizer = optim.build(model, norm_parameters(model, [Norm]))
+    optimizer = optim.build(model, norm_parameters(model))
     every = train(
         model,
         training,
@@ -282,7 +282,7 @@ def test_a_float64_network_is_trained_in_float64() -> None:
     model, data = net().double(), splits()
     training = Training(data.train, seeds=[0], batch=8, flip=True, dtype=torch.float64)
     optim = SGDConfig(lr=1e-12)
-    optimizer = optim.build(model, norm_parameters(model, [Norm]))
+    optimizer = optim.build(model, norm_parameters(model))
     (images, labels), *_ = training.epoch(0)
     expected = F.cross_entropy(net().double()(images), labels[:, 0]).item()
     every = train(model, training, optimizer, optim, epochs=1, evaluation=data.test)
@@ -475,10 +475,10 @@ def test_norm_parameters_are_the_scales_and_shifts_and_nothing_else() -> None:
         if isinstance(module, Norm)
         for parameter in (module.weight, module.bias)
     ]
-    found = norm_parameters(model, [Norm])
+    found = norm_parameters(model)
     assert len(found) == 4
     assert all(a is b for a, b in zip(found, wanted, strict=True))
-    assert norm_parameters(nn.Sequential(nn.BatchNorm2d(4), nn.Linear(2, 2)), [Norm]) == []
+    assert norm_parameters(nn.Sequential(nn.BatchNorm2d(4), nn.Linear(2, 2))) == []
 
 
 def test_the_test_images_are_those_of_the_direct_computation() -> None:
