@@ -11,8 +11,8 @@ from typing import Any
 from normbench.data import DataConfig
 from normbench.data.library import Description
 from normbench.errors import UsageError
-from normbench.models import ModelConfig, NormBuilder
-from normbench.norms import Norm, NormConfig
+from normbench.models import ModelConfig
+from normbench.norms import NormConfig
 from normbench.training.optim import SGDConfig
 
 LIMITS = {"batch": 1_000_000, "seeds": 10_000, "threads": 1024}
@@ -129,14 +129,6 @@ class Config:
     def all_seeds(self) -> list[int]:
         """The seeds wanted, in order."""
         return list(range(self.seed, self.seed + self.seeds))
-
-    def norm_builder(self) -> NormBuilder:
-        """What fills the slots of the network."""
-
-        def build(channels: int, *, act: bool = True) -> Norm:
-            return self.norm.build(channels, act=act, norm_batch=self.norm_batch)
-
-        return build
 
     def identity(self, images: Description) -> dict[str, Any]:
         """Everything that makes a result another one, as plain values.

@@ -21,7 +21,8 @@ from normbench import NORMS, stack
 from normbench.data import DATA, ImageSet
 from normbench.data.batches import Split, Training, split
 from normbench.models import MODELS
-from normbench.norms import Norm
+from normbench.models.base import initialize
+from normbench.norms.parts import Slot
 from normbench.run.placement import Arrangement, fastest, in_lanes
 from normbench.training.loop import norm_parameters, training_step
 from normbench.training.optim import SGDConfig
@@ -50,15 +51,17 @@ class Cell:
 def torch_model(cell: Cell, seed: int) -> nn.Module:
     """The cell's network with torch's own norm and ReLU modules in the slots."""
 
-    def norm(channels: int, *, act: bool = True) -> nn.Module:
-        layer: nn.Module = nn.BatchNorm2d(channels)
-        if cell.norm == "group":
-            layer = nn.GroupNorm(NORMS["group"](name="group").num_groups(channels), channels)  # type: ignore[attr-defined]
-        return nn.Sequential(layer, nn.ReLU(inplace=True)) if act else layer
-
-    generator = torch.Generator().manual_seed(seed)
     config = MODELS["resnet"](name="resnet", depth=cell.depth)  # type: ignore[call-arg]
-    model = config.build(norm, len(cell.images.classes), generator)  # type: ignore[arg-type]
+    model = config.network(len(cell.images.classes))
+    initialize(model, torch.Generator().manual_seed(seed))
+    for name, slot in list(model.named_modules()):
+        if isinstance(slot, Slot):
+            layer: nn.Module = nn.BatchNorm2d(slot.channels)
+            if cell.norm == "group":
+                groups = NORMS["group"](name="group").num_groups(slot.channels)  # type: ignore[attr-defined]
+                layer = nn.GroupNorm(groups, slot.channels)
+            filled = nn.Sequential(layer, nn.ReLU(inplace=True)) if slot.act else layer
+            model.set_submodule(name, filled)
     return model.to(cell.device).train()
 
 
@@ -66,8 +69,7 @@ def normbench_model(cell: Cell, seed: int) -> nn.Module:
     """The cell's network as normbench builds it."""
     generator = torch.Generator().manual_seed(seed)
     config = MODELS["resnet"](name="resnet", depth=cell.depth)  # type: ignore[call-arg]
-    build = NORMS[cell.norm](name=cell.norm).build
-    return config.build(build, len(cell.images.classes), generator)
+    return config.build(NORMS[cell.norm](name=cell.norm), len(cell.images.classes), generator)
 
 
 class Pictures(Dataset[tuple[Tensor, int]]):
@@ -258,7 +260,7 @@ def _normbench(cell: Cell, seeds: list[int], model: nn.Module) -> Step:
     model = model.to(device=cell.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     model.train()
     optim = SGDConfig(lr=LR, momentum=MOMENTUM, weight_decay=DECAY)
-    optimizer = optim.build(model, norm_parameters(model, [Norm]))
+    optimizer = optim.build(model, norm_parameters(model))
     batches = _training(cell, seeds).batches()
     kept: list[Tensor] = []
 

@@ -19,7 +19,7 @@ from torch import nn
 from normbench.data import DATA
 from normbench.data.batches import Split, Splits, Training, split
 from normbench.models import MODELS
-from normbench.norms import NORMS, Norm
+from normbench.norms import NORMS
 from normbench.training import precise_bn
 from normbench.training.loop import norm_parameters, training_step
 from normbench.training.optim import SGDConfig
@@ -30,11 +30,11 @@ COUNTS = (500, 1000, 2500, 5000, 10_000)
 def trained(splits: Splits, classes: int, seed: int, steps: int) -> nn.Module:
     """The network of ``seed`` after ``steps`` steps at batch 2."""
     generator = torch.Generator().manual_seed(seed)
-    build = NORMS["batch"](name="batch").build
-    model = MODELS["resnet"](name="resnet").build(build, classes, generator)
+    norm = NORMS["batch"](name="batch")
+    model = MODELS["resnet"](name="resnet").build(norm, classes, generator)
     model = model.to(memory_format=torch.channels_last)
     optim = SGDConfig()
-    optimizer = optim.build(model, norm_parameters(model, [Norm]))
+    optimizer = optim.build(model, norm_parameters(model))
     batches = Training(splits.train, seeds=[seed], batch=2, flip=True).batches()
     for step in range(steps):
         optimizer.lr = optim.rate(step, steps, 2)

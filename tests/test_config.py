@@ -30,7 +30,6 @@ CHOICES: list[tuple[str, type[Any]]] = [
     for group, registry in REGISTRIES.items()
     for name, cls in registry.items()
 ] + [("optim/sgd", SGDConfig)]
-IDS = [path for path, _ in CHOICES]
 
 
 def config(**values: Any) -> Config:
@@ -192,52 +191,25 @@ def test_asking_for_the_identity_changes_nothing() -> None:
 # ---- the files in configs/ ----
 
 
-def read(path: str) -> dict[str, Any]:
-    text = files("normbench.configs").joinpath(f"{path}.yaml").read_text(encoding="utf-8")
+def read() -> dict[str, Any]:
+    text = files("normbench.configs").joinpath("config.yaml").read_text(encoding="utf-8")
     loaded = yaml.safe_load(text)
     assert isinstance(loaded, dict)
     del loaded["defaults"]
     return loaded
 
 
-def defaults(cls: type[Any]) -> dict[str, Any]:
-    values = {field.name: getattr(cls(), field.name) for field in fields(cls)}
-    return {key: v.value if isinstance(v, Enum) else v for key, v in values.items()}
-
-
-def test_a_choice_is_a_file_and_a_class() -> None:
-    for group, registry in REGISTRIES.items():
-        folder = files("normbench.configs").joinpath(group)
-        names = {entry.name for entry in folder.iterdir() if entry.name.endswith(".yaml")}
-
-        assert {name.removesuffix(".yaml") for name in names} == set(registry), group
-
-
-@pytest.mark.parametrize(("path", "cls"), CHOICES, ids=IDS)
-def test_a_file_says_what_the_class_does(path: str, cls: type[Any]) -> None:
-    written = read(path)
-
-    # `name` and `source` are the choice itself; data.name belongs to one's own images alone.
-    hidden = {"source"} if path == "data/images" else {"name", "source"}
-    assert written == {key: v for key, v in defaults(cls).items() if key not in hidden}
-    assert {key: type(v) for key, v in written.items()} == {
-        key: type(v) for key, v in defaults(cls).items() if key not in hidden
-    }
-
-
 def test_the_main_file_says_what_the_class_does() -> None:
     own = {f.name: f.default for f in fields(Config) if f.name not in (*REGISTRIES, "optim")}
 
-    assert read("config") == {k: v.value if isinstance(v, Enum) else v for k, v in own.items()}
+    assert read() == {k: v.value if isinstance(v, Enum) else v for k, v in own.items()}
 
 
-@pytest.mark.parametrize("path", ["config", *IDS])
-def test_a_file_explains_its_keys(path: str) -> None:
-    text = files("normbench.configs").joinpath(f"{path}.yaml").read_text(encoding="utf-8")
-    bare = {"scaling_batch", "momentum", "nesterov", "weight_decay", "label_smoothing"}
+def test_the_main_file_explains_its_keys() -> None:
+    text = files("normbench.configs").joinpath("config.yaml").read_text(encoding="utf-8")
     keys = [line for line in text.splitlines() if line[:1].isalpha() and "defaults:" not in line]
 
-    assert [line for line in keys if "#" not in line and line.partition(":")[0] not in bare] == []
+    assert [line for line in keys if "#" not in line] == []
 
 
 def own_fields(cls: type[Any]) -> Iterator[tuple[str, bool]]:

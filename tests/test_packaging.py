@@ -68,7 +68,7 @@ def test_the_wheel_has_every_configuration(wheel: zipfile.ZipFile) -> None:
     }
 
     assert "normbench/configs/config.yaml" in configs
-    assert "normbench/configs/norm/group.yaml" in configs
+    assert "normbench/configs/experiment/quick.yaml" in configs
     assert configs - set(wheel.namelist()) == set()
 
 

@@ -64,7 +64,8 @@ def to_yaml(config: Config) -> str:
 
 
 def group_names(group: str) -> list[str]:
-    """The choices of a configuration group, as the files in ``configs/`` define them."""
+    """The choices of a configuration group: what is registered, and the files in ``configs/``."""
+    register_schemas()
     if not GlobalHydra.instance().is_initialized():
         with initialize_config_module(CONFIGS, version_base="1.3"):
             return group_names(group)
@@ -72,14 +73,17 @@ def group_names(group: str) -> list[str]:
 
 
 def register_schemas() -> None:
-    """Tells Hydra the types of what ``configs/`` holds."""
+    """Tells Hydra what there is to choose from, and the types of what ``configs/`` holds.
+
+    A choice is its dataclass: names, types and defaults are written there alone.
+    """
     store = ConfigStore.instance()
     store.store(group="schema", name="config", node=Config, package="_global_")
     store.store(group="hydra/sweeper", name="grid", node=GridConfig)
-    store.store(group="schema/optim", name="sgd", node=SGDConfig)
+    store.store(group="optim", name="sgd", node=SGDConfig)
     for registry in REGISTRIES:
         for name, node in registry.items():
-            store.store(group=f"schema/{registry.kind}", name=name, node=node)
+            store.store(group=registry.kind, name=name, node=node)
 
 
 @dataclass
@@ -163,7 +167,7 @@ def _check_choice(typed: Typed) -> None:
 
 
 def group_keys() -> list[str]:
-    """The keys whose values are files in ``configs/``."""
+    """The keys whose values are choices, not numbers or texts."""
     return [registry.kind for registry in REGISTRIES] + ["optim", "experiment"]
 
 

@@ -1,4 +1,4 @@
-"""The networks. A new one is a file in this package and a file in ``configs/model``.
+"""The networks. A new one is one file in this package.
 
 From the top down::
 
@@ -6,8 +6,8 @@ From the top down::
     base.py          what all networks share: configuration, initialization
 """
 
-from normbench.models.base import MODELS, ModelConfig, NormBuilder
+from normbench.models.base import MODELS, ModelConfig
 
 MODELS.discover(__name__, __path__)
 
-__all__ = ["MODELS", "ModelConfig", "NormBuilder"]
+__all__ = ["MODELS", "ModelConfig"]

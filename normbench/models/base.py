@@ -1,22 +1,15 @@
 """What every network has in common: its configuration and its initialization."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from math import sqrt
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import torch
 from torch import nn
 
-from normbench.norms import Norm
+from normbench.norms import NormConfig, swap_norm
 from normbench.registry import Registry
-
-
-class NormBuilder(Protocol):
-    """Makes the norm for a slot; ``NormConfig.build`` is one."""
-
-    def __call__(self, channels: int, *, act: bool = True) -> Norm: ...
 
 
 @dataclass(kw_only=True, slots=True)
@@ -41,33 +34,50 @@ class ModelConfig(ABC):
         return ()
 
     @abstractmethod
-    def build(self, norm: NormBuilder, classes: int, generator: torch.Generator) -> nn.Module:
-        """Makes the network: images [N, 3, H, W] to logits [N, classes].
+    def network(self, classes: int) -> nn.Module:
+        """The bare network: images [N, 3, H, W] to logits [N, classes].
+
+        It has a ``Slot`` for each norm with its activation and a ``BranchEnd`` at the end of each
+        residual branch; its first weights do not matter.
+        """
+
+    def build(
+        self,
+        norm: NormConfig,
+        classes: int,
+        generator: torch.Generator,
+        *,
+        norm_batch: int | None = None,
+    ) -> nn.Module:
+        """Makes the network with ``norm``: images [N, 3, H, W] to logits [N, classes].
 
         Args:
-            norm: fills each slot, normalization and activation.
+            norm: what fills the slots.
             classes: the number of classes.
             generator: the source of the initial weights, which depend on nothing else: they are
-                the same whatever the norm.
+                the same whatever the norm. The global random state is left as it was.
+            norm_batch: how many examples share batch statistics; None: the whole batch.
 
         Raises:
             UsageError: the settings do not fit one another, or the norm does not fit a layer.
         """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(generator.initial_seed())  # for what is not drawn again below
+            model = self.network(classes)
+            initialize(model, generator)
+            return swap_norm(model, norm, norm_batch=norm_batch)
 
 
 MODELS: Registry[ModelConfig] = Registry("model")
 """Every network by name."""
 
 
-def build_quietly(make: Callable[[], nn.Module], generator: torch.Generator) -> nn.Module:
-    """Makes a network and initializes it from ``generator`` alone, in the order of its layers.
+def initialize(model: nn.Module, generator: torch.Generator) -> None:
+    """Draws the weights of a network from ``generator`` alone, in the order of its layers.
 
     Convolutions follow He et al. 2015 (arXiv 1502.01852, equation 10, fan-out), linear layers are
-    uniform in ±1/√fan-in, biases are zero. The global random state is left as it was.
+    uniform in ±1/√fan-in, biases are zero.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(generator.initial_seed())  # for what is not drawn again below
-        model = make()
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(
@@ -78,4 +88,3 @@ def build_quietly(make: Callable[[], nn.Module], generator: torch.Generator) -> 
             nn.init.uniform_(module.weight, -bound, bound, generator=generator)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-    return model

@@ -3,21 +3,21 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from normbench.errors import UsageError
-from normbench.models.base import MODELS, ModelConfig, NormBuilder, build_quietly
+from normbench.models.base import MODELS, ModelConfig
+from normbench.norms.parts import Slot
 
 
 class ConvNet(nn.Module):
-    """Blocks of 3×3 convolution, norm, ReLU and 2×2 max-pooling, then a linear layer.
+    """Blocks of 3×3 convolution, norm, activation and 2×2 max-pooling, then a linear layer.
 
     Images [N, 3, H, W] to logits [N, classes]; block i has ``width``·2^i channels and halves the
     resolution, rounded up: one position stays one position.
     """
 
-    def __init__(self, *, depth: int, width: int, classes: int, norm: NormBuilder) -> None:
+    def __init__(self, *, depth: int, width: int, classes: int) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         channels = 3
@@ -25,7 +25,7 @@ class ConvNet(nn.Module):
             outputs = width * 2**block
             layers += [
                 nn.Conv2d(channels, outputs, 3, padding=1, bias=False),
-                norm(outputs),
+                Slot(outputs),
                 nn.MaxPool2d(2, ceil_mode=True),
             ]
             channels = outputs
@@ -68,8 +68,5 @@ class ConvNetConfig(ModelConfig):
     def norm_channels(self) -> tuple[int, ...]:
         return tuple(self.width * 2**block for block in range(self.depth))
 
-    def build(self, norm: NormBuilder, classes: int, generator: torch.Generator) -> nn.Module:
-        def make() -> nn.Module:
-            return ConvNet(depth=self.depth, width=self.width, classes=classes, norm=norm)
-
-        return build_quietly(make, generator)
+    def network(self, classes: int) -> nn.Module:
+        return ConvNet(depth=self.depth, width=self.width, classes=classes)

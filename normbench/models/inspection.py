@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from normbench.norms import Norm
+from normbench.norms.parts import Part
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,7 @@ class LayerInfo:
         flops: of the forward pass of one image, a multiplication and an addition counted as two;
             those of convolutions and matrix products, which are nearly all there are.
         norm: the layer itself where it is a norm, else None.
+        suffix: what is to be said behind its name, such as its activation.
         input_shape: of its input, with a batch of one.
     """
 
@@ -32,6 +34,7 @@ class LayerInfo:
     parameters: int
     flops: int
     norm: Norm | None
+    suffix: str
     input_shape: torch.Size
 
 
@@ -87,6 +90,7 @@ def layers(model: nn.Module, size: tuple[int, int], channels: int = 3) -> list[L
             parameters=sum(p.numel() for p in module.parameters(recurse=False)),
             flops=flops.get(f"{root}.{name}", 0),
             norm=module if isinstance(module, Norm) else None,
+            suffix=module.suffix if isinstance(module, Part) else "",
             input_shape=inputs,
         )
         for name, module, inputs, output in reached
@@ -102,7 +106,8 @@ def check_statistics(infos: list[LayerInfo], batch: int) -> None:
 
 
 def _check_norm(norm: Norm, shape: torch.Size, name: str) -> None:
-    if norm.values_per_statistic(shape) < 2:
+    values = norm.values_per_statistic(shape)
+    if values is not None and values < 2:
         raise norm.single_value(shape, f"layer {name}")
 
 

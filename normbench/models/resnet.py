@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from normbench.errors import UsageError
-from normbench.models.base import MODELS, ModelConfig, NormBuilder, build_quietly
-from normbench.norms import Norm
+from normbench.models.base import MODELS, ModelConfig
+from normbench.norms import Norm, NormConfig
+from normbench.norms.parts import BranchEnd, Slot
 
 
 class BasicBlock(nn.Module):
@@ -17,25 +18,24 @@ class BasicBlock(nn.Module):
     The shortcut is the identity, or a strided 1×1 convolution where the shape changes.
     """
 
-    def __init__(
-        self, inputs: int, outputs: int, stride: int, cardinality: int, norm: NormBuilder
-    ) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int, cardinality: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(
             inputs, outputs, 3, stride, padding=1, groups=cardinality, bias=False
         )
-        self.norm1 = norm(outputs)
+        self.norm1 = Slot(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, groups=cardinality, bias=False)
-        self.norm2 = norm(outputs, act=False)
+        self.norm2 = Slot(outputs, act=False)
+        self.branch_end = BranchEnd()
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or inputs != outputs:
             self.shortcut = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride, bias=False), norm(outputs, act=False)
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False), Slot(outputs, act=False)
             )
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.norm2(self.conv2(self.norm1(self.conv1(x))))
+        y: Tensor = self.branch_end(self.norm2(self.conv2(self.norm1(self.conv1(x)))))
         # In place: the norm's output is not needed for its gradient, and memory passes are most
         # of the cost of a small network.
         y += self.shortcut(x)
@@ -50,19 +50,17 @@ class ResNet(nn.Module):
     ``width``, 2·``width`` and 4·``width`` channels at full, half and quarter resolution.
     """
 
-    def __init__(
-        self, *, blocks: int, width: int, cardinality: int, classes: int, norm: NormBuilder
-    ) -> None:
+    def __init__(self, *, blocks: int, width: int, cardinality: int, classes: int) -> None:
         super().__init__()
         self.stem = nn.Conv2d(3, width, 3, padding=1, bias=False)
-        self.norm = norm(width)
+        self.norm = Slot(width)
         layers: list[nn.Module] = []
         channels = width
         for stage in range(3):
             for block in range(blocks):
                 stride = 2 if stage > 0 and block == 0 else 1
                 outputs = width * 2**stage
-                layers.append(BasicBlock(channels, outputs, stride, cardinality, norm))
+                layers.append(BasicBlock(channels, outputs, stride, cardinality))
                 channels = outputs
         self.blocks = nn.Sequential(*layers)
         self.pool = nn.AdaptiveAvgPool2d(1)
@@ -122,17 +120,23 @@ class ResNetConfig(ModelConfig):
     def norm_channels(self) -> tuple[int, ...]:
         return (self.width, 2 * self.width, 4 * self.width)
 
-    def build(self, norm: NormBuilder, classes: int, generator: torch.Generator) -> nn.Module:
-        def make() -> nn.Module:
-            return ResNet(
-                blocks=(self.depth - 2) // 6,
-                width=self.width,
-                cardinality=self.cardinality,
-                classes=classes,
-                norm=norm,
-            )
+    def network(self, classes: int) -> nn.Module:
+        return ResNet(
+            blocks=(self.depth - 2) // 6,
+            width=self.width,
+            cardinality=self.cardinality,
+            classes=classes,
+        )
 
-        model = build_quietly(make, generator)
+    def build(
+        self,
+        norm: NormConfig,
+        classes: int,
+        generator: torch.Generator,
+        *,
+        norm_batch: int | None = None,
+    ) -> nn.Module:
+        model = ModelConfig.build(self, norm, classes, generator, norm_batch=norm_batch)
         if self.zero_init:
             for module in model.modules():
                 if isinstance(module, BasicBlock):
@@ -140,7 +144,8 @@ class ResNetConfig(ModelConfig):
         return model
 
 
-def _zero_scale(norm: Norm) -> None:
+def _zero_scale(norm: nn.Module) -> None:
+    assert isinstance(norm, Norm)
     if norm.weight is None:
         raise UsageError("model.zero_init=true needs norm.affine=true: there is no γ to set to 0")
     nn.init.zeros_(norm.weight)

@@ -1,4 +1,4 @@
-"""The normalization layers. A new one is a class in this package and a file in ``configs/norm``.
+"""The normalization layers. A new one is one file in this package.
 
 Each module holds a family: its configuration dataclass (with the formula and the reference
 definition), its layer, and its place in ``NORMS``. What they share::

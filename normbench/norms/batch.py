@@ -8,13 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from normbench.errors import UsageError
-from normbench.norms.base import (
-    NORMS,
-    Norm,
-    NormConfig,
-    scale_and_shift,
-    spatial_size,
-)
+from normbench.norms.base import NORMS, Norm, NormConfig, State, spatial_size
+from normbench.norms.parts import mean_over, positions, scale_and_shift, spread
+from normbench.norms.settings import setting
 
 
 class BatchNorm(Norm):
@@ -32,6 +28,7 @@ class BatchNorm(Norm):
         running_mean, running_var: shape [C].
     """
 
+    batch_dependent = True
     remedy: ClassVar[str] = "a larger batch or larger images, or norm=group"
 
     running_mean: Tensor
@@ -56,10 +53,6 @@ class BatchNorm(Norm):
     @property
     def axes(self) -> str:
         return "N·H·W" if self.norm_batch is None else f"{self.norm_batch} of N·H·W"
-
-    @property
-    def batch_dependent(self) -> bool:
-        return True
 
     def values_per_statistic(self, shape: torch.Size) -> int:
         return min(self.norm_batch or shape[0], shape[0]) * spatial_size(shape)
@@ -112,7 +105,7 @@ class BatchNormConfig(NormConfig):
 
     name: str = "batch"
 
-    momentum: float = 0.1
+    momentum: float = setting(0.1, above=0, most=1)
     """How far the running statistics move toward each batch's; above 0, at most 1."""
 
     title: ClassVar[str] = "Batch normalization"
@@ -127,13 +120,9 @@ class BatchNormConfig(NormConfig):
         "Ioffe & Szegedy, Batch Normalization: Accelerating Deep Network Training by Reducing"
         " Internal Covariate Shift, 2015, arXiv 1502.03167, algorithm 1"
     )
+    starts: ClassVar[dict[str, float]] = {"running_mean": 0.0, "running_var": 1.0}
     cite: ClassVar[str] = "Ioffe & Szegedy 2015, 1502.03167"
     batch_dependent: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        NormConfig.__post_init__(self)
-        if not 0 < self.momentum <= 1:
-            raise UsageError(f"norm.momentum={self.momentum}: must be above 0 and at most 1")
 
     def build(self, channels: int, *, act: bool = True, norm_batch: int | None = None) -> BatchNorm:
         return BatchNorm(
@@ -145,8 +134,35 @@ class BatchNormConfig(NormConfig):
             norm_batch=norm_batch,
         )
 
-    def reference(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-        axes = (0, *range(2, x.dim()))
-        mean = x.mean(axes, keepdim=True)
-        variance = ((x - mean) ** 2).mean(axes, keepdim=True)
-        return scale_and_shift((x - mean) / (variance + self.eps).sqrt(), weight, bias)
+    def reference(
+        self,
+        x: Tensor,
+        state: State,
+        *,
+        act: bool = True,
+        training: bool = True,
+        norm_batch: int | None = None,
+    ) -> Tensor:
+        axes = (0, *positions(x))
+        parts = x.split(norm_batch or len(x)) if training else [x]
+        if training:
+            means = [mean_over(part, axes) for part in parts]
+            pairs = list(zip(parts, means, strict=True))
+            variances = [mean_over((part - mean) ** 2, axes) for part, mean in pairs]
+            count = parts[0].numel() // x.shape[1]
+            self._move(state, "running_mean", torch.stack(means).mean(0))
+            self._move(state, "running_var", torch.stack(variances).mean(0) * count / (count - 1))
+        else:
+            means = [spread(state["running_mean"], x)]
+            variances = [spread(state["running_var"], x)]
+        normalized = [
+            (part - mean) / (variance + self.eps).sqrt()
+            for part, mean, variance in zip(parts, means, variances, strict=True)
+        ]
+        y = scale_and_shift(torch.cat(normalized), state.get("weight"), state.get("bias"))
+        return y.relu() if act else y
+
+    def _move(self, state: State, name: str, target: Tensor) -> None:
+        if name in state:
+            old, new = state[name], target.detach().flatten()
+            state[name] = (1 - self.momentum) * old + self.momentum * new

@@ -7,13 +7,9 @@ import torch
 from torch import Tensor
 
 from normbench.errors import UsageError
-from normbench.norms.base import (
-    NORMS,
-    Norm,
-    NormConfig,
-    scale_and_shift,
-    spatial_size,
-)
+from normbench.norms.base import NORMS, Norm, NormConfig, State, spatial_size
+from normbench.norms.parts import mean_over, positions, scale_and_shift
+from normbench.norms.settings import setting
 
 
 class GroupNorm(Norm):
@@ -31,6 +27,7 @@ class GroupNorm(Norm):
         num_groups: G, which must divide C.
     """
 
+    stacked_counts: ClassVar[tuple[str, ...]] = ("channels", "_num_groups")
     remedy: ClassVar[str] = "fewer groups (norm=group or norm=layer) or larger images"
 
     def __init__(
@@ -55,10 +52,6 @@ class GroupNorm(Norm):
     def axes(self) -> str:
         return {1: "C·H·W", self.channels: "H·W"}.get(self.num_groups, "(C/G)·H·W")
 
-    @property
-    def batch_dependent(self) -> bool:
-        return False
-
     def values_per_statistic(self, shape: torch.Size) -> int:
         return self.channels // self.num_groups * spatial_size(shape)
 
@@ -70,42 +63,25 @@ class GroupNorm(Norm):
         return torch.group_norm(x, self._num_groups, self.weight, self.bias, self.eps)
 
 
-@NORMS.register("group")
 @dataclass(kw_only=True, slots=True)
-class GroupNormConfig(NormConfig):
-    """Group normalization; the groups are chosen by hand or automatically."""
+class GroupedConfig(NormConfig):
+    """A norm of groups of channels, which are chosen by hand or automatically."""
 
-    name: str = "group"
-
-    groups: int | str = "auto"
+    groups: int | str = setting("auto", least=1, words=("auto",))
     """The number of groups G, the same in every layer, or ``auto``: in each layer the largest
     divisor of C up to ``max_groups`` that leaves at least two channels per group."""
 
-    channels_per_group: int | None = None
+    channels_per_group: int | None = setting(None, least=1)
     """The number of channels C/G in each group instead of ``groups``; null: not used."""
 
-    max_groups: int = 32
+    max_groups: int = setting(32, least=1)
     """The largest G that ``groups=auto`` chooses; 32 is the paper's G."""
 
-    title: ClassVar[str] = "Group normalization"
     axes: ClassVar[str] = "(C/G)·H·W"
-    formula: ClassVar[str] = (
-        "g = the group of channel c: ⌊c / (C/G)⌋\n"
-        "μ_ng = mean of x[n, c, h, w] over the C/G channels of g and over h, w\n"
-        "σ²_ng = mean of (x - μ_ng)² over the same\n"
-        "y = γ_c · (x - μ_ng) / √(σ²_ng + ε) + β_c"
-    )
-    paper: ClassVar[str] = "Wu & He, Group Normalization, 2018, arXiv 1803.08494, equations 1 and 7"
-    cite: ClassVar[str] = "Wu & He 2018, 1803.08494"
+    picture: ClassVar[dict[str, int]] = {"groups": 2}
 
     def __post_init__(self) -> None:
         NormConfig.__post_init__(self)
-        if isinstance(self.groups, str) and self.groups != "auto":
-            raise UsageError(f"norm.groups={self.groups}: must be auto or a whole number from 1")
-        for key in ("groups", "channels_per_group", "max_groups"):
-            value = getattr(self, key)
-            if isinstance(value, int) and value < 1:
-                raise UsageError(f"norm.{key}={value}: must be at least 1")
         if self.channels_per_group is not None and self.groups != "auto":
             raise UsageError(
                 f"norm.groups={self.groups} and norm.channels_per_group={self.channels_per_group}:"
@@ -141,12 +117,46 @@ class GroupNormConfig(NormConfig):
             )
         return best
 
+
+@NORMS.register("group")
+@dataclass(kw_only=True, slots=True)
+class GroupNormConfig(GroupedConfig):
+    """Group normalization; the groups are chosen by hand or automatically."""
+
+    name: str = "group"
+
+    title: ClassVar[str] = "Group normalization"
+    formula: ClassVar[str] = (
+        "g = the group of channel c: ⌊c / (C/G)⌋\n"
+        "μ_ng = mean of x[n, c, h, w] over the C/G channels of g and over h, w\n"
+        "σ²_ng = mean of (x - μ_ng)² over the same\n"
+        "y = γ_c · (x - μ_ng) / √(σ²_ng + ε) + β_c"
+    )
+    paper: ClassVar[str] = "Wu & He, Group Normalization, 2018, arXiv 1803.08494, equations 1 and 7"
+    cite: ClassVar[str] = "Wu & He 2018, 1803.08494"
+
+    def note(self, channels: int) -> str | None:
+        groups = self.num_groups(channels)
+        if groups == 1:
+            return f"with one group for {channels} channels, group norm is layer norm"
+        if groups == channels:
+            return f"with one channel a group at {channels} channels, group norm is instance norm"
+        return None
+
     def build(self, channels: int, *, act: bool = True, norm_batch: int | None = None) -> GroupNorm:
         return GroupNorm(
             channels, self.num_groups(channels), eps=self.eps, affine=self.affine, act=act
         )
 
-    def reference(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    def reference(
+        self,
+        x: Tensor,
+        state: State,
+        *,
+        act: bool = True,
+        training: bool = True,
+        norm_batch: int | None = None,
+    ) -> Tensor:
         n, c, *space = x.shape
         g = self.num_groups(c)
         groups = x.reshape(n, g, c // g, *space)
@@ -154,7 +164,7 @@ class GroupNormConfig(NormConfig):
         mean = groups.mean(axes, keepdim=True)
         variance = ((groups - mean) ** 2).mean(axes, keepdim=True)
         normalized = (groups - mean) / (variance + self.eps).sqrt()
-        return scale_and_shift(normalized.reshape(x.shape), weight, bias)
+        return _finished(normalized.reshape(x.shape), state, act)
 
 
 @NORMS.register("layer")
@@ -180,11 +190,19 @@ class LayerNormConfig(NormConfig):
     def build(self, channels: int, *, act: bool = True, norm_batch: int | None = None) -> GroupNorm:
         return GroupNorm(channels, 1, eps=self.eps, affine=self.affine, act=act)
 
-    def reference(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    def reference(
+        self,
+        x: Tensor,
+        state: State,
+        *,
+        act: bool = True,
+        training: bool = True,
+        norm_batch: int | None = None,
+    ) -> Tensor:
         axes = tuple(range(1, x.dim()))
         mean = x.mean(axes, keepdim=True)
         variance = ((x - mean) ** 2).mean(axes, keepdim=True)
-        return scale_and_shift((x - mean) / (variance + self.eps).sqrt(), weight, bias)
+        return _finished((x - mean) / (variance + self.eps).sqrt(), state, act)
 
 
 @NORMS.register("instance")
@@ -210,11 +228,23 @@ class InstanceNormConfig(NormConfig):
     def build(self, channels: int, *, act: bool = True, norm_batch: int | None = None) -> GroupNorm:
         return GroupNorm(channels, channels, eps=self.eps, affine=self.affine, act=act)
 
-    def reference(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-        axes = tuple(range(2, x.dim()))
-        mean = x.mean(axes, keepdim=True) if axes else x
-        variance = ((x - mean) ** 2).mean(axes, keepdim=True) if axes else torch.zeros_like(x)
-        return scale_and_shift((x - mean) / (variance + self.eps).sqrt(), weight, bias)
+    def reference(
+        self,
+        x: Tensor,
+        state: State,
+        *,
+        act: bool = True,
+        training: bool = True,
+        norm_batch: int | None = None,
+    ) -> Tensor:
+        mean = mean_over(x, positions(x))
+        variance = mean_over((x - mean) ** 2, positions(x))
+        return _finished((x - mean) / (variance + self.eps).sqrt(), state, act)
+
+
+def _finished(normalized: Tensor, state: State, act: bool) -> Tensor:
+    y = scale_and_shift(normalized, state.get("weight"), state.get("bias"))
+    return y.relu() if act else y
 
 
 def _divisors(number: int) -> list[int]:

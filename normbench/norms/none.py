@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from normbench.norms.base import NORMS, Norm, NormConfig, scale_and_shift
+from normbench.norms.base import NORMS, Norm, NormConfig, State
+from normbench.norms.parts import scale_and_shift
 
 
 class NoNorm(Norm):
@@ -19,13 +19,6 @@ class NoNorm(Norm):
     @property
     def axes(self) -> str:
         return "-"
-
-    @property
-    def batch_dependent(self) -> bool:
-        return False
-
-    def values_per_statistic(self, shape: torch.Size) -> int:
-        return shape.numel()
 
     def normalize(self, x: Tensor) -> Tensor:
         # A new tensor even without γ and β: the activation that follows works in place.
@@ -47,5 +40,14 @@ class NoNormConfig(NormConfig):
     def build(self, channels: int, *, act: bool = True, norm_batch: int | None = None) -> NoNorm:
         return NoNorm(channels, eps=self.eps, affine=self.affine, act=act)
 
-    def reference(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-        return scale_and_shift(x, weight, bias)
+    def reference(
+        self,
+        x: Tensor,
+        state: State,
+        *,
+        act: bool = True,
+        training: bool = True,
+        norm_batch: int | None = None,
+    ) -> Tensor:
+        y = scale_and_shift(x, state.get("weight"), state.get("bias"))
+        return y.relu() if act else y

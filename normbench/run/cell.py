@@ -58,7 +58,9 @@ class Cell:
         """The network of one seed, at its start."""
         generator = torch.Generator().manual_seed(seed)
         config = self.config
-        return config.model.build(config.norm_builder(), len(self.images.classes), generator)
+        return config.model.build(
+            config.norm, len(self.images.classes), generator, norm_batch=config.norm_batch
+        )
 
     def example(self) -> Tensor:
         """Some random images [N, 3, H, W] of the data set's size, always the same.

@@ -15,7 +15,6 @@ from normbench.data.batches import Splits, Training
 from normbench.errors import UsageError
 from normbench.files import write_atomically, write_json
 from normbench.models.inspection import memory_of_step
-from normbench.norms import Norm
 from normbench.run.autosave import Saver
 from normbench.run.cell import Cell
 from normbench.run.spent import Spent
@@ -78,7 +77,7 @@ class Replicas:
             model=model,
             networks=networks_of(model),
             training=Training(splits.train, seeds=seeds, batch=config.batch, flip=config.data.flip),
-            optimizer=config.optim.build(model, norm_parameters(model, [Norm])),
+            optimizer=config.optim.build(model, norm_parameters(model)),
         )
 
     @property

@@ -8,7 +8,6 @@ import torch
 from normbench.config import Config
 from normbench.errors import UnreadableError
 from normbench.models.inspection import LayerInfo, layers
-from normbench.norms.group import GroupNormConfig
 from normbench.run.cell import Cell
 from normbench.run.placement import Arrangement
 from normbench.store import curves
@@ -32,10 +31,11 @@ def show_layers(screen: Screen, config: Config, preface: str = "") -> None:
         ("layer", "output", "averages over", "G", "C/G", "params", "MFLOPs", "batch-dependent"),
         [
             *(_layer_row(info) for info in infos),
-            _total_row(infos, config),
+            _total_row(infos),
         ],
     )
-    for note in dict.fromkeys(_degenerate(info, config) for info in infos):
+    channels = [info.norm.channels for info in infos if info.norm is not None]
+    for note in dict.fromkeys(config.norm.note(each) for each in channels):
         if note is not None:
             screen.line(f"note: {note}")
 
@@ -44,10 +44,10 @@ def _layer_row(info: LayerInfo) -> tuple[str, ...]:
     shape = "×".join(map(str, info.shape))
     counts = (f"{info.parameters:,}", f"{info.flops / 1e6:.2f}" if info.flops else "")
     if info.norm is None:
-        return (info.name, shape, "", "", "", *counts, "")
+        return (info.name + info.suffix, shape, "", "", "", *counts, "")
     groups = info.norm.num_groups
     return (
-        info.name + (" + ReLU" if info.norm.act else ""),
+        info.name + info.suffix,
         shape,
         info.norm.axes,
         "" if groups is None else str(groups),
@@ -57,23 +57,12 @@ def _layer_row(info: LayerInfo) -> tuple[str, ...]:
     )
 
 
-def _total_row(infos: list[LayerInfo], config: Config) -> tuple[str, ...]:
+def _total_row(infos: list[LayerInfo]) -> tuple[str, ...]:
     parameters = sum(info.parameters for info in infos)
     flops = sum(info.flops for info in infos)
-    dependent = "yes" if config.norm.batch_dependent else "no"
+    norms = [info.norm for info in infos if info.norm is not None]
+    dependent = "yes" if any(norm.batch_dependent for norm in norms) else "no"
     return ("total", "", "", "", "", f"{parameters:,}", f"{flops / 1e6:.2f}", dependent)
-
-
-def _degenerate(info: LayerInfo, config: Config) -> str | None:
-    """Says where group norm has become another norm."""
-    norm = info.norm
-    if norm is None or not isinstance(config.norm, GroupNormConfig):
-        return None
-    if norm.num_groups == 1:
-        return f"with one group for {norm.channels} channels, group norm is layer norm"
-    if norm.num_groups == norm.channels:
-        return f"with one channel a group at {norm.channels} channels, group norm is instance norm"
-    return None
 
 
 def show_header(

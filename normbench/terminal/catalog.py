@@ -13,7 +13,6 @@ from normbench.data.library.fetching import SOURCES
 from normbench.data.library.importing import Imported
 from normbench.errors import UsageError
 from normbench.norms import NORMS, NormConfig
-from normbench.norms.group import GroupNormConfig
 from normbench.terminal.cubes import CubeSpec, cube_figure, cube_text
 from normbench.terminal.screen import Screen, duration
 
@@ -64,12 +63,15 @@ def _show_norm(screen: Screen, norm: NormConfig) -> None:
     for line in picture.splitlines():
         screen.ansi(f"  {line}")
     screen.line("")
+    tensors = norm.build(8).state_dict()
+    starts = {"weight": 1.0, "bias": 0.0} | norm.starts
     defaults = {f.name: getattr(norm, f.name) for f in fields(norm) if f.name != "name"}
     screen.facts(
         "",
         [
             ("one mean runs over", norm.axes),
             ("output depends on the batch", "in training" if norm.batch_dependent else "no"),
+            ("its tensors", "\n".join(f"{key}, from {starts[key]:g}" for key in tensors) or "none"),
             ("defaults", "\n".join(f"norm.{key}={_value(v)}" for key, v in defaults.items())),
             ("paper", fill(norm.paper, 48)),
         ],
@@ -84,8 +86,14 @@ def _value(value: object) -> str:
 
 def _cube(name: str) -> CubeSpec:
     cls = NORMS[name]
-    axes = f"{cls.axes}, G = 2" if name == "group" else cls.axes
+    groups = _pictured(name).build(6).num_groups
+    axes = cls.axes if groups in (None, 1, 6) else f"{cls.axes}, G = {groups}"
     return CubeSpec(title=cls.title, subtitle=axes, shared=shared_with_first(name))
+
+
+def _pictured(name: str) -> NormConfig:
+    """The norm with the settings of its picture."""
+    return NORMS[name](name=name, **NORMS[name].picture)  # type: ignore[arg-type]
 
 
 def shared_with_first(name: str) -> NDArray[np.bool_]:
@@ -93,10 +101,11 @@ def shared_with_first(name: str) -> NDArray[np.bool_]:
 
     It is read off the norm's definition: the values on which the first output depends.
     """
-    norm = NORMS[name]() if name != "group" else GroupNormConfig(groups=2)  # type: ignore[call-arg]
+    norm = _pictured(name)
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(6, 6, 2, 2, dtype=torch.float64, generator=generator, requires_grad=True)
-    norm.reference(x, None, None)[0, 0, 0, 0].backward()
+    state = norm.build(6, act=False).double().state_dict()
+    norm.reference(x, state, act=False)[0, 0, 0, 0].backward()
     assert x.grad is not None
     shared: NDArray[np.bool_] = (x.grad != 0).flatten(2).numpy()
     return shared if shared.sum() > 1 else np.zeros_like(shared)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from normbench.data.batches import Split, Training, evaluation_batches
+from normbench.norms.parts import Part, share_hooks
 from normbench.training.cuda_graph import CapturedStep, TrainingStep
 from normbench.training.diagnosis import Diagnosis
 from normbench.training.optim import SGD, SGDConfig
@@ -74,6 +75,7 @@ def train(
     total = epochs * training.steps
     model.train()
     smoothing = optim.label_smoothing
+    at_share = share_hooks(model)
     eager = partial(training_step, model, optimizer, label_smoothing=smoothing, autocast=autocast)
     train_on = step_function(model, training, optimizer, optim, autocast=autocast)
     batches = training.batches(progress.step)
@@ -91,6 +93,8 @@ def train(
             return
         images, labels = next(batches)
         optimizer.lr = optim.rate(progress.step, total, training.batch)
+        for set_share in at_share:
+            set_share(progress.step / total)
         if progress.diagnosis_due:
             logits, progress.diagnosis = _diagnosed(eager, model, images, labels)
         else:
@@ -244,7 +248,7 @@ def networks_of(model: nn.Module) -> list[nn.Module]:
     return networks
 
 
-def norm_parameters(model: nn.Module, kinds: Sequence[type[nn.Module]]) -> list[nn.Parameter]:
-    """The parameters of the layers of ``model`` that are of one of ``kinds``."""
-    modules = (module for module in model.modules() if isinstance(module, tuple(kinds)))
-    return [p for module in modules for p in module.parameters(recurse=False)]
+def norm_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """What the norms of ``model`` learn: γ, β and the like, not the weights of convolutions."""
+    parts = [module for module in model.modules() if isinstance(module, Part)]
+    return [p for part in parts for p in part.norm_parameters()]

@@ -1,6 +1,6 @@
 """The optimizer and the learning rate's course."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from math import cos, isfinite, pi, sqrt
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from normbench.errors import UsageError
+from normbench.norms.parts import update_hooks
 
 
 class Scaling(Enum):
@@ -41,6 +42,7 @@ class SGD:
         decays: the weight decay of each.
         momentum: from 0 to below 1.
         nesterov: whether the momentum looks ahead.
+        before_step: what is done to the gradients first, such as clipping.
 
     Attributes:
         velocities: the momentum buffers v, one a parameter.
@@ -53,7 +55,9 @@ class SGD:
         *,
         momentum: float,
         nesterov: bool = False,
+        before_step: Sequence[Callable[[], None]] = (),
     ) -> None:
+        self._before_step = before_step
         self.parameters = list(parameters)
         # On a GPU the rate is a tensor there, so that a recorded step finds each step's own.
         device = self.parameters[0].device
@@ -84,6 +88,8 @@ class SGD:
     @torch.no_grad()
     def step(self) -> None:
         """Updates the parameters that have a gradient, and forgets the gradients."""
+        for change_gradients in self._before_step:
+            change_gradients()
         views = zip(self._weights, self.parameters, strict=True)
         if any(view.data_ptr() != parameter.data_ptr() for view, parameter in views):
             self._take_views()  # the network has been moved or converted since
@@ -211,7 +217,13 @@ class SGDConfig:
             self.weight_decay if self.decay_norm or id(parameter) not in scales else 0.0
             for parameter in model.parameters()
         ]
-        return SGD(list(model.parameters()), decays, momentum=self.momentum, nesterov=self.nesterov)
+        return SGD(
+            list(model.parameters()),
+            decays,
+            momentum=self.momentum,
+            nesterov=self.nesterov,
+            before_step=update_hooks(model),
+        )
 
     def peak(self, batch: int) -> float:
         """The learning rate after the warm-up at a batch of ``batch``."""

@@ -18,9 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from normbench.errors import UsageError
-from normbench.norms.batch import BatchNorm
-from normbench.norms.group import GroupNorm
-from normbench.norms.none import NoNorm
+from normbench.norms.parts import Part
 
 
 class StackError(UsageError):
@@ -45,12 +43,10 @@ class StackedLinear(nn.Linear):
         return y.transpose(0, 1).reshape(*input.shape[:-1], -1)
 
 
-# The layers a stack knows. Every tensor of theirs has its channels first, so that K layers become
-# one by concatenating tensors and multiplying these counts.
+# The layers a stack knows, beside those that tell it themselves (Part.stacked_counts). Every tensor
+# of theirs has its channels first, so that K layers become one by concatenating tensors and
+# multiplying these counts.
 _COUNTS: dict[type[nn.Module], tuple[str, ...]] = {
-    BatchNorm: ("channels",),
-    GroupNorm: ("channels", "_num_groups"),
-    NoNorm: ("channels",),
     nn.Linear: ("out_features",),
     nn.GroupNorm: ("num_groups", "num_channels"),
     **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), ("in_channels", "out_channels", "groups")),
@@ -73,6 +69,12 @@ _UNCHANGED = (
     *(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d),
     *(nn.Upsample, nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d),
 )
+
+
+def _counts(kind: type[nn.Module]) -> tuple[str, ...] | None:
+    """The counts of a layer that a stack multiplies; None for a layer without tensors to join."""
+    return kind.stacked_counts if issubclass(kind, Part) else _COUNTS.get(kind)
+
 
 _SWAPPED: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: StackedLinear}
 _SWAPPED_BACK = {stacked: solo for solo, stacked in _SWAPPED.items()}
@@ -153,9 +155,10 @@ def _join(modules: Sequence[nn.Module], path: str, seen: dict[int, nn.Module]) -
     kind = type(first)
     joined = _shell(first)
     seen[id(first)] = joined
-    if kind in _COUNTS:
+    counts = _counts(kind)
+    if counts is not None:
         _set_tensors(joined, [dict(_tensors(module)) for module in modules])
-        for count in _COUNTS[kind]:
+        for count in counts:
             setattr(joined, count, getattr(first, count) * len(modules))
         joined.__class__ = _SWAPPED.get(kind, kind)
     elif kind not in _UNCHANGED:
@@ -177,13 +180,14 @@ def _part(module: nn.Module, replica: int, replicas: int, seen: dict[int, nn.Mod
     part = _shell(module)
     seen[id(module)] = part
     kind = _SWAPPED_BACK.get(type(module), type(module))
-    if kind in _COUNTS:
+    counts = _counts(kind)
+    if counts is not None:
         tensors = {
             name: t.chunk(replicas)[replica].clone() if t.dim() else t.clone()
             for name, t in _tensors(module)
         }
         _set_tensors(part, [tensors])
-        for count in _COUNTS[kind]:
+        for count in counts:
             setattr(part, count, getattr(module, count) // replicas)
         part.__class__ = kind
     else:

@@ -188,7 +188,7 @@ def measure_convolution() -> dict[str, Any]:
 
     def cost(norm: str, groups: int) -> dict[str, int]:
         config = ResNetConfig(cardinality=groups)
-        model = config.build(configured(norm).build, 10, torch.Generator().manual_seed(0))
+        model = config.build(configured(norm), 10, torch.Generator().manual_seed(0))
         infos = layers(model, (32, 32))
         inner = [i for i in infos if i.name.startswith("blocks") and ".conv" in i.name]
         return {

@@ -65,7 +65,7 @@ def measure_code() -> dict[str, Any]:
         size = x[0].numel() // groups
         measured = measured_shortfall(x, groups)
         rows.append({"label": label, "m": size, "measured": measured, "theory": theory(size)})
-    biased = configured("group", groups=4).reference(example, None, None)
+    biased = configured("group", groups=4).reference(example, {}, act=False)
     return {
         "rows": rows,
         "definition to PyTorch": largest(biased, nn.GroupNorm(4, 64).double()(example)),
@@ -128,7 +128,7 @@ def measure_dimensions() -> dict[str, Any]:
         groups = config.build(16).num_groups
         assert groups is not None
         theirs = nn.GroupNorm(groups, 16).double()(x)
-        define = config.reference(x, None, None)
+        define = config.reference(x, {}, act=False)
         slopes = [
             torch.autograd.grad((y * weights).sum(), x, retain_graph=True)[0]
             for y in (ours, define)

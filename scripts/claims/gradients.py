@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from claims.base import HOLDS, NOT, OPEN, PARTLY, Finding, Table, fixed, number, spread
 from claims.layers import configured
 from claims.networks import Images
-from normbench.models import NormBuilder
-from normbench.models.base import build_quietly
+from normbench.models.base import initialize
 from normbench.models.resnet import ResNetConfig
+from normbench.norms import swap_norm
+from normbench.norms.parts import Slot
 from normbench.report.statistics import Estimate, estimate, paired
 
 SEEDS = range(5)
@@ -29,12 +30,12 @@ GAINS = (0.5, 1.0, 2.0)
 class Plain(nn.Module):
     """A stack of 3×3 convolutions with norms and ReLUs, all alike, without shortcuts."""
 
-    def __init__(self, norm: NormBuilder, layers: int = LAYERS, width: int = 16) -> None:
+    def __init__(self, layers: int = LAYERS, width: int = 16) -> None:
         super().__init__()
         stem = nn.Conv2d(3, width, 3, 2, padding=1, bias=False)
-        body: list[nn.Module] = [stem, norm(width)]
+        body: list[nn.Module] = [stem, Slot(width)]
         for _ in range(layers):
-            body += [nn.Conv2d(width, width, 3, padding=1, bias=False), norm(width)]
+            body += [nn.Conv2d(width, width, 3, padding=1, bias=False), Slot(width)]
         self.body = nn.Sequential(*body)
         self.head = nn.Linear(width, 10)
 
@@ -46,11 +47,13 @@ class Plain(nn.Module):
 def network(kind: str, norm: str, gain: float, seed: int) -> nn.Module:
     """A network at its start, in float64, its convolutions' weights multiplied by ``gain``."""
     generator = torch.Generator().manual_seed(seed)
-    build = configured(norm.removesuffix(", γ=0")).build
+    config = configured(norm.removesuffix(", γ=0"))
     if kind == "plain":
-        made: nn.Module = build_quietly(lambda: Plain(build), generator)
+        made: nn.Module = Plain()
+        initialize(made, generator)
+        swap_norm(made, config)
     else:
-        made = ResNetConfig(depth=56, zero_init=norm.endswith("γ=0")).build(build, 10, generator)
+        made = ResNetConfig(depth=56, zero_init=norm.endswith("γ=0")).build(config, 10, generator)
     for module in made.modules():
         if isinstance(module, nn.Conv2d):
             module.weight.data *= gain

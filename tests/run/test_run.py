@@ -19,7 +19,7 @@ from torch import nn
 from normbench.config import Config
 from normbench.errors import UsageError
 from normbench.launch.compose import load_config
-from normbench.models import ModelConfig, NormBuilder
+from normbench.models import ModelConfig
 from normbench.run import run as experiment
 from normbench.run import seeds
 from normbench.run.cell import Cell
@@ -156,7 +156,7 @@ class ShuffledConfig(ModelConfig):
     def title(self) -> str:
         return "Shuffled"
 
-    def build(self, norm: NormBuilder, classes: int, generator: torch.Generator) -> nn.Module:
+    def network(self, classes: int) -> nn.Module:
         layers = [nn.Conv2d(3, 8, 3), nn.ChannelShuffle(2), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
         return nn.Sequential(*layers, nn.Linear(8, classes))
 

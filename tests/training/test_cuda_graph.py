@@ -9,7 +9,7 @@ from normbench.data import DATA
 from normbench.data.batches import Training, split
 from normbench.data.synthetic import draw
 from normbench.models import MODELS
-from normbench.norms import NORMS, Norm
+from normbench.norms import NORMS
 from normbench.training.cuda_graph import WARM_UP, CapturedStep
 from normbench.training.loop import norm_parameters, training_step
 from normbench.training.optim import SGD, SGDConfig
@@ -22,11 +22,10 @@ def trained(
 ) -> nn.Module:
     images = split(draw(), DATA["synthetic"](source="synthetic", limit=200), device).train
     generator = torch.Generator().manual_seed(0)
-    build = NORMS["batch"](name="batch").build
-    model = MODELS["resnet"](name="resnet").build(build, 10, generator)
+    model = MODELS["resnet"](name="resnet").build(NORMS["batch"](name="batch"), 10, generator)
     model = model.to(device).to(memory_format=torch.channels_last).train()
     config = SGDConfig()
-    optimizer = config.build(model, norm_parameters(model, [Norm]))
+    optimizer = config.build(model, norm_parameters(model))
 
     def eager(images: Tensor, labels: Tensor) -> Tensor:
         def wait() -> None:

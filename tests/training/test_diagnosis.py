@@ -1,7 +1,5 @@
 """What is said of the inside of a network, against a direct computation."""
 
-from functools import partial
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -19,8 +17,7 @@ from normbench.training.stacking import stack
 
 def net(norm: NormConfig, seed: int = 0, norm_batch: int | None = None) -> nn.Module:
     generator = torch.Generator().manual_seed(seed)
-    build = partial(norm.build, norm_batch=norm_batch)
-    model = ConvNetConfig(depth=2, width=4).build(build, 3, generator)
+    model = ConvNetConfig(depth=2, width=4).build(norm, 3, generator, norm_batch=norm_batch)
     for layer in model.modules():
         if isinstance(layer, BatchNorm):
             layer.running_mean.normal_(generator=generator)

@@ -49,8 +49,7 @@ def splits(limit: int | None = None) -> Splits:
 
 def net(norm: NormConfig | None = None, seed: int = 0) -> nn.Module:
     generator = torch.Generator().manual_seed(seed)
-    builder = (norm or GroupNormConfig()).build
-    return ConvNetConfig(depth=2, width=4).build(builder, CLASSES, generator)
+    return ConvNetConfig(depth=2, width=4).build(norm or GroupNormConfig(), CLASSES, generator)
 
 
 class Pair(nn.Module):
@@ -92,7 +91,7 @@ def run(
 ) -> list[Metrics]:
     data = data or splits()
     training = Training(data.train, seeds=seeds, batch=batch, flip=True)
-    optimizer = optim.build(model, norm_parameters(model, [Norm]))
+    optimizer = optim.build(model, norm_parameters(model))
     every = train(
         model,
         training,
@@ -275,10 +274,8 @@ def test_bfloat16_computes_convolutions_in_it_and_keeps_the_weights_in_float32()
 
 @pytest.mark.parametrize("norm", [BatchNormConfig(), GroupNormConfig(), NoNormConfig()])
 def test_resnets_train_in_bfloat16_with_every_kind_of_norm(norm: NormConfig) -> None:
-    def builder(channels: int, *, act: bool = True) -> Norm:
-        return norm.build(channels, act=act, norm_batch=8)
-
-    model = ResNetConfig(width=4).build(builder, CLASSES, torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    model = ResNetConfig(width=4).build(norm, CLASSES, generator, norm_batch=8)
     model = model.to(memory_format=torch.channels_last)
     metrics = run(model, SGDConfig(), batch=16, epochs=2, autocast=True)
     assert metrics[-1].diverged == [None]
@@ -289,7 +286,7 @@ def test_a_float64_network_is_trained_in_float64() -> None:
     model, data = net().double(), splits()
     training = Training(data.train, seeds=[0], batch=8, flip=True, dtype=torch.float64)
     optim = SGDConfig(lr=1e-12)
-    optimizer = optim.build(model, norm_parameters(model, [Norm]))
+    optimizer = optim.build(model, norm_parameters(model))
     (images, labels), *_ = training.epoch(0)
     expected = F.cross_entropy(net().double()(images), labels[:, 0]).item()
     every = train(model, training, optimizer, optim, epochs=1, evaluation=data.test)
@@ -501,10 +498,10 @@ def test_norm_parameters_are_the_scales_and_shifts_and_nothing_else() -> None:
         if isinstance(module, Norm)
         for parameter in (module.weight, module.bias)
     ]
-    found = norm_parameters(model, [Norm])
+    found = norm_parameters(model)
     assert len(found) == 4
     assert all(a is b for a, b in zip(found, wanted, strict=True))
-    assert norm_parameters(nn.Sequential(nn.BatchNorm2d(4), nn.Linear(2, 2)), [Norm]) == []
+    assert norm_parameters(nn.Sequential(nn.BatchNorm2d(4), nn.Linear(2, 2))) == []
 
 
 def test_the_test_images_are_those_of_the_direct_computation() -> None:

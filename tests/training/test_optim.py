@@ -130,14 +130,14 @@ MOMENTA = pytest.mark.parametrize(
 
 def resnet(affine: bool = True) -> nn.Module:
     norm = GroupNormConfig(affine=affine)
-    return ResNetConfig(width=8).build(norm.build, 10, torch.Generator().manual_seed(0))
+    return ResNetConfig(width=8).build(norm, 10, torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize("decay_norm", [True, False])
 def test_decay_norm_decides_whether_scales_and_shifts_are_decayed(decay_norm: bool) -> None:
     model = resnet()
     config = SGDConfig(weight_decay=0.01, decay_norm=decay_norm)
-    optimizer = config.build(model, norm_parameters(model, [Norm]))
+    optimizer = config.build(model, norm_parameters(model))
 
     # Without gradients, all that moves is what is decayed.
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -157,7 +157,7 @@ def test_decay_norm_decides_whether_scales_and_shifts_are_decayed(decay_norm: bo
 @pytest.mark.parametrize("affine", [True, False], ids=["affine", "plain"])
 def test_every_parameter_is_trained_once(affine: bool) -> None:
     model = resnet(affine)
-    optimizer = SGDConfig(decay_norm=False).build(model, norm_parameters(model, [Norm]))
+    optimizer = SGDConfig(decay_norm=False).build(model, norm_parameters(model))
     assert list(map(id, optimizer.parameters)) == list(map(id, model.parameters()))
     optimizer.lr = 0.1
     before = [parameter.detach().clone() for parameter in model.parameters()]
@@ -222,7 +222,7 @@ def test_a_few_steps_equal_those_of_torch_s_fused_sgd_to_the_bit(
     model, theirs = resnet(), resnet()
     for network in (model, theirs):
         network.to(memory_format=memory_format)
-    scales = norm_parameters(theirs, [Norm])
+    scales = norm_parameters(theirs)
     others = [p for p in theirs.parameters() if not any(p is scale for scale in scales)]
     groups: list[dict[str, Any]] = [{"params": others}, {"params": scales, "weight_decay": 0.0}]
     reference = torch.optim.SGD(
@@ -233,7 +233,7 @@ def test_a_few_steps_equal_those_of_torch_s_fused_sgd_to_the_bit(
         fused=True,
     )
     config = SGDConfig(momentum=momentum, nesterov=nesterov, weight_decay=0.01, decay_norm=False)
-    optimizer = config.build(model, norm_parameters(model, [Norm]))
+    optimizer = config.build(model, norm_parameters(model))
     generator = torch.Generator().manual_seed(1)
     for step in range(5):
         images = torch.randn(4, 3, 8, 8, generator=generator).contiguous(
@@ -255,7 +255,7 @@ def test_a_parameter_without_a_gradient_stays_as_it_is() -> None:
     model = resnet()
     model.get_submodule("stem").requires_grad_(False)
     before = model.get_parameter("stem.weight").clone()
-    optimizer = SGDConfig().build(model, norm_parameters(model, [Norm]))
+    optimizer = SGDConfig().build(model, norm_parameters(model))
     optimizer.lr = 0.1
     model(torch.randn(4, 3, 8, 8)).sum().backward()
     optimizer.step()
@@ -264,7 +264,7 @@ def test_a_parameter_without_a_gradient_stays_as_it_is() -> None:
 
 def test_a_network_that_changes_its_memory_format_afterwards_is_still_trained() -> None:
     model = resnet().to(memory_format=torch.channels_last)
-    optimizer = SGDConfig().build(model, norm_parameters(model, [Norm]))
+    optimizer = SGDConfig().build(model, norm_parameters(model))
     model.to(memory_format=torch.contiguous_format)
     before = [parameter.detach().clone() for parameter in model.parameters()]
     optimizer.lr = 0.1

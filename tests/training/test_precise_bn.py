@@ -41,7 +41,7 @@ SPLITS = split(toy(), SyntheticConfig(pad=0, flip=False), torch.device("cpu"))
 def net(norm: NormConfig, seed: int = 0) -> nn.Module:
     """A network whose running statistics are far from those of its images."""
     generator = torch.Generator().manual_seed(seed)
-    model = ConvNetConfig(depth=2, width=4).build(norm.build, CLASSES, generator)
+    model = ConvNetConfig(depth=2, width=4).build(norm, CLASSES, generator)
     for layer in model.modules():
         if isinstance(layer, BatchNorm):
             layer.running_mean.normal_(generator=generator)

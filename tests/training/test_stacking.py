@@ -12,7 +12,6 @@ from normbench.data import DATA
 from normbench.data.batches import Split, Training, split
 from normbench.data.synthetic import draw
 from normbench.models import MODELS
-from normbench.norms import Norm
 from normbench.training.loop import norm_parameters, train, training_step
 from normbench.training.optim import SGDConfig
 from normbench.training.stacking import Stack, StackError
@@ -28,7 +27,7 @@ def images() -> Split:
 
 def build(seed: int, norm: str = "batch", model: str = "resnet") -> nn.Module:
     generator = torch.Generator().manual_seed(seed)
-    return MODELS[model](name=model).build(NORMS[norm](name=norm).build, 10, generator)
+    return MODELS[model](name=model).build(NORMS[norm](name=norm), 10, generator)
 
 
 def trained(
@@ -39,7 +38,7 @@ def trained(
     model = models[0] if len(models) == 1 else stack(models)
     model = model.to(dtype).to(memory_format=torch.channels_last).train()
     training = Training(images, seeds=seeds, batch=2, flip=True, dtype=dtype)
-    optimizer = OPTIM.build(model, norm_parameters(model, [Norm]))
+    optimizer = OPTIM.build(model, norm_parameters(model))
     for step, (pixels, labels) in zip(range(steps), training.batches(), strict=False):
         optimizer.lr = OPTIM.rate(step, steps, 2)
         training_step(model, optimizer, pixels, labels)
@@ -85,7 +84,7 @@ def test_a_replica_driven_to_nan_leaves_the_others_bit_identical(images: Split) 
                 next(models[1].parameters()).fill_(float("nan"))
         model = Stack(_joined(models), 3) if broken else stack(models)
         training = Training(images, seeds=[0, 1, 2], batch=8, flip=True)
-        optimizer = OPTIM.build(model, norm_parameters(model, [Norm]))
+        optimizer = OPTIM.build(model, norm_parameters(model))
         every = train(model, training, optimizer, OPTIM, epochs=1, evaluation=images)
         records = [metrics for metrics in every if metrics is not None]
         evaluation = records[-1].evaluation
