@@ -4,8 +4,13 @@ From the top down::
 
     loop.py          the loop, a generator of metrics: start reading here
     progress.py      what is measured, and where a training stands
-    optim.py         the optimizer, the learning rate and its schedule
+    optim.py         the optimizer's settings, the learning rate and its schedule
+    sgd.py           the optimizer, with one learning rate or one a replica
     stacking.py      K networks of one architecture <-> one stacked network
+    proof.py         the proof that it computes what they compute
+    difference.py    where it does not
+    joining.py       the layers that a stack knows, joined and parted
+    alike.py         what networks must have in common to be stacked
     precise_bn.py    batch norm with running, re-estimated and batch statistics
     diagnosis.py     what happens inside the network while it is trained
     cuda_graph.py    a training step as a CUDA graph

@@ -1,16 +1,18 @@
-"""The optimizer and the learning rate's course."""
+"""The optimizer's settings and the learning rate's course."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from math import cos, isfinite, pi, sqrt
-from typing import cast
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from normbench.errors import UsageError
 from normbench.norms.parts import update_hooks
+from normbench.training.sgd import SGD
+from normbench.training.stacking import Stack
+
+__all__ = ["SGD", "SGDConfig", "Scaling", "Schedule", "build_stacked", "stacked_rates"]
 
 
 class Scaling(Enum):
@@ -28,125 +30,6 @@ class Schedule(Enum):
     cosine = "cosine"
     step = "step"
     constant = "constant"
-
-
-class SGD:
-    """Stochastic gradient descent with momentum, one fused call for all tensors of one decay.
-
-    It computes what ``torch.optim.SGD(fused=True)`` computes, without that class's bookkeeping,
-    which costs a twentieth of a step of a small network. v ← momentum·v + (g + decay·w);
-    w ← w - lr·v, with Nesterov w ← w - lr·(g + decay·w + momentum·v).
-
-    Args:
-        parameters: the tensors to train.
-        decays: the weight decay of each.
-        momentum: from 0 to below 1.
-        nesterov: whether the momentum looks ahead.
-        before_step: what is done to the gradients first, such as clipping.
-
-    Attributes:
-        velocities: the momentum buffers v, one a parameter.
-    """
-
-    def __init__(
-        self,
-        parameters: Sequence[nn.Parameter],
-        decays: Sequence[float],
-        *,
-        momentum: float,
-        nesterov: bool = False,
-        before_step: Sequence[Callable[[], None]] = (),
-    ) -> None:
-        self._before_step = before_step
-        self.parameters = list(parameters)
-        # On a GPU the rate is a tensor there, so that a recorded step finds each step's own.
-        device = self.parameters[0].device
-        self._rate: float | Tensor = (
-            torch.zeros((), device=device) if device.type == "cuda" else 0.0
-        )
-        self.momentum = momentum
-        self.nesterov = nesterov
-        self.velocities = [torch.zeros_like(p, requires_grad=False) for p in self.parameters]
-        self._groups = [
-            (decay, [i for i, each in enumerate(decays) if each == decay])
-            for decay in sorted(set(decays))
-        ]
-        self._take_views()
-
-    @property
-    def lr(self) -> float | Tensor:
-        """The learning rate of the next step."""
-        return self._rate
-
-    @lr.setter
-    def lr(self, rate: float) -> None:
-        if isinstance(self._rate, Tensor):
-            self._rate.fill_(rate)
-        else:
-            self._rate = rate
-
-    @torch.no_grad()
-    def step(self) -> None:
-        """Updates the parameters that have a gradient, and forgets the gradients."""
-        for change_gradients in self._before_step:
-            change_gradients()
-        views = zip(self._weights, self.parameters, strict=True)
-        if any(view.data_ptr() != parameter.data_ptr() for view, parameter in views):
-            self._take_views()  # the network has been moved or converted since
-        for decay, members in self._groups:
-            moving = [i for i in members if self.parameters[i].grad is not None]
-            if not moving:
-                continue
-            torch._fused_sgd_(
-                [self._weights[i] for i in moving],
-                [self._in_order(i, cast(Tensor, self.parameters[i].grad)) for i in moving],
-                [self._buffers[i] for i in moving] if self.momentum else [],
-                weight_decay=decay,
-                momentum=self.momentum,
-                lr=self._rate,
-                dampening=0.0,
-                nesterov=self.nesterov,
-                maximize=False,
-                is_first_step=False,
-            )
-        self.forget()
-
-    def forget(self) -> None:
-        """Drops all gradients."""
-        for parameter in self.parameters:
-            parameter.grad = None
-
-    @torch.no_grad()
-    def restore(self, velocities: Sequence[Tensor]) -> None:
-        """Takes over the velocities of an optimizer of the same parameters.
-
-        Raises:
-            ValueError: they are of other parameters.
-        """
-        pairs = list(zip(self.velocities, velocities, strict=True))
-        if any(own.shape != other.shape for own, other in pairs):
-            raise ValueError("the velocities are those of other parameters")
-        for own, other in pairs:
-            own.copy_(other)
-
-    @torch.no_grad()
-    def _take_views(self) -> None:
-        """Views of the weights and velocities with their axes in the order of their memory.
-
-        The fused call copies what is not contiguous, and weights in channels_last are not.
-        """
-        self._channels_last = [_is_channels_last(parameter) for parameter in self.parameters]
-        pairs = zip(self.parameters, self.velocities, strict=True)
-        self.velocities = [torch.empty_like(p, requires_grad=False).copy_(v) for p, v in pairs]
-        self._weights = [self._in_order(i, p) for i, p in enumerate(self.parameters)]
-        self._buffers = [self._in_order(i, v) for i, v in enumerate(self.velocities)]
-
-    def _in_order(self, index: int, tensor: Tensor) -> Tensor:
-        return tensor.permute(0, 2, 3, 1) if self._channels_last[index] else tensor
-
-
-def _is_channels_last(tensor: Tensor) -> bool:
-    return tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -212,18 +95,12 @@ class SGDConfig:
             model: the network.
             norm_parameters: those of its parameters that are a norm's γ or β.
         """
-        scales = {id(parameter) for parameter in norm_parameters}
-        decays = [
-            self.weight_decay if self.decay_norm or id(parameter) not in scales else 0.0
-            for parameter in model.parameters()
-        ]
-        return SGD(
-            list(model.parameters()),
-            decays,
-            momentum=self.momentum,
-            nesterov=self.nesterov,
-            before_step=update_hooks(model),
-        )
+        replicas = model.replicas if isinstance(model, Stack) else 1
+        return build_stacked([self] * replicas, model, norm_parameters)
+
+    def decay(self, is_norm: bool) -> float:
+        """The weight decay of a parameter that is a norm's γ or β, or of another one."""
+        return self.weight_decay if self.decay_norm or not is_norm else 0.0
 
     def peak(self, batch: int) -> float:
         """The learning rate after the warm-up at a batch of ``batch``."""
@@ -256,3 +133,45 @@ def _check(key: str, value: object, holds: bool, allowed: str) -> None:
         allowed = allowed.replace("must be", "must be a finite number")
     if not (holds and finite):
         raise UsageError(f"optim.{key}={value}: {allowed}")
+
+
+_ALIKE = ("momentum", "nesterov", "label_smoothing")
+
+
+def build_stacked(
+    configs: Sequence[SGDConfig], model: nn.Module, norm_parameters: Sequence[nn.Parameter]
+) -> SGD:
+    """Makes the optimizer of a stack whose replicas may differ in learning rate and weight decay.
+
+    Args:
+        configs: one a replica.
+        model: the stack.
+        norm_parameters: those of its parameters that are a norm's γ or β.
+
+    Raises:
+        UsageError: the replicas differ in what a stack has one of.
+    """
+    first = configs[0]
+    for key in _ALIKE:
+        values = [getattr(config, key) for config in configs]
+        if any(value != values[0] for value in values):
+            raise UsageError(f"optim.{key}={values}: must be the same for all replicas of a stack")
+    scales = {id(parameter) for parameter in norm_parameters}
+    parameters = list(model.parameters())
+    decays = [[config.decay(id(p) in scales) for config in configs] for p in parameters]
+    return SGD(
+        parameters,
+        decays,
+        momentum=first.momentum,
+        nesterov=first.nesterov,
+        replicas=len(configs),
+        before_step=update_hooks(model),
+    )
+
+
+def stacked_rates(
+    configs: Sequence[SGDConfig], step: int, steps: int, batch: int
+) -> float | list[float]:
+    """The learning rates of a step, one a replica; a single one if all are equal."""
+    rates = [config.rate(step, steps, batch) for config in configs]
+    return rates[0] if len(set(rates)) == 1 else rates

@@ -194,6 +194,23 @@ class Progress:
         self._logits, self._labels = [], []
         self._start = perf_counter()
 
+    def without(self, replica: int, training: Training) -> "Progress":
+        """The same progress of all replicas but one, whose batches are ``training``."""
+        kept = [k for k in range(len(self.diverged)) if k != replica]
+        rest = Progress(training, self._label_smoothing)
+        rest.step, rest.recorded = self.step, self.recorded
+        rest.diverged = [self.diverged[k] for k in kept]
+        if self.evaluation is not None:
+            each = asdict(self.evaluation)
+            rest.evaluation = Evaluation(**{key: [v[k] for k in kept] for key, v in each.items()})
+        rest.diagnosis = {name: [v[k] for k in kept] for name, v in self.diagnosis.items()}
+        rest._loss, rest._hits = self._loss[kept], self._hits[kept]
+        rest._read = rest._loss, rest._hits
+        rest._logits = [logits[:, kept] for logits in self._logits]
+        rest._labels = [labels[:, kept] for labels in self._labels]
+        rest._start = self._start
+        return rest
+
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All of it, as tensors and as what JSON can hold."""
         tensors = {"loss": self._loss, "hits": self._hits}

@@ -69,7 +69,7 @@ def test_a_rate_that_is_a_tensor_moves_the_weights_as_a_number_does() -> None:
         layer = nn.Linear(5, 3)
         optimizer = SGD(list(layer.parameters()), [1e-2, 1e-2], momentum=0.9)
         if tensor:
-            optimizer._rate = torch.zeros(())
+            optimizer._spans[0].rate = torch.zeros(())
         for number in range(1, 5):
             optimizer.lr = 0.1 / number
             F.mse_loss(layer(torch.ones(2, 5)), torch.zeros(2, 3)).backward()

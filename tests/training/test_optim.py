@@ -16,7 +16,14 @@ from normbench.norms import Norm
 from normbench.norms.group import GroupNormConfig
 from normbench.norms.none import NoNormConfig
 from normbench.training.loop import norm_parameters
-from normbench.training.optim import Scaling, Schedule, SGDConfig
+from normbench.training.optim import (
+    Scaling,
+    Schedule,
+    SGDConfig,
+    build_stacked,
+    stacked_rates,
+)
+from normbench.training.stacking import stack, unstack, without
 
 
 def rates(config: SGDConfig, steps: int, batch: int = 32) -> list[float]:
@@ -272,6 +279,128 @@ def test_a_network_that_changes_its_memory_format_afterwards_is_still_trained() 
     optimizer.step()
     for parameter, old in zip(model.parameters(), before, strict=True):
         assert not torch.equal(parameter, old)
+
+
+# Replicas with rates and decays of their own.
+
+LRS, DECAYS = (0.3, 0.3, 0.05, 0.2), (0.0, 0.01, 0.01, 0.01)
+
+
+def stacked_configs(momentum: float = 0.8, nesterov: bool = False) -> list[SGDConfig]:
+    return [
+        SGDConfig(lr=lr, weight_decay=decay, decay_norm=False, momentum=momentum, nesterov=nesterov)
+        for lr, decay in zip(LRS, DECAYS, strict=True)
+    ]
+
+
+@MOMENTA
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_each_replica_takes_the_steps_of_its_own_rate_and_decay_to_the_bit(
+    memory_format: torch.memory_format, momentum: float, nesterov: bool
+) -> None:
+    configs = stacked_configs(momentum, nesterov)
+    models = [resnet() for _ in configs]
+    for k, model in enumerate(models):
+        torch.nn.init.normal_(model.get_parameter("stem.weight"), std=1.0 + k)
+    stacked = stack(models).to(memory_format=memory_format)
+    solo = [model.to(memory_format=memory_format) for model in models]
+    together = build_stacked(configs, stacked, norm_parameters(stacked))
+    alone = [c.build(m, norm_parameters(m)) for c, m in zip(configs, solo, strict=True)]
+    for step in range(4):
+        together.lr = stacked_rates(configs, step, 4, 32)
+        for k, model in enumerate(solo):
+            alone[k].lr = configs[k].rate(step, 4, 32)
+            above = gradients(9 * step + k, [p.shape for p in model.parameters()], torch.float32)
+            for parameter, gradient in zip(model.parameters(), above, strict=True):
+                parameter.grad = gradient.contiguous(memory_format=_format(parameter))
+        for i, parameter in enumerate(stacked.parameters()):
+            rows = torch.cat([alone[k].parameters[i].grad for k in range(4)])  # type: ignore[misc]
+            parameter.grad = rows.contiguous(memory_format=_format(parameter))
+        together.step()
+        for optimizer in alone:
+            optimizer.step()
+    for k, part in enumerate(unstack(stacked)):
+        for mine, expected in zip(part.parameters(), solo[k].parameters(), strict=True):
+            assert torch.equal(mine, expected)
+
+
+def _format(tensor: Tensor) -> torch.memory_format:
+    last = tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last else torch.contiguous_format
+
+
+def test_equal_rates_given_one_a_replica_are_the_step_of_one_rate_to_the_bit() -> None:
+    stacks = [stack([resnet(), resnet()]) for _ in range(2)]
+    for model, rates in zip(stacks, ([0.1], [0.1, 0.1]), strict=True):
+        optimizer = SGDConfig().build(model, norm_parameters(model))
+        optimizer.lr = rates if len(rates) > 1 else rates[0]
+        model(torch.randn(2, 6, 8, 8, generator=torch.Generator().manual_seed(1))).sum().backward()
+        optimizer.step()
+    pairs = zip(stacks[0].parameters(), stacks[1].parameters(), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
+
+
+def test_rates_that_become_equal_and_part_again_are_each_replica_s_own() -> None:
+    model = stack([nn.Linear(2, 1, bias=False), nn.Linear(2, 1, bias=False)])
+    optimizer = SGDConfig(momentum=0.5, weight_decay=0.0).build(model, [])
+    (weight,) = model.parameters()
+    before = weight.detach().clone()
+    rates: list[float | list[float]] = [[0.1, 0.2], 0.1, [0.3, 0.0], [0.1, 0.1]]
+    velocity, moved = 0.0, torch.zeros(2, 1)
+    for rate in rates:
+        optimizer.lr = rate
+        weight.grad = torch.ones_like(weight)
+        optimizer.step()
+        velocity = 0.5 * velocity + 1.0
+        moved -= torch.tensor(rate).expand(2)[:, None] * velocity
+    torch.testing.assert_close(weight.detach(), before + moved)
+
+
+@pytest.mark.parametrize("replica", range(4))
+def test_without_a_replica_the_others_keep_rate_decay_and_velocity(replica: int) -> None:
+    configs = stacked_configs()
+    stacked = stack([nn.Linear(3, 2) for _ in configs])
+    optimizer = build_stacked(configs, stacked, [])
+    rest = kept = None
+    for step in range(6):
+        if step == 3:
+            kept = without(stacked, replica)
+            rest = optimizer.without(replica, kept)
+        rates = stacked_rates(configs, step, 6, 32)
+        assert isinstance(rates, list)
+        optimizer.lr = rates
+        above = gradients(step, [p.shape for p in stacked.parameters()], torch.float32)
+        for parameter, gradient in zip(stacked.parameters(), above, strict=True):
+            parameter.grad = gradient.clone()
+        optimizer.step()
+        if rest is not None:
+            rest.lr = rates[:replica] + rates[replica + 1 :]
+            for parameter, gradient in zip(rest.parameters, above, strict=True):
+                rows = gradient.chunk(4)
+                parameter.grad = torch.cat([*rows[:replica], *rows[replica + 1 :]])
+            rest.step()
+    assert kept is not None
+    expected = [part for k, part in enumerate(unstack(stacked)) if k != replica]
+    for mine, theirs in zip(unstack(kept), expected, strict=True):
+        assert all(map(torch.equal, mine.parameters(), theirs.parameters()))
+
+
+def test_a_number_of_rates_that_is_not_that_of_the_replicas_is_an_error() -> None:
+    model = stack([nn.Linear(2, 1), nn.Linear(2, 1)])
+    optimizer = SGDConfig().build(model, [])
+    with pytest.raises(ValueError, match="3 learning rates for 2 replicas"):
+        optimizer.lr = [0.1, 0.2, 0.3]
+
+
+@pytest.mark.parametrize(
+    ("key", "values"), [("momentum", (0.9, 0.8)), ("label_smoothing", (0.0, 0.1))]
+)
+def test_replicas_that_differ_in_what_a_stack_has_one_of_are_refused(
+    key: str, values: tuple[float, float]
+) -> None:
+    configs = [SGDConfig(**{key: value}) for value in values]  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=rf"optim\.{key}=\[.*\]: must be the same for all"):
+        build_stacked(configs, stack([nn.Linear(2, 1), nn.Linear(2, 1)]), [])
 
 
 # What is out of range.

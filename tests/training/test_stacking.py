@@ -13,8 +13,9 @@ from normbench.data.batches import Split, Training, split
 from normbench.data.synthetic import draw
 from normbench.models import MODELS
 from normbench.training.loop import norm_parameters, train, training_step
-from normbench.training.optim import SGDConfig
-from normbench.training.stacking import Stack, StackError
+from normbench.training.optim import SGDConfig, build_stacked, stacked_rates
+from normbench.training.progress import Metrics, Progress
+from normbench.training.stacking import Stack, StackError, without
 
 CPU = torch.device("cpu")
 OPTIM = SGDConfig(lr=0.2, weight_decay=5e-4)
@@ -69,6 +70,77 @@ def test_one_float32_step_in_a_stack_equals_the_solo_step(images: Split, norm: s
     for seed in range(4):
         (alone,) = trained(images, [seed], norm, torch.float32, 1)
         assert largest_relative_difference(alone, together[seed]) < 1e-5
+
+
+def dropped(
+    images: Split, norm: str, dtype: torch.dtype, replica: int | None
+) -> tuple[list[nn.Module], Metrics]:
+    """Four seeds trained for an epoch, one of them dropped in its midst; networks and metrics."""
+    seeds = [0, 1, 2, 3]
+    model: nn.Module = stack([build(seed, norm) for seed in seeds])
+    model = model.to(dtype).to(memory_format=torch.channels_last)
+    training = Training(images, seeds=seeds, batch=4, flip=True, dtype=dtype)
+    configs = [SGDConfig(lr=0.2 / (1 + seed)) for seed in seeds]
+    optimizer = build_stacked(configs, model, norm_parameters(model))
+    progress, drop = Progress(training), 7 if replica is not None else None
+    batches = training.batches()
+    while progress.step < training.steps:
+        if progress.step == drop:
+            assert replica is not None
+            assert isinstance(model, Stack)
+            for each in (seeds, configs):
+                del each[replica]
+            model = without(model, replica).to(memory_format=torch.channels_last)
+            optimizer = optimizer.without(replica, model)
+            training = Training(images, seeds=seeds, batch=4, flip=True, dtype=dtype)
+            progress = progress.without(replica, training)
+            batches = training.batches(progress.step)
+        pixels, labels = next(batches)
+        optimizer.lr = stacked_rates(configs, progress.step, training.steps, 4)
+        progress.add(training_step(model, optimizer, pixels, labels), labels)
+        if progress.step == 5:  # sums that are read, and steps that are not, when it is dropped
+            progress.record(progress.read(0.0))
+    assert isinstance(model, Stack)
+    return unstack(model), progress.read(0.0)
+
+
+@pytest.mark.parametrize(
+    ("norm", "replica"), [("group", 0), ("group", 3), *((norm, 1) for norm in sorted(NORMS))]
+)
+def test_when_a_replica_is_dropped_the_others_go_on_as_they_would_have(
+    norm: str, replica: int
+) -> None:
+    few = split(draw(), DATA["synthetic"](source="synthetic", limit=48), CPU).train
+    whole, rest = (dropped(few, norm, torch.float64, each) for each in (None, replica))
+    kept = [k for k in range(4) if k != replica]
+    for place, k in enumerate(kept):
+        assert largest_relative_difference(whole[0][k], rest[0][place]) < 1e-10
+    assert rest[1].diverged == [None] * 3
+    for name in ("loss", "accuracy", "epoch_loss", "epoch_accuracy"):
+        mine, theirs = getattr(rest[1], name), getattr(whole[1], name)
+        assert mine == pytest.approx([theirs[k] for k in kept], rel=1e-10)
+    # The test would see a replica that got the rows of its neighbour.
+    others = [k for k in range(4) if k not in (replica, kept[0])]
+    assert all(largest_relative_difference(whole[0][k], rest[0][0]) > 1e-3 for k in others)
+
+
+def test_a_replica_that_is_not_there_or_the_only_one_cannot_be_dropped() -> None:
+    stacked = stack([nn.Linear(3, 2), nn.Linear(3, 2)])
+    with pytest.raises(StackError, match="replica 2 cannot be taken out of a stack of 2"):
+        without(stacked, 2)
+    with pytest.raises(StackError, match="replica 0 cannot be taken out of a stack of 1"):
+        without(without(stacked, 1), 0)
+
+
+def test_a_stack_keeps_the_modes_of_its_layers() -> None:
+    models = [nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)) for _ in range(2)]
+    for model in models:
+        model[1].eval()
+    stacked = stack(models)
+    for kept in (stacked, without(stacked, 0), *unstack(stacked)):
+        modes = {type(m).__name__: m.training for m in kept.modules()}
+        assert modes["BatchNorm2d"] is False
+        assert modes["Conv2d"] is True
 
 
 def test_replicas_of_a_stack_differ_from_one_another(images: Split) -> None:
@@ -204,10 +276,9 @@ def test_a_branch_that_starts_at_0_is_not_hidden_from_the_proof() -> None:
 def test_hooks_stay_with_the_networks_they_were_put_on() -> None:
     models = [nn.Sequential(nn.Linear(3, 4), nn.ReLU()) for _ in range(2)]
     called: list[str] = []
-    models[0][0].register_forward_hook(lambda *_: called.append("network"))
     stacked = stack(models)
     assert isinstance(stacked.network, nn.Sequential)
-    called.clear()  # the proof computes with the networks
+    models[0][0].register_forward_hook(lambda *_: called.append("network"))
     stacked.network[0].register_forward_hook(lambda *_: called.append("stack"))
 
     stacked(torch.zeros(1, 6))
