@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from enum import Enum
 from math import inf
 from pathlib import Path
@@ -17,6 +17,9 @@ from normbench.training.optim import SGDConfig
 
 LIMITS = {"batch": 1_000_000, "seeds": 10_000, "threads": 1024}
 """The largest values that make sense."""
+
+PER_REPLICA = ("lr", "weight_decay")
+"""The keys of ``optim`` that replicas of one stack may differ in."""
 
 RECIPE = 1
 """Raised when the same configuration begins to compute something else, or a default changes, so
@@ -33,6 +36,7 @@ PLACES = (
     "evaluate_every",
     "seed",
     "seeds",
+    "together",
 )
 """The keys that cannot change the result of a seed."""
 
@@ -88,6 +92,10 @@ class Config:
 
     precision: Precision = Precision.float32
     """float32, or bf16 (autocast) for convolutions and matrix products."""
+
+    together: list[list[float]] = field(default_factory=list)
+    """Learning rates and weight decays of the cells that are trained in the same stacks, a pair a
+    cell. A sweep sets it for what it launches; it is no setting for people."""
 
     save_every: float = 60.0
     """Seconds between two checkpoints; 0: after every step."""
@@ -156,6 +164,22 @@ class Config:
             "optim": _changes(self.optim),
         }
 
+    def stack_identity(self, images: Description) -> dict[str, Any]:
+        """What configurations have in common whose replicas can share a stack: all but learning
+        rate and weight decay."""
+        common = self.identity(images)
+        common["optim"] = {k: v for k, v in common["optim"].items() if k not in PER_REPLICA}
+        return common
+
+    @property
+    def apart(self) -> "list[Config]":
+        """The configurations of the cells in ``together``; this one alone where it is empty."""
+        alone = replace(self, together=[])
+        return [
+            replace(alone, optim=replace(self.optim, lr=lr, weight_decay=decay))
+            for lr, decay in self.together
+        ] or [alone]
+
     def digest(self, images: Description) -> str:
         """SHA-256 (hex) of :meth:`identity`."""
         canonical = json.dumps(self.identity(images), sort_keys=True)
@@ -165,9 +189,9 @@ class Config:
 def _changes(settings: Any) -> dict[str, Any]:
     """The plain settings of a configuration or a group of it that differ from their defaults."""
     changed = {}
-    for field in fields(settings):
-        value = getattr(settings, field.name)
-        default = field.default if field.default_factory is MISSING else field.default_factory()
-        if not is_dataclass(value) and value != default and field.name not in ("name", "source"):
-            changed[field.name] = value.value if isinstance(value, Enum) else value
+    for each in fields(settings):
+        value = getattr(settings, each.name)
+        default = each.default if each.default_factory is MISSING else each.default_factory()
+        if not is_dataclass(value) and value != default and each.name not in ("name", "source"):
+            changed[each.name] = value.value if isinstance(value, Enum) else value
     return changed

@@ -28,7 +28,7 @@ from normbench.data.library.importing import import_images
 from normbench.launch.compose import CONFIGS, load_config, register_schemas
 from normbench.launch.grid import train_all
 from normbench.run.autosave import Saver
-from normbench.run.cell import Cell
+from normbench.run.cell import Cell, Replica
 from normbench.run.seeds import Replicas
 from normbench.store import results
 from normbench.terminal.screen import Screen
@@ -105,9 +105,10 @@ def checkpoints(depths: list[int], rounds: int) -> None:
                 ["norm=batch", "batch=2", "data=synthetic", f"model.depth={depth}", "epochs=4"]
             )
             cell = Cell.of(config)
-            replicas = Replicas.of(cell, cell.splits(torch.device("cpu")), range(seeds))
+            members = [Replica(cell, seed) for seed in range(seeds)]
+            replicas = Replicas.of(members, cell.splits(torch.device("cpu")))
             progress = Progress(replicas.training)
-            saver = Saver(cell, range(seeds), replicas, print)
+            saver = Saver(members, replicas, print)
             cell.seed_folder(0).mkdir(parents=True, exist_ok=True)
             for _ in range(3):
                 replicas.stepper()()

@@ -178,7 +178,7 @@ def _known_keys() -> dict[str, Any]:
         prefix + field.name: field.type
         for prefix, cls in [("", Config), ("optim.", SGDConfig), *members]
         for field in fields(cls)
-        if prefix + field.name not in group_keys()
+        if prefix + field.name not in [*group_keys(), "together"]
     }
 
 

@@ -162,25 +162,24 @@ class _Grid:
         launcher = Plugins.instance().instantiate_launcher(
             hydra_context=self._context, task_function=job, config=config
         )
-        threads = self._threads(len(cells))
+        workers = self._workers()
+        jobs = Cells(cells).jobs(workers or 1)
+        threads = None if workers is None else max(1, _cores() // min(workers, len(jobs)))
         extra = [] if threads is None else [f"threads={threads}"]
         # What was typed comes last and wins.
-        launcher.launch([[*extra, *cell.overrides] for cell in cells], initial_job_idx=0)
+        launcher.launch([[*extra, *each.overrides] for each in jobs], initial_job_idx=0)
 
-    def _threads(self, jobs: int) -> int | None:
-        """How many threads each of several processes on this machine gets; None: all there are."""
+    def _workers(self) -> int | None:
+        """How many processes train side by side on this machine; None: one, with all threads."""
         settings = self._master.hydra.launcher
         match _launcher_of(self._master):
             case "joblib":
                 workers = int(settings.n_jobs or 1)
-                workers = workers if workers > 0 else max(1, _cores() + 1 + workers)
-            case "submitit_local":
-                workers = jobs
-            case "ray":
-                workers = _cores()  # a core a job, unless told otherwise
+                return workers if workers > 0 else max(1, _cores() + 1 + workers)
+            case "submitit_local" | "ray":  # all at once; a core a job, unless told otherwise
+                return _cores()
             case _:
                 return None
-        return max(1, _cores() // max(1, min(workers, jobs)))
 
 
 def _launcher_of(config: DictConfig) -> str:

@@ -4,6 +4,7 @@ Everything is read from the cells' own folders, so that it holds whoever trained
 machine, and in however many attempts.
 """
 
+import json
 import os
 import signal
 import time
@@ -20,6 +21,7 @@ from normbench.run import run as experiment
 from normbench.run.cell import Cell
 from normbench.run.seeds import StoppedError
 from normbench.run.signals import asking
+from normbench.run.stacks import LOG, note_failure
 from normbench.store import plan
 from normbench.store.lock import HOLDER, SWEEP, HeldError, Holder, holder
 from normbench.store.plan import PlannedCell
@@ -87,7 +89,7 @@ class Planned:
     @property
     def log(self) -> Path:
         """All that was said of it."""
-        return self.directory / experiment.LOG
+        return self.directory / LOG
 
     def entry(self) -> PlannedCell:
         """What the plan says of it."""
@@ -103,6 +105,20 @@ class Planned:
         )
 
 
+class Job(list[Planned]):
+    """Cells whose replicas may share stacks: they are launched as one."""
+
+    @property
+    def overrides(self) -> list[str]:
+        """What composes the configuration of the job."""
+        first, *rest = self
+        if not rest:
+            return first.overrides
+        optims = [each.cell.config.optim for each in self]
+        pairs = ",".join(f"[{optim.lr!r},{optim.weight_decay!r}]" for optim in optims)
+        return [*first.overrides, f"together=[{pairs}]"]
+
+
 class Cells(list[Planned]):
     """The cells of a sweep, all in one folder."""
 
@@ -114,6 +130,17 @@ class Cells(list[Planned]):
     def bad(self) -> "Cells":
         """Those that are not finished."""
         return Cells(each for each in self if not each.finished)
+
+    def jobs(self, workers: int = 1) -> list[Job]:
+        """The cells as jobs, each of those that may share stacks; for ``workers`` at least."""
+        groups: dict[str, Job] = {}
+        for each in self:
+            cell = each.cell
+            key = json.dumps(cell.config.stack_identity(cell.images), sort_keys=True)
+            groups.setdefault(key, Job()).append(each)
+        parts = -(-workers // max(1, len(groups)))
+        split = [Job(group[part::parts]) for group in groups.values() for part in range(parts)]
+        return [job for job in split if job]
 
     def unfinished(self) -> "Cells":
         """Those with something left to train; what has diverged would diverge again."""
@@ -158,25 +185,33 @@ def planned_cells(
 
 
 def train(config: Config, screen: Screen) -> None:
-    """Trains one cell in this process; whatever goes wrong becomes its result, not an error."""
+    """Trains the cells of a launched configuration, together, in this process.
+
+    Whatever goes wrong becomes their result, not an error.
+    """
+    configs = config.apart
     try:
-        experiment.run(config, screen, brief=True)
+        experiment.run_together(configs, screen, brief=True)
     except HeldError as error:
         screen.line(f"  left alone: {error}")
+        if len(configs) > 1:  # the others need not wait for the one that somebody else trains
+            for each in configs:
+                train(each, screen)
     except StoppedError:  # a launcher has asked, and takes it from here
         screen.line("  stopped; the same sweep goes on with it")
     except Exception as error:
         reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         screen.line(f"  failed: {reason}")
-        with suppress(Exception):  # for example where the images are gone
-            _note_failure(Cell.of(config), error, traceback.format_exc())
+        for each in configs:
+            with suppress(Exception):  # for example where the images are gone
+                _note_failure(Cell.of(each), error, traceback.format_exc())
 
 
 def _note_failure(cell: Cell, error: BaseException, details: str) -> None:
     """Makes ``error`` the result of the seeds that have none."""
-    with experiment.held(cell), Screen.to_file(cell.directory / experiment.LOG) as log:
+    with experiment.held(cell), Screen.to_file(cell.directory / LOG) as log:
         log.log(details)
-        experiment.note_failure(cell, cell.config.all_seeds, error)
+        note_failure(cell.replicas(), error)
         experiment.write_summary(cell, read_results(cell.directory))
 
 

@@ -3,8 +3,9 @@
 Each module holds a family: its configuration dataclass (with the formula and the reference
 definition), its layer, and its place in ``NORMS``. What they share::
 
-    swap.py    changes the norm of a network that exists already
-    base.py    configuration, shape checks, scale and shift
+    swap.py    puts a norm into a network: the only way there
+    base.py    a norm's configuration and its layer    parts.py  what a norm may change of a network
+    settings.py  the ranges of settings, and the errors that name them
 """
 
 from normbench.norms.base import NORMS, Norm, NormConfig

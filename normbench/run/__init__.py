@@ -1,9 +1,12 @@
-"""One cell: what it is, how its seeds are trained, saved and put away.
+"""One cell: what it is, how its replicas are trained, saved and put away.
 
 From the top down::
 
-    run.py          the cell, from its configuration to its records: start reading here
-    seeds.py        trains the seeds of one stack    views.py      what is said of a cell
-    placement.py    how seeds share the machine      autosave.py   when a training is saved
-    cell.py         configuration, images, folder    signals.py    SIGTERM and Ctrl-C
+    run.py          cells, from their configurations to their records: start reading here
+    stacks.py       which replicas are trained together, and which had begun
+    seeds.py        trains the replicas of one stack    views.py      what is said of a cell
+    placement.py    how replicas share the machine      remembered.py  what was the fastest here
+    autosave.py     when a training is saved            allocator.py  memory is kept for the next
+    cell.py         a configuration, its images and its folder; a replica is one of its seeds
+    spent.py        what the time goes to               signals.py    SIGTERM and Ctrl-C
 """

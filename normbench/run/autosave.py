@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from normbench.run.cell import Cell
+from normbench.run.cell import Replica
 from normbench.store import checkpoint
 from normbench.store.checkpoint import Checkpoint
 from normbench.store.curves import Tracker
@@ -26,25 +26,24 @@ class Trained(Protocol):
 
 
 class Saver:
-    """The checkpoints of seeds that are trained together; they are in the folder of the first.
+    """The checkpoints of replicas that are trained together; they are in the folder of the first.
 
     Args:
-        cell: whose seeds.
-        seeds: which.
+        replicas: which.
         trained: the network and its optimizer.
         warn: told, in one line, of what could not be saved or used.
 
     Attributes:
-        seconds: of training so far, of one seed.
+        seconds: of training so far, of one replica.
     """
 
     def __init__(
-        self, cell: Cell, seeds: Sequence[int], trained: Trained, warn: Callable[[str], None]
+        self, replicas: Sequence[Replica], trained: Trained, warn: Callable[[str], None]
     ) -> None:
-        self._cell = cell
-        self._seeds = list(seeds)
+        self._config = replicas[0].cell.config
+        self._keys = [replica.key() for replica in replicas]
         self._trained = trained
-        self._folder = cell.seed_folder(seeds[0])
+        self._folder = replicas[0].folder
         self._warn = warn
         self._saved = perf_counter()
         self._cost = 0.0
@@ -59,12 +58,10 @@ class Saver:
         """
 
         def use(found: Checkpoint) -> None:
-            if found.values["digest"] != self._cell.digest:
-                raise ValueError("is of another cell")
-            if found.values["seeds"] != self._seeds:
-                raise ValueError("is of other seeds")
-            _check_numbers(found.values, len(self._seeds))
-            if found.values["progress"]["step"] > progress.end(self._cell.config.epochs):
+            if found.values["replicas"] != self._keys:
+                raise ValueError("is of other replicas")
+            _check_numbers(found.values, len(self._keys))
+            if found.values["progress"]["step"] > progress.end(self._config.epochs):
                 raise ValueError("is beyond the end of training")
             self._trained.restore(found.tensors)
             progress.restore(found.tensors, found.values["progress"])
@@ -76,15 +73,14 @@ class Saver:
         """Whether it is time: by the clock, and after an epoch unless saving would take 1 %."""
         since = perf_counter() - self._saved
         after_epoch = progress.at_end_of_epoch and progress.recorded == progress.step
-        return since >= self._cell.config.save_every or (after_epoch and since >= 100 * self._cost)
+        return since >= self._config.save_every or (after_epoch and since >= 100 * self._cost)
 
     def save(self, progress: Progress, trackers: Iterable[Tracker]) -> None:
         """Writes a checkpoint; where that fails, for example on a full disk, training goes on."""
         start = perf_counter()
         tensors, position = progress.state()
         values = {
-            "digest": self._cell.digest,
-            "seeds": self._seeds,
+            "replicas": self._keys,
             "threads": torch.get_num_threads(),
             "seconds": self.seconds,
             "progress": position,
@@ -117,7 +113,7 @@ def _check_numbers(values: Mapping[str, Any], replicas: int) -> None:
     held = position["evaluation"]
     scores = [] if held is None else [held["loss"], held["accuracy"]]
     if any(len(each) != replicas for each in (diverged, *scores)):
-        raise ValueError("is of other seeds")
+        raise ValueError("is of other replicas")
     if any(type(each) is not float for score in scores for each in score):
         raise ValueError("its evaluation makes no sense")
     if any(not isfinite(each) or each < 0 for each in (values["seconds"], position["seconds"])):

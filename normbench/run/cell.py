@@ -1,16 +1,18 @@
 """A cell: a configuration, the images it runs on, and the folder its records go to."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from normbench.config import Config
+from normbench.config import PER_REPLICA, Config
 from normbench.data.batches import Splits, split
 from normbench.data.library import Description
 from normbench.errors import UsageError
 from normbench.models.inspection import check_statistics, layers
+from normbench.store.results import is_done
 
 _SPLITS: dict[tuple[str, str, torch.device], Splits] = {}
 
@@ -62,6 +64,10 @@ class Cell:
             config.norm, len(self.images.classes), generator, norm_batch=config.norm_batch
         )
 
+    def replicas(self) -> "list[Replica]":
+        """One for each seed that is wanted."""
+        return [Replica(self, seed) for seed in self.config.all_seeds]
+
     def example(self) -> Tensor:
         """Some random images [N, 3, H, W] of the data set's size, always the same.
 
@@ -96,3 +102,53 @@ class Cell:
                 f" {height}×{width} pixels: {reason}"
             ) from None
         check_statistics(infos, config.norm_batch or config.batch)
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """One seed of a cell: what stacks are made of."""
+
+    cell: Cell
+    seed: int
+
+    @property
+    def folder(self) -> Path:
+        """The folder of its records."""
+        return self.cell.seed_folder(self.seed)
+
+    @property
+    def done(self) -> bool:
+        """Whether it has a result that another training would only repeat."""
+        return is_done(self.folder)
+
+    def build_model(self) -> nn.Module:
+        """Its network, at its start."""
+        return self.cell.build_model(self.seed)
+
+    def key(self) -> dict[str, Any]:
+        """What a checkpoint says of it."""
+        optim = self.cell.config.optim
+        rates = {name: float(getattr(optim, name)) for name in PER_REPLICA}
+        return {"cell": self.cell.directory.name, "seed": self.seed, **rates}
+
+    @classmethod
+    def of_key(cls, key: object, cell: Cell) -> "Replica":
+        """The replica that a checkpoint names, which may share a stack with ``cell``'s.
+
+        Raises:
+            ValueError: there can be none.
+        """
+        if not isinstance(key, dict) or not all(type(key.get(n)) is float for n in PER_REPLICA):
+            raise ValueError("it names no replicas")
+        optim = replace(cell.config.optim, **{name: key[name] for name in PER_REPLICA})
+        other = cell
+        if optim != cell.config.optim:
+            other = Cell.of(replace(cell.config, optim=optim))
+        seed = key.get("seed")
+        if (
+            key.get("cell") != other.directory.name
+            or type(seed) is not int
+            or not 0 <= seed < 2**32
+        ):
+            raise ValueError("it is of another cell")
+        return cls(other, seed)

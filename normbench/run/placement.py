@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from threading import Barrier, Event
 from time import perf_counter
+from typing import TypeVar
 
 import torch
 
@@ -29,6 +30,8 @@ BUDGET = 2.5
 """Seconds after which no arrangement is tried that would not have been timed by then."""
 
 Step = Callable[[], None]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +52,10 @@ class Arrangement:
         """How many stacks a lane trains, one after another, until ``seeds`` seeds are trained."""
         return _up(_up(seeds, self.size), self.lanes)
 
-    def divide(self, seeds: Sequence[int]) -> list[list[int]]:
-        """The seeds of each stack; sizes differ by one at most."""
-        parts = _up(len(seeds), self.size)
-        return [list(seeds[part::parts]) for part in range(parts)]
+    def divide(self, replicas: Sequence[T]) -> list[list[T]]:
+        """The replicas of each stack; sizes differ by one at most."""
+        parts = _up(len(replicas), self.size)
+        return [list(replicas[part::parts]) for part in range(parts)]
 
 
 def _up(number: int, by: int) -> int:

@@ -1,4 +1,4 @@
-"""Trains some seeds of a cell as one network, and writes each one's records."""
+"""Trains some replicas as one network, and writes each one's records."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,20 +10,20 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from normbench.config import Precision
+from normbench.config import Config, Precision
 from normbench.data.batches import Splits, Training
 from normbench.errors import UsageError
 from normbench.files import write_atomically, write_json
 from normbench.models.inspection import memory_of_step
 from normbench.run.autosave import Saver
-from normbench.run.cell import Cell
+from normbench.run.cell import Replica
 from normbench.run.spent import Spent
 from normbench.store.curves import Tracker
 from normbench.store.environment import environment
-from normbench.store.results import DIVERGED, FINISHED, Result, is_done, write_result
+from normbench.store.results import DIVERGED, FINISHED, Result, write_result
 from normbench.terminal.screen import Screen
 from normbench.training.loop import evaluate, networks_of, norm_parameters, step_function, train
-from normbench.training.optim import SGD
+from normbench.training.optim import SGD, SGDConfig, build_stacked
 from normbench.training.precise_bn import Decomposition, decompose
 from normbench.training.progress import Evaluation, Metrics, Progress
 from normbench.training.stacking import stack
@@ -37,53 +37,62 @@ class StoppedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Replicas:
-    """Some seeds of a cell, ready to be trained: a network, or a stack of them.
+    """Some replicas, ready to be trained: a network, or a stack of them.
 
     Attributes:
-        cell: what is trained.
+        members: which; their configurations differ in learning rate and weight decay alone.
         splits: the images.
-        seeds: which.
         model: maps [N, K·3, H, W] to [N, K·classes].
         networks: the replicas as K networks that share the model's tensors.
         training: the batches.
         optimizer: of the model.
     """
 
-    cell: Cell
+    members: Sequence[Replica]
     splits: Splits
-    seeds: Sequence[int]
     model: nn.Module
     networks: Sequence[nn.Module]
     training: Training
     optimizer: SGD
 
     @classmethod
-    def of(cls, cell: Cell, splits: Splits, seeds: Sequence[int]) -> "Replicas":
-        """Builds the networks of ``seeds``, stacked where there are several.
+    def of(cls, members: Sequence[Replica], splits: Splits) -> "Replicas":
+        """Builds the networks of ``members``, stacked where there are several.
 
         That these networks can be stacked has to be proven before, see
         :func:`normbench.training.stacking.stack`.
         """
-        config = cell.config
+        config = members[0].cell.config
         with _BUILDING:  # layers draw their first weights from the process's random state
-            models = [cell.build_model(seed) for seed in seeds]
+            models = [member.build_model() for member in members]
             model = models[0] if len(models) == 1 else stack(models, proven=True)
         device = splits.train.pixels.device
         model = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        seeds = [member.seed for member in members]
+        optims = [member.cell.config.optim for member in members]
         return cls(
-            cell=cell,
+            members=members,
             splits=splits,
-            seeds=seeds,
             model=model,
             networks=networks_of(model),
             training=Training(splits.train, seeds=seeds, batch=config.batch, flip=config.data.flip),
-            optimizer=config.optim.build(model, norm_parameters(model)),
+            optimizer=build_stacked(optims, model, norm_parameters(model)),
         )
+
+    @property
+    def config(self) -> Config:
+        """What is trained, but for learning rate and weight decay."""
+        return self.members[0].cell.config
+
+    @property
+    def optims(self) -> list[SGDConfig]:
+        """The members' learning rates and weight decays."""
+        return [member.cell.config.optim for member in self.members]
 
     @property
     def autocast(self) -> bool:
         """Whether convolutions and products are computed in bfloat16."""
-        return self.cell.config.precision is Precision.bf16
+        return self.config.precision is Precision.bf16
 
     def stepper(self) -> Callable[[], None]:
         """What trains one step and waits for its end, to be timed."""
@@ -92,7 +101,7 @@ class Replicas:
             self.model,
             self.training,
             self.optimizer,
-            self.cell.config.optim,
+            self.config.optim,
             autocast=self.autocast,
         )
 
@@ -115,20 +124,20 @@ class Replicas:
             StoppedError: ``stop`` was set.
             UsageError: there are checkpoints and all are damaged.
         """
-        config = self.cell.config
+        config = self.config
 
         def check() -> None:
             if stop.is_set():
                 raise StoppedError
 
-        saver = Saver(self.cell, self.seeds, self, warn=screen.line)
+        saver = Saver(self.members, self, warn=screen.line)
         progress = self._resume(saver, screen)
         steps = config.epochs * self.training.steps
-        # A seed may have been finished alone, and is trained along with its stack all the same.
+        # One may have been finished alone, and is trained along with its stack all the same.
         trackers = {
-            replica: _open_tracker(self.cell, seed, progress, screen)
-            for replica, seed in enumerate(self.seeds)
-            if not is_done(self.cell.seed_folder(seed))
+            number: _open_tracker(member, progress, screen)
+            for number, member in enumerate(self.members)
+            if not member.done
         }
         try:
             self._say_where(trackers)
@@ -137,7 +146,7 @@ class Replicas:
                     self.model,
                     self.training,
                     self.optimizer,
-                    config.optim,
+                    self.optims,
                     epochs=config.epochs,
                     evaluation=self.splits.validation or self.splits.test,
                     networks=self.networks,
@@ -150,7 +159,7 @@ class Replicas:
                         for replica, tracker in trackers.items():
                             _log(tracker, metrics, replica)
                         together = running()
-                        saver.seconds += metrics.seconds / (len(self.seeds) * together)
+                        saver.seconds += metrics.seconds / (len(self.members) * together)
                         spent.add("training", metrics.seconds / together)
                         spent.add("evaluating", metrics.evaluation_seconds / together)
                         bar.update(metrics)
@@ -172,12 +181,11 @@ class Replicas:
         """Writes on what the seeds train: one that is added later may be trained elsewhere."""
         where = environment(self.splits.train.pixels.device)
         for replica in replicas:
-            folder = self.cell.seed_folder(self.seeds[replica])
-            write_json(folder / "environment.json", where)
+            write_json(self.members[replica].folder / "environment.json", where)
 
     def _resume(self, saver: Saver, screen: Screen) -> Progress:
         """Where training stands: as in the last checkpoint, or at the beginning."""
-        progress = Progress(self.training, self.cell.config.optim.label_smoothing)
+        progress = Progress(self.training, self.config.optim.label_smoothing)
         if saver.resume(progress):
             epoch = progress.step / self.training.steps
             screen.line(f"  {self.label}  goes on after step {progress.step:,}, epoch {epoch:.2f}")
@@ -185,8 +193,11 @@ class Replicas:
 
     @property
     def label(self) -> str:
-        """The seeds in a few characters."""
-        return f"seed {self.seeds[0]}" if len(self.seeds) == 1 else f"seeds {_few(self.seeds)}"
+        """The replicas in a few characters."""
+        seeds = [member.seed for member in self.members]
+        if len({member.cell.digest for member in self.members}) > 1:
+            return f"{len(seeds)} replicas"
+        return f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {_few(seeds)}"
 
     def state(self) -> dict[str, Tensor]:
         """Weights, buffers and velocities."""
@@ -224,9 +235,9 @@ class Replicas:
         with spent.on("decomposing", running()):
             parts = self._decomposition(check)
         memory = self._memory()
-        for replica, seed in enumerate(self.seeds):
-            folder = self.cell.seed_folder(seed)
-            if is_done(folder):
+        for replica, member in enumerate(self.members):
+            folder, seed = member.folder, member.seed
+            if member.done:
                 continue
             _save_weights(self.networks[replica], folder)
             result = _result(seed, replica, progress, test, seconds, self.training)
@@ -241,7 +252,7 @@ class Replicas:
             result = replace(
                 result,
                 memory_bytes=memory,
-                stacked=len(self.seeds),
+                stacked=len(self.members),
                 threads=torch.get_num_threads(),
                 test_images=len(self.splits.test),
             )
@@ -255,7 +266,7 @@ class Replicas:
 
     def _decomposition(self, check: Callable[[], None]) -> Decomposition | None:
         """What the running averages cost, where the norm has them."""
-        config = self.cell.config
+        config = self.config
         return decompose(
             self.networks,
             self.training,
@@ -268,9 +279,9 @@ class Replicas:
 
     def _memory(self) -> int:
         """The bytes that a training step of one seed holds."""
-        size = (self.cell.config.batch, 3, *self.cell.images.image_size)
+        size = (self.config.batch, 3, *self.members[0].cell.images.image_size)
         labels = torch.zeros(size[0], dtype=torch.int64)
-        model = self.cell.build_model(self.seeds[0]).train()
+        model = self.members[0].build_model().train()
         return memory_of_step(model, torch.zeros(size), labels)
 
 
@@ -309,19 +320,18 @@ def _result(
     )
 
 
-def _open_tracker(cell: Cell, seed: int, progress: Progress, screen: Screen) -> Tracker:
-    folder = cell.seed_folder(seed)
+def _open_tracker(member: Replica, progress: Progress, screen: Screen) -> Tracker:
+    folder, config = member.folder, member.cell.config
     folder.mkdir(parents=True, exist_ok=True)
-    config = cell.config
     hparams: dict[str, str | int | float | bool] = {
         "norm": config.norm.name,
         "batch": config.batch,
         "norm_batch": config.norm_batch or config.batch,
         "model": config.model.title,
-        "data": cell.images.name,
+        "data": member.cell.images.name,
         "epochs": config.epochs,
         "peak learning rate": config.optim.peak(config.batch),
-        "seed": seed,
+        "seed": member.seed,
     }
     try:
         return Tracker(folder, hparams, after=progress.recorded, warn=screen.line)
@@ -339,7 +349,7 @@ def _log(tracker: Tracker, metrics: Metrics, replica: int) -> None:
     values = {
         "train/loss": metrics.loss[replica],
         "train/accuracy": metrics.accuracy[replica],
-        "train/learning_rate": metrics.learning_rate,
+        "train/learning_rate": metrics.learning_rate[replica],
         "train/images_per_second": metrics.images_per_second,
     }
     if metrics.evaluation is not None:

@@ -88,7 +88,7 @@ class Screen:
         self._live: Progress | None = None
         self._showing = 0
         self._lock = Lock()
-        self._log: TextIO | None = None
+        self._logs: list[TextIO] = []
         stream = getattr(self.console.file, "stream", self.console.file)
         if isinstance(stream, TextIOWrapper):  # an old encoding is no reason to fail
             stream.reconfigure(errors="replace")
@@ -104,26 +104,27 @@ class Screen:
             yield screen
 
     @contextmanager
-    def logged(self, path: Path) -> Iterator[None]:
-        """Within it, all lines go to the end of a file too, as far as it can be written."""
-        with suppress(OSError):
-            # A link that somebody put there must not have us write elsewhere.
-            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | _NO_LINKS, 0o666)
-            self._log = open(handle, "a", encoding="utf-8", buffering=1)  # noqa: PTH123, SIM115
+    def logged(self, *paths: Path) -> Iterator[None]:
+        """Within it, all lines go to the end of files too, as far as they can be written."""
+        for path in paths:
+            with suppress(OSError):
+                # A link that somebody put there must not have us write elsewhere.
+                handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | _NO_LINKS, 0o666)
+                self._logs.append(open(handle, "a", encoding="utf-8", buffering=1))  # noqa: PTH123, SIM115
         try:
             yield
         finally:
-            if self._log is not None:
+            for log in self._logs:
                 with suppress(OSError):
-                    self._log.close()
-            self._log = None
+                    log.close()
+            self._logs = []
 
     def log(self, text: str) -> None:
-        """Writes lines to the log alone, if there is one."""
-        if self._log is not None:
-            now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")
+        """Writes lines to the logs alone, if there are any."""
+        now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")
+        for log in self._logs:
             with suppress(OSError, ValueError):
-                self._log.write("".join(f"{now}  {line}\n" for line in text.splitlines()))
+                log.write("".join(f"{now}  {line}\n" for line in text.splitlines()))
 
     def facts(self, title: str, rows: Iterable[tuple[str, str]]) -> None:
         """Prints a title and, below it, a name and a value a line."""

@@ -18,7 +18,7 @@ from normbench.data.batches import Split, Training, evaluation_batches
 from normbench.norms.parts import Part, share_hooks
 from normbench.training.cuda_graph import CapturedStep, TrainingStep
 from normbench.training.diagnosis import Diagnosis
-from normbench.training.optim import SGD, SGDConfig
+from normbench.training.optim import SGD, SGDConfig, stacked_rates
 from normbench.training.progress import Evaluation, Metrics, Progress
 from normbench.training.stacking import Stack, unstack
 
@@ -36,7 +36,7 @@ def train(
     model: nn.Module,
     training: Training,
     optimizer: SGD,
-    optim: SGDConfig,
+    optims: Sequence[SGDConfig],
     *,
     epochs: int,
     evaluation: Split,
@@ -58,7 +58,8 @@ def train(
         model: maps [N, K·3, H, W] to [N, K·classes].
         training: the batches.
         optimizer: of the model; its learning rate is set before each step.
-        optim: the course of the learning rate, and label smoothing.
+        optims: the courses of the learning rates, one for all replicas or one a replica, which
+            differ in learning rate and weight decay alone.
         epochs: how many.
         evaluation: what is evaluated on after an epoch.
         networks: the K replicas as networks that share ``model``'s tensors, to be evaluated;
@@ -70,18 +71,18 @@ def train(
             as it was before the evaluation.
     """
     if progress is None:
-        progress = Progress(training, optim.label_smoothing)
+        progress = Progress(training, optims[0].label_smoothing)
     networks = networks_of(model) if networks is None else networks
     total = epochs * training.steps
     model.train()
-    smoothing = optim.label_smoothing
+    smoothing = optims[0].label_smoothing
     at_share = share_hooks(model)
     eager = partial(training_step, model, optimizer, label_smoothing=smoothing, autocast=autocast)
-    train_on = step_function(model, training, optimizer, optim, autocast=autocast)
+    train_on = step_function(model, training, optimizer, optims[0], autocast=autocast)
     batches = training.batches(progress.step)
     while True:
         if progress.due:
-            metrics = progress.read(optim.rate(progress.step - 1, total, training.batch))
+            metrics = progress.read(stacked_rates(optims, progress.step - 1, total, training.batch))
             if progress.evaluation_due(epochs, evaluate_every) and None in metrics.diverged:
                 start = perf_counter()
                 held = evaluate(networks, evaluation, autocast=autocast, check=check)
@@ -92,7 +93,7 @@ def train(
         if progress.dead or progress.step >= total:
             return
         images, labels = next(batches)
-        optimizer.lr = optim.rate(progress.step, total, training.batch)
+        optimizer.lr = stacked_rates(optims, progress.step, total, training.batch)
         for set_share in at_share:
             set_share(progress.step / total)
         if progress.diagnosis_due:

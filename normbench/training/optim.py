@@ -172,6 +172,7 @@ def build_stacked(
 def stacked_rates(
     configs: Sequence[SGDConfig], step: int, steps: int, batch: int
 ) -> float | list[float]:
-    """The learning rates of a step, one a replica; a single one if all are equal."""
-    rates = [config.rate(step, steps, batch) for config in configs]
-    return rates[0] if len(set(rates)) == 1 else rates
+    """The learning rates of a step, one a replica; a single one if all settings are equal."""
+    if all(config.lr == configs[0].lr for config in configs):
+        return configs[0].rate(step, steps, batch)
+    return [config.rate(step, steps, batch) for config in configs]

@@ -34,7 +34,7 @@ class Metrics:
         epoch: epochs done, as a fraction.
         loss: mean training loss over the steps since the last record; not finite once diverged.
         accuracy: training accuracy over the same steps, 0..1, on augmented images.
-        learning_rate: of the last step.
+        learning_rate: of the last step, one a replica.
         epoch_loss, epoch_accuracy: the same over all steps of the epoch so far.
         seconds: spent on training since the last record, without evaluation.
         images_per_second: training images of all replicas together over ``seconds``.
@@ -51,7 +51,7 @@ class Metrics:
     accuracy: list[float]
     epoch_loss: list[float]
     epoch_accuracy: list[float]
-    learning_rate: float
+    learning_rate: list[float]
     seconds: float
     images_per_second: float
     diverged: list[int | None]
@@ -153,7 +153,7 @@ class Progress:
         self._labels.append(labels)
         self.step += 1
 
-    def read(self, rate: float) -> Metrics:
+    def read(self, rate: float | Sequence[float]) -> Metrics:
         """The metrics of the steps since the last ones; this waits for the device.
 
         Nothing changes until they are recorded, so that whoever is interrupted in between, for
@@ -177,7 +177,7 @@ class Progress:
             accuracy=_floats(hits.double() / seen),
             epoch_loss=_floats(loss / of_epoch),
             epoch_accuracy=_floats(all_hits.double() / (of_epoch * batch)),
-            learning_rate=rate,
+            learning_rate=[rate] * len(loss) if isinstance(rate, float) else list(rate),
             seconds=seconds,
             images_per_second=seen * len(self._training.seeds) / seconds,
             diverged=_note_divergence(self.diverged, losses, self.step),

@@ -18,7 +18,7 @@ from normbench.config import Config
 from normbench.errors import UsageError
 from normbench.launch.compose import load_config
 from normbench.run.autosave import Saver
-from normbench.run.cell import Cell
+from normbench.run.cell import Cell, Replica
 from normbench.run.seeds import Replicas
 from normbench.store import checkpoint
 from normbench.store.curves import EVENTS, is_sound, read_metrics, rebuild
@@ -106,10 +106,11 @@ def _look(config: Config, home: Path, target: str, newest: Path, older: Path) ->
     cell = Cell.of(config)
     moved = Cell(config, cell.images, cell.digest, newest.parent.parent)
     splits = cell.splits(next(cell.build_model(0).parameters()).device)
-    network = Replicas.of(moved, splits, [0])
+    replicas = [Replica(moved, 0)]
+    network = Replicas.of(replicas, splits)
     said: list[str] = []
     progress = Progress(network.training)
-    saver = Saver(moved, [0], network, said.append)
+    saver = Saver(replicas, network, said.append)
     steps = {path: int(path.stem.partition("-")[2]) for path in (newest, older)}
     try:
         saver.resume(progress)

@@ -28,6 +28,7 @@ from normbench.launch.sweep import (
 from normbench.run import run as experiment
 from normbench.run.seeds import StoppedError
 from normbench.run.signals import SIGNALS
+from normbench.run.stacks import LOG
 from normbench.store import checkpoint, results
 from normbench.store.lock import HOLDER, Holder, holding
 from normbench.store.plan import PLAN
@@ -138,7 +139,7 @@ def test_a_cell_that_always_kills_its_process_fails_and_the_others_do_not(cells:
     assert [each.finished for each in cells] == [False, True, False, True]
     assert error(cells[0]) == error(cells[2]) == "KilledError: its process was killed"
     assert [batch(each) for each in cells.unfinished()] == [2, 6], "and is tried again next time"
-    log = (cells[0].directory / experiment.LOG).read_text(encoding="utf-8")
+    log = (cells[0].directory / LOG).read_text(encoding="utf-8")
     assert "its process was killed" in log
     assert json.loads((cells[0].directory / "summary.json").read_text())["status"] == FAILED
 
@@ -276,7 +277,7 @@ def test_an_error_becomes_the_result_and_is_in_the_log(tiny: list[str]) -> None:
         assert result is not None
         assert result.status == FAILED
         assert "no checkpoint can be used" in str(result.error)
-    log = (cell.directory / experiment.LOG).read_text(encoding="utf-8")
+    log = (cell.directory / LOG).read_text(encoding="utf-8")
     assert "no checkpoint can be used" in log
     assert "Traceback" in log
     assert checkpoint.files(folder) != [], "it is for people to decide"
@@ -290,7 +291,7 @@ def test_a_cell_that_a_launcher_has_stopped_has_not_failed(
     def stopped(*_: Any, **__: Any) -> None:
         raise StoppedError
 
-    monkeypatch.setattr(experiment, "run", stopped)
+    monkeypatch.setattr(experiment, "run_together", stopped)
     screen = quiet()
     train(composed(*tiny), screen)
 

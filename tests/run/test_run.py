@@ -21,7 +21,7 @@ from normbench.errors import UsageError
 from normbench.launch.compose import load_config
 from normbench.models import ModelConfig
 from normbench.run import run as experiment
-from normbench.run import seeds
+from normbench.run import seeds, stacks
 from normbench.run.cell import Cell
 from normbench.run.placement import Arrangement
 from normbench.run.run import choose_device
@@ -137,7 +137,7 @@ def test_seeds_trained_in_lanes_come_out_as_they_do_alone(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run("seeds=4", "stack=1", "runs=alone")
-    monkeypatch.setattr(experiment, "fastest", lambda *_, **__: two_lanes())
+    monkeypatch.setattr(stacks, "fastest", lambda *_, **__: two_lanes())
     run("seeds=4", "stack=auto", "runs=lanes")
 
     for seed in range(4):
@@ -188,7 +188,7 @@ def test_an_interruption_of_lanes_stops_them_all_and_leaves_no_result(
                 raise KeyboardInterrupt
             yield metrics
 
-    monkeypatch.setattr(experiment, "fastest", lambda *_, **__: two_lanes())
+    monkeypatch.setattr(stacks, "fastest", lambda *_, **__: two_lanes())
     monkeypatch.setattr(seeds, "train", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run("seeds=4", "stack=auto", "epochs=50")
@@ -207,7 +207,7 @@ def test_an_interruption_while_it_is_measured_takes_effect_after_the_step(
         step()
         pytest.fail("took another step")
 
-    monkeypatch.setattr(experiment, "fastest", measuring)
+    monkeypatch.setattr(stacks, "fastest", measuring)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # may have been ignored
     try:
         with pytest.raises(KeyboardInterrupt):
@@ -232,7 +232,7 @@ def test_time_is_shared_with_those_that_train_at_the_same_time(
         running: Callable[[], int],
         spent: Spent,
     ) -> None:
-        (seed,) = self.seeds
+        seed = self.members[0].seed
         both.wait(20)
         counted[seed] = [running()]
         both.wait(20)
@@ -241,7 +241,7 @@ def test_time_is_shared_with_those_that_train_at_the_same_time(
             sleep(0.001)
         counted[seed].append(running())
 
-    monkeypatch.setattr(experiment, "fastest", lambda *_, **__: two_lanes(size=1))
+    monkeypatch.setattr(stacks, "fastest", lambda *_, **__: two_lanes(size=1))
     monkeypatch.setattr(seeds.Replicas, "train", trained)
     run("seeds=2", "stack=auto")
 

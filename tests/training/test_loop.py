@@ -96,7 +96,7 @@ def run(
         model,
         training,
         optimizer,
-        optim,
+        [optim],
         epochs=epochs,
         evaluation=data.test,
         networks=list(model.nets) if isinstance(model, Pair) else None,
@@ -198,7 +198,7 @@ def test_every_record_is_what_a_plain_loop_measures(norm: NormConfig, optim: SGD
     for m in metrics:
         close(m.loss, [sum(plain.losses[start : m.step]) / (m.step - start)])
         close(m.accuracy, [sum(plain.hits[start : m.step]) / (2 * (m.step - start))])
-        assert m.learning_rate == plain.rates[m.step - 1]
+        assert m.learning_rate == [plain.rates[m.step - 1]]
         assert m.epoch == pytest.approx(m.step / 121)
         assert m.diverged == [None]
         assert m.seconds > 0
@@ -289,7 +289,7 @@ def test_a_float64_network_is_trained_in_float64() -> None:
     optimizer = optim.build(model, norm_parameters(model))
     (images, labels), *_ = training.epoch(0)
     expected = F.cross_entropy(net().double()(images), labels[:, 0]).item()
-    every = train(model, training, optimizer, optim, epochs=1, evaluation=data.test)
+    every = train(model, training, optimizer, [optim], epochs=1, evaluation=data.test)
     first = next(metrics for metrics in every if metrics is not None)
     assert first.loss[0] == pytest.approx(expected, rel=1e-12)
 

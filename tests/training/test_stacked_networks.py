@@ -297,7 +297,7 @@ class Weighted(nn.Module):
         return y
 
 
-class Gain(nn.Module):
+class Gain(Part):
     """A layer that says itself how it stacks: a gain a channel, and one a network."""
 
     stacked_counts: ClassVar[tuple[str, ...]] = ("channels",)

@@ -157,7 +157,7 @@ def test_a_replica_driven_to_nan_leaves_the_others_bit_identical(images: Split) 
         model = Stack(_joined(models), 3) if broken else stack(models)
         training = Training(images, seeds=[0, 1, 2], batch=8, flip=True)
         optimizer = OPTIM.build(model, norm_parameters(model))
-        every = train(model, training, optimizer, OPTIM, epochs=1, evaluation=images)
+        every = train(model, training, optimizer, [OPTIM], epochs=1, evaluation=images)
         records = [metrics for metrics in every if metrics is not None]
         evaluation = records[-1].evaluation
         assert evaluation is not None

@@ -1,0 +1,256 @@
+"""Which replicas are trained together, in how many lanes, and what becomes of those that fail."""
+
+import traceback
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from threading import Event
+
+import torch
+
+from normbench.config import LIMITS
+from normbench.data.batches import Splits
+from normbench.errors import UsageError
+from normbench.run.cell import Replica
+from normbench.run.placement import Arrangement, Step, fastest, in_lanes
+from normbench.run.remembered import busy, case_of, recall, remember
+from normbench.run.seeds import Replicas, StoppedError
+from normbench.run.signals import asking
+from normbench.run.spent import Spent
+from normbench.run.views import show_arrangement
+from normbench.store import checkpoint
+from normbench.store.checkpoint import Checkpoint
+from normbench.store.lock import holding
+from normbench.store.results import failure, write_result
+from normbench.terminal.screen import Screen
+from normbench.training.stacking import StackError, stack
+
+LOG = "log.txt"
+"""The file in a cell's directory that holds all that was said of it."""
+
+
+def train_replicas(
+    pending: Sequence[Replica], splits: Splits, screen: Screen, spent: Spent
+) -> None:
+    """Trains ``pending``: first the stacks that have begun, as they began, then the others.
+
+    A training that raises ends as ``failed`` seeds with the error in the log; no exception leaves.
+
+    Args:
+        pending: what is to be trained; the configurations differ in learning rate and weight decay
+            alone, and their cells are held.
+        splits: the images.
+        screen: where progress is shown.
+        spent: told what the time goes to.
+    """
+    begun = _begun(pending, screen)
+    taken = {_place(replica) for each in begun for replica in each.replicas}
+    rest = [replica for replica in pending if _place(replica) not in taken]
+    try:
+        with _others_held(pending, begun):
+            _go_on(begun, splits, screen, spent)
+        if rest:
+            with _noting_failure(rest), spent.on("arranging"):
+                arrangement = _arrange(rest, splits, screen)
+            stacks = arrangement.divide(rest)
+            lanes = min(arrangement.lanes, len(stacks))
+            _train_stacks(stacks, splits, lanes, arrangement.threads, screen, spent)
+    except (UsageError, StoppedError):
+        raise
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0]
+        log = pending[0].cell.directory / LOG
+        screen.log(traceback.format_exc())
+        screen.line(f"  failed: {type(error).__name__}: {reason} (see {log})")
+
+
+def _go_on(begun: Sequence["_Begun"], splits: Splits, screen: Screen, spent: Spent) -> None:
+    """Trains the stacks that have begun, side by side those that computed with as many threads."""
+    for threads in sorted({each.threads for each in begun}):
+        stacks = [each.replicas for each in begun if each.threads == threads]
+        lanes = min(len(stacks), _most_lanes(splits) // threads) or 1
+        with spent.on("arranging"):
+            _prove(max(stacks, key=len))
+        _train_stacks(stacks, splits, lanes, threads, screen, spent)
+
+
+@contextmanager
+def _others_held(pending: Sequence[Replica], begun: Sequence["_Begun"]) -> Iterator[None]:
+    """Keeps others from cells that were not asked for but share a stack that has begun.
+
+    Raises:
+        HeldError: another process trains one of them.
+    """
+    mine = {replica.cell.digest for replica in pending}
+    others = {
+        replica.cell.directory
+        for each in begun
+        for replica in each.replicas
+        if replica.cell.digest not in mine
+    }
+    with ExitStack() as locks:
+        for directory in sorted(others):
+            locks.enter_context(holding(directory))
+        yield
+
+
+def _place(replica: Replica) -> tuple[str, int]:
+    return replica.cell.digest, replica.seed
+
+
+def _most_lanes(splits: Splits) -> int:
+    """How many stacks may be trained at a time: on a GPU one, for graphs are recorded alone."""
+    on_cpu = splits.train.pixels.device.type == "cpu"
+    return torch.get_num_threads() if on_cpu else 1
+
+
+def note_failure(replicas: Iterable[Replica], error: BaseException) -> None:
+    """Makes ``error`` the result of those that have none; a later run tries again."""
+    for replica in replicas:
+        if not replica.done:
+            replica.folder.mkdir(parents=True, exist_ok=True)
+            write_result(replica.folder, failure(replica.seed, error))
+
+
+@contextmanager
+def _noting_failure(replicas: Iterable[Replica]) -> Iterator[None]:
+    """Makes what is raised, other than being asked to stop, the result of ``replicas``."""
+    try:
+        yield
+    except (UsageError, StoppedError):
+        raise
+    except Exception as error:
+        with suppress(OSError):  # for example on the full disk that is the error
+            note_failure(replicas, error)
+        raise
+
+
+def _train_stacks(
+    stacks: Sequence[Sequence[Replica]],
+    splits: Splits,
+    lanes: int,
+    threads: int,
+    screen: Screen,
+    spent: Spent,
+) -> None:
+    """Trains ``stacks`` in ``lanes``; a signal lets each save its state before it takes effect."""
+    stop = Event()
+    running: set[int] = set()
+
+    def job(number: int) -> None:
+        members = stacks[number]
+        running.add(number)
+        try:
+            with _noting_failure(members):
+                Replicas.of(members, splits).train(screen, stop, lambda: len(running), spent)
+        finally:
+            running.discard(number)
+
+    with asking(stop.set):
+        in_lanes([partial(job, number) for number in range(len(stacks))], lanes, threads, stop)
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """Replicas whose training has begun together, and by how many threads they were computed.
+
+    Both have to stay as they were, or sums are taken in another order.
+    """
+
+    replicas: list[Replica]
+    threads: int
+
+
+def _begun(pending: Sequence[Replica], screen: Screen) -> list[_Begun]:
+    """The stacks that have checkpoints and replicas without a result."""
+    found: list[_Begun] = []
+    wanted = {_place(replica) for replica in pending}
+    cells = {replica.cell.digest: replica.cell for replica in pending}
+    for first in [replica for cell in cells.values() for replica in cell.replicas()]:
+        if not checkpoint.files(first.folder):
+            continue
+        try:
+            begun = _as_begun(first)
+        except ValueError as error:  # nothing there can be used; loading says why
+            checkpoint.load(first.folder, partial(_refuse, error), screen.line)
+            continue
+        if any(_place(replica) in wanted for replica in begun.replicas):
+            found.append(begun)
+        elif all(replica.done for replica in begun.replicas):
+            checkpoint.clear(first.folder)  # it was killed after its results were written
+    return found
+
+
+def _as_begun(first: Replica) -> _Begun:
+    """Whose checkpoint it is that lies in the folder of ``first``.
+
+    Raises:
+        ValueError: what it says makes no sense.
+    """
+    head = checkpoint.head(first.folder) or {}
+    keys, threads = head.get("replicas"), head.get("threads")
+    if not isinstance(keys, list) or not 1 <= len(keys) <= LIMITS["seeds"]:
+        raise ValueError("it names no replicas")
+    replicas = [Replica.of_key(key, first.cell) for key in keys]
+    if _place(replicas[0]) != _place(first):
+        raise ValueError("is of other replicas")
+    if type(threads) is not int or not 1 <= threads <= LIMITS["threads"]:
+        raise ValueError("its number of threads makes no sense")
+    return _Begun(replicas, threads)
+
+
+def _refuse(error: ValueError, _: Checkpoint) -> None:
+    raise error
+
+
+def _prove(replicas: Sequence[Replica]) -> None:
+    """Raises StackError if ``replicas`` are several that no stack is right for."""
+    if len(replicas) > 1:
+        stack([replica.build_model() for replica in replicas[:2]], replicas[0].cell.example())
+
+
+def _arrange(replicas: Sequence[Replica], splits: Splits, screen: Screen) -> Arrangement:
+    """How ``replicas`` share the machine: as wanted, or as is fastest here."""
+    config = replicas[0].cell.config
+    wanted, several = config.stack, len(replicas) > 1
+    if wanted == 1 and several:
+        return Arrangement()
+    try:
+        _prove(replicas)
+    except StackError as error:
+        screen.line(f"  the seeds are not stacked: {error}")
+        return Arrangement()
+    if isinstance(wanted, int) and several:
+        return Arrangement(size=min(wanted, len(replicas)))
+    chosen_threads = config.threads is not None or torch.get_num_threads() == 1
+    if not several and (chosen_threads or _most_lanes(splits) == 1):
+        return Arrangement()
+    return _fastest(replicas, splits, screen)
+
+
+def _fastest(replicas: Sequence[Replica], splits: Splits, screen: Screen) -> Arrangement:
+    """The fastest arrangement, as measured before on this machine or now."""
+    case = case_of(replicas[0].cell, len(replicas), splits.train.pixels.device)
+    known = recall(case)
+    if known is not None:
+        show_arrangement(screen, known)
+        return known
+    stop = Event()
+
+    def prepare(size: int) -> Step:
+        step = Replicas.of(replicas[:size], splits).stepper()
+
+        def unless_stopped() -> None:
+            if stop.is_set():
+                raise StoppedError
+            step()
+
+        return unless_stopped
+
+    with screen.working("measuring how to train") as bar, asking(stop.set):
+        best, times = fastest(prepare, len(replicas), bar.update, lanes=_most_lanes(splits))
+    if not busy():
+        remember(case, best)
+    show_arrangement(screen, best, times)
+    return best

@@ -1,0 +1,170 @@
+"""Cells that differ in learning rate and weight decay alone are trained in the same stacks."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+
+from normbench.config import Config
+from normbench.launch import sweep
+from normbench.launch.compose import load_config
+from normbench.launch.grid import train_all
+from normbench.run import run as experiment
+from normbench.run import seeds
+from normbench.run.cell import Cell
+from normbench.run.run import Outcome, run, run_together
+from normbench.store import checkpoint
+from normbench.store.curves import read_metrics
+from normbench.store.results import read_result
+from normbench.terminal.screen import Screen
+from tests.run.test_resume import CutOffError, cut_off_after, differences
+
+RATES = ("optim.lr=0.05", "optim.lr=0.2", "optim.weight_decay=0.01")
+
+
+def quiet() -> Screen:
+    return Screen(Console(file=io.StringIO(), width=120, _environ={}))
+
+
+def configs(tiny: Sequence[str], *more: str) -> list[Config]:
+    return [load_config([*tiny, "stack=16", "save_every=0", *more, rate]) for rate in RATES]
+
+
+def weights(config: Config, seed: int = 0) -> dict[str, torch.Tensor]:
+    return load_file(Cell.of(config).seed_folder(seed) / "model.safetensors")
+
+
+def content(config: Config) -> dict[str, Any]:
+    folder = Cell.of(config).seed_folder(0)
+    lines = [
+        {k: v for k, v in m.items() if k == "step" or "loss" in k} for m in read_metrics(folder)
+    ]
+    return {"metrics": lines} | {k: v.numpy().tobytes() for k, v in weights(config).items()}
+
+
+@pytest.mark.parametrize("norm", ["batch", "group"])
+def test_each_is_trained_as_it_would_be_alone_and_has_records_of_its_own(
+    tiny: list[str], norm: str
+) -> None:
+    together = configs(tiny, f"norm={norm}", "seeds=2")
+    outcomes = run_together(together, quiet())
+
+    assert all(outcome.finished for outcome in outcomes)
+    for config in together:
+        alone = load_config([*tiny, f"norm={norm}", "seeds=2", "name=alone", "stack=1"])
+        alone.optim = config.optim
+        run(alone, quiet())
+        for seed in (0, 1):
+            result = read_result(Cell.of(config).seed_folder(seed))
+            assert result is not None
+            assert result.stacked == 6
+            for name, value in weights(alone, seed).items():
+                torch.testing.assert_close(weights(config, seed)[name], value, rtol=1e-3, atol=1e-4)
+            mine, theirs = (
+                [m["train/learning_rate"] for m in read_metrics(Cell.of(each).seed_folder(seed))]
+                for each in (config, alone)
+            )
+            assert mine == theirs
+    assert len({weights(each)["head.weight"].sum().item() for each in together}) == 3
+
+
+def test_cut_off_anywhere_they_go_on_to_the_same_end(
+    tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, cut = configs(tiny, "name=whole"), configs(tiny, "name=cut")
+    run_together(whole, quiet())
+    for steps in (1, 4, 3):
+        with monkeypatch.context() as patch:
+            patch.setattr(seeds, "train", cut_off_after(steps))
+            with pytest.raises(CutOffError):
+                run_together(cut, quiet())
+    assert all(outcome.finished for outcome in run_together(cut, quiet()))
+
+    for one, other in zip(whole, cut, strict=True):
+        assert differences(content(one), content(other)) == []
+
+
+def test_a_cell_asked_for_alone_goes_on_with_the_stack_that_it_began(
+    tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut = configs(tiny, "name=cut")
+    with monkeypatch.context() as patch:
+        patch.setattr(seeds, "train", cut_off_after(3))
+        with pytest.raises(CutOffError):
+            run_together(cut, quiet())
+    assert run(cut[0], quiet()).finished
+
+    results = [read_result(Cell.of(each).seed_folder(0)) for each in cut]
+    assert [result is not None and result.stacked for result in results] == [3, 3, 3]
+    assert all(not checkpoint.files(Cell.of(each).seed_folder(0)) for each in cut)
+
+
+def test_a_checkpoint_that_names_other_rates_than_its_cells_have_is_not_used(
+    tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut = configs(tiny, "name=cut")
+    with monkeypatch.context() as patch:
+        patch.setattr(seeds, "train", cut_off_after(3))
+        with pytest.raises(CutOffError):
+            run_together(cut, quiet())
+    (folder,) = {path.parent for path in Path().rglob("step-*")}
+    for path in checkpoint.files(folder):
+        found = checkpoint.read(path)
+        values = dict(found.values)
+        values["replicas"][1]["lr"] = 0.7
+        checkpoint.save(folder, found.values["progress"]["step"], found.tensors, values)
+    with pytest.raises(ValueError, match="is of another cell"):
+        run_together(cut, quiet())
+
+
+def test_a_sweep_over_rates_is_one_job(tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[Config]] = []
+    real = run_together
+
+    def noted(configs: Sequence[Config], *arguments: Any, **more: Any) -> list[Outcome]:
+        asked.append(list(configs))
+        return real(configs, *arguments, **more)
+
+    monkeypatch.setattr(experiment, "run_together", noted)
+    cells = train_all(
+        [*tiny, "norm=batch,group", "optim.lr=0.05,0.1", "optim.weight_decay=0,0.001", "stack=16"],
+        quiet(),
+    )
+
+    assert len(cells) == 8
+    assert not cells.bad()
+    assert [len(each) for each in asked] == [4, 4]
+    rates = [(c.optim.lr, c.optim.weight_decay) for c in asked[0]]
+    assert sorted(rates) == [(0.05, 0.0), (0.05, 0.001), (0.1, 0.0), (0.1, 0.001)]
+    assert all(not config.together for each in asked for config in each)
+    results = [read_result(each.cell.seed_folder(0)) for each in cells]
+    assert {result.stacked for result in results if result} == {4}
+    assert len({result.test_loss for result in results if result}) > 4
+
+
+def test_workers_get_a_share_of_a_stack_each(tiny: list[str]) -> None:
+    every = [[*tiny, f"optim.lr={lr}"] for lr in (0.1, 0.2, 0.3)]
+    planned = [sweep.Planned(Cell.of(load_config(each)), each) for each in every]
+    cells = sweep.Cells(planned)
+
+    assert [len(job) for job in cells.jobs()] == [3]
+    assert [len(job) for job in cells.jobs(2)] == [2, 1]
+    assert [len(job) for job in cells.jobs(9)] == [1, 1, 1]
+    (job,) = cells.jobs()
+    assert [c.optim.lr for c in load_job(job.overrides).apart] == [0.1, 0.2, 0.3]
+
+
+def load_job(overrides: list[str]) -> Config:
+    """What Hydra composes for a worker: the key ``together`` is none that people may set."""
+    *own, together = overrides
+    with pytest.raises(ValueError, match="together"):
+        load_config(overrides)
+    config = load_config(own)
+    pairs = together.partition("=")[2]
+    config.together = [[float(x) for x in pair.split(",")] for pair in pairs[2:-2].split("],[")]
+    return config
