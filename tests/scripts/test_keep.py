@@ -8,8 +8,8 @@ from pathlib import Path
 import yaml
 
 from normbench.files import write_json
-from normbench.report.collection import WAITING, collect
-from normbench.report.progress import progress
+from normbench.report.read.cells import WAITING, collect
+from normbench.report.read.progress import progress
 from normbench.store.results import read_result, write_result
 from tests.report_helpers import write_cell
 

@@ -1,0 +1,1 @@
+"""What may be compared, and what the comparison says in numbers with intervals."""

@@ -1,0 +1,1 @@
+"""The pictures: how they look, and what each shows."""

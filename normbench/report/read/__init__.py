@@ -1,0 +1,1 @@
+"""Records of a folder -> cells and seeds. Nothing found on disk is believed or changed."""

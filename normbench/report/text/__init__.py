@@ -1,0 +1,1 @@
+"""The numbers in words and tables: findings, verdicts, what was equal, commands."""

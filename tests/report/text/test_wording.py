@@ -1,0 +1,100 @@
+"""Numbers as a person reads them."""
+
+import pytest
+
+from normbench.report.compare.comparisons import axis_value
+from normbench.report.compare.statistics import Crossing, Estimate
+from normbench.report.text.wording import (
+    difference,
+    join,
+    memory,
+    number,
+    place,
+    plus_minus,
+    signed,
+    spread,
+)
+
+
+def around(mean: float, half: float | None, n: int = 3) -> Estimate:
+    if half is None:
+        return Estimate(mean, None, None, n)
+    return Estimate(mean, mean - half, mean + half, n)
+
+
+@pytest.mark.parametrize(
+    ("mean", "half", "said"),
+    [
+        (36.789, 1.234, "36.8 ± 1.2"),
+        (36.789, 0.1234, "36.79 ± 0.12"),
+        (-3.21, 1.0, "−3.2 ± 1.0"),
+        (36.789, None, "36.8"),
+    ],
+)
+def test_a_mean_has_no_more_digits_than_its_interval_bears(
+    mean: float, half: float | None, said: str
+) -> None:
+    assert plus_minus(around(mean, half)) == said
+
+
+def test_nothing_is_a_dash() -> None:
+    assert (plus_minus(None), difference(None), number(None), memory(None)) == ("-", "-", "-", "-")
+
+
+def test_differences_have_a_sign_and_say_how_sure() -> None:
+    assert difference(around(3.21, 1.0)) == "+3.2 ± 1.0"
+    assert signed(around(-3.21, 1.0)) == "−3.2 ± 1.0 points (3 seeds)"
+    assert signed(around(3.21, None, 1)) == "+3.2 points (one seed: no interval)"
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(0.00625, "0.00625"), (83.237, "83.2"), (837.4, "837"), (12345.6, "12,346"), (0.4, "0.4")],
+)
+def test_numbers_have_three_digits(value: float, said: str) -> None:
+    assert number(value) == said
+
+
+def test_memory_is_in_megabytes() -> None:
+    assert memory(2_247_680) == "2.25 MB"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [
+        (4.1, 7.92, "95 % interval 4.1 to 7.9"),
+        (2, 7.92, "95 % interval up to 7.9, open below"),
+        (4.1, 32, "95 % interval from 4.1, open above"),
+        (2, 32, "by these seeds it may be anywhere in the range, or nowhere"),
+        (None, None, "too few seeds for an interval"),
+    ],
+)
+def test_a_crossing_says_how_sure_its_place_is(
+    low: float | None, high: float | None, said: str
+) -> None:
+    crossing = Crossing(5.29, (4, 8), low, high, low == 2, high == 32, True, 3)
+
+    assert place([crossing]) == f"at 5.3, between 4 and 8 ({said})"
+
+
+def test_no_crossing_is_said() -> None:
+    assert place([]) == "no crossing among the measured places"
+
+
+def test_places_on_axes() -> None:
+    assert [axis_value(a, 4) for a in ("batch", "norm_batch", "groups", "channels_per_group")] == [
+        "batch 4",
+        "norm_batch 4",
+        "G = 4",
+        "C/G = 4",
+    ]
+
+
+def test_lists_and_spreads() -> None:
+    assert [join(list(text)) for text in ("", "a", "ab", "abc")] == [
+        "",
+        "a",
+        "a and b",
+        "a, b and c",
+    ]
+    assert spread([24.1, 24.0, 24.2]) == "0.2 points"
