@@ -37,11 +37,18 @@ AXES = {
 }
 """What may stand on the horizontal axis."""
 
+NAMES = {
+    "batch": "batch size",
+    "norm_batch": "norm batch size",
+    "groups": "G =",
+    "channels_per_group": "C/G =",
+}
+"""The same in a few words, before a value."""
+
 
 def axis_value(axis: str, x: float) -> str:
-    """``batch 2``, ``norm_batch 2``, ``G = 4``, ``C/G = 4``."""
-    names = {"groups": "G =", "channels_per_group": "C/G ="}
-    return f"{names.get(axis, axis)} {x:g}"
+    """``batch size 2``, ``norm batch size 2``, ``G = 4``, ``C/G = 4``."""
+    return f"{NAMES[axis]} {x:g}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,15 +154,61 @@ class Comparison:
         """The places on the axis."""
         return sorted({point.x for line in self.lines for point in line.points})
 
+    @property
+    def rates(self) -> list[str]:
+        """The learning rates of its cells before the rule for the batch size; several: chosen."""
+        return sorted({rate for cell in self.cells if (rate := rate_of(cell))})
+
 
 def compare(collection: Collection) -> list[Comparison]:
     """The comparisons that the cells of ``collection`` make; unreadable cells are in none."""
+    alike = [same for cells in recipes(collection) for same in _same_rates(cells)]
+    made = [_comparison(regime, cells) for cells in alike for regime in regimes(cells)]
+    return _titled(made)
+
+
+def _same_rates(cells: Sequence[CellRun]) -> list[list[CellRun]]:
+    """Cells that differ in no other setting, split by learning rate unless each has its own.
+
+    Where no norm has two rates at one batch size, the rates were chosen, and all are compared.
+    Trials of rates on held-out images are in no comparison (:mod:`.rates`).
+    """
+    tried: dict[str, set[str]] = defaultdict(set)
+    for cell in cells:
+        tried[place_of(cell)].add(rate_of(cell))
+    if all(len(rates) == 1 for rates in tried.values()):
+        return [list(cells)]
+    if any(held_out(cell.settings) for cell in cells):
+        return []
+    rates = list(dict.fromkeys(rate_of(cell) for cell in cells))
+    return [[cell for cell in cells if rate_of(cell) == rate] for rate in rates]
+
+
+def place_of(cell: CellRun) -> str:
+    """A cell's norm with its settings, batch size and norm batch size, as text."""
+    what = [cell.norm, norm_settings(cell), cell.batch, cell.norm_batch]
+    return json.dumps(what, sort_keys=True, default=str)
+
+
+def rate_of(cell: CellRun) -> str:
+    """The learning rate that a cell was given, as text; "" where it is not recorded."""
+    optim = cell.settings.get("optim")
+    return str(optim.get("lr")) if isinstance(optim, Mapping) else ""
+
+
+def held_out(settings: Mapping[str, Any]) -> bool:
+    """Whether training images were held out, so that the curves are of them."""
+    data = settings.get("data")
+    return isinstance(data, Mapping) and bool(data.get("val_fraction"))
+
+
+def recipes(collection: Collection) -> list[list[CellRun]]:
+    """The readable cells, those together that differ only in norm, batch and learning rate."""
     buckets: dict[str, list[CellRun]] = defaultdict(list)
     readable = _with_digests([cell for cell in collection.cells if cell.problem is None])
     for cell in sorted(readable, key=_unknown):
         buckets[_home(cell, buckets) or _recipe(cell)].append(cell)
-    made = [_comparison(regime, cells) for cells in buckets.values() for regime in regimes(cells)]
-    return _titled(made)
+    return list(buckets.values())
 
 
 def _with_digests(cells: Sequence[CellRun]) -> list[CellRun]:
@@ -194,6 +247,8 @@ def _experiment(cell: CellRun) -> tuple[str, str, str]:
 def _recipe(cell: CellRun) -> str:
     """What has to be equal for two cells to stand in one picture, as text."""
     settings = {k: v for k, v in cell.settings.items() if k not in NO_PART | COMPARED}
+    if isinstance(settings.get("optim"), dict):
+        settings["optim"] = {k: v for k, v in settings["optim"].items() if k != "lr"}
     if isinstance(settings.get("data"), dict):
         asked = settings["data"]
         settings["data"] = {k: v for k, v in asked.items() if k not in ("source", "name")}

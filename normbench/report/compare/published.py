@@ -1,4 +1,4 @@
-"""Published numbers that a comparison can be held against, as data with their sources.
+"""Published numbers that a comparison can be compared with, as data with their sources.
 
 All values are errors in %. Nothing here was measured by normbench.
 """
@@ -6,7 +6,9 @@ All values are errors in %. Nothing here was measured by normbench.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from normbench.report.compare.statistics import Estimate, interval
+from normbench.report.compare.statistics import Estimate, of_deviations
+
+SEEN = "numbers seen in its public files"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,63 +18,70 @@ class Publication:
     Attributes:
         key: a short name for files.
         cite: who, when, where.
-        data, model, epochs: what was trained.
-        names: what the data set is called here, if it is here.
+        source: where the numbers were seen, or who claims them.
+        data, model, epochs: what was trained; epochs None where it is not said.
+        lines: norm -> images that share statistics -> error in %.
         regime: what "batch size" means there, in words.
-        ratio: the optimizer's batch over the images that share statistics.
-        rate: the learning-rate rule.
-        decay: the weight decay.
+        ratio: the optimizer's batch over the images that share statistics; None where not said.
+        rate: the learning-rate rule, or "".
+        decay: the weight decay; None where it is not said.
+        names: what the data set is called here, if it is here.
         seeds: how many a value is the mean of; None where it is not said.
         groups: of group norm, in every layer; None where it is not known.
-        lines: norm -> images that share statistics -> error in %.
-        spread: the same for the standard deviation over seeds, where it is known.
+        copied: norms whose values are another publication's: no independent evidence.
+        spread: like ``lines``, the standard deviation over seeds, where it is known.
         sweeps: for ``groups`` and ``channels_per_group`` -> value -> error in % of group norm.
         caveats: what to know before believing it.
     """
 
     key: str
     cite: str
+    source: str
     data: str
     model: str
-    epochs: int
-    names: tuple[str, ...]
-    regime: str
-    ratio: int
-    rate: str
-    decay: float
-    seeds: int | None
-    groups: int | None
+    epochs: int | None
     lines: Mapping[str, Mapping[int, float]]
+    regime: str
+    ratio: int | None
+    rate: str = ""
+    decay: float | None = None
+    names: tuple[str, ...] = ()
+    seeds: int | None = None
+    groups: int | None = None
+    copied: tuple[str, ...] = ()
     spread: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
     sweeps: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
     caveats: tuple[str, ...] = ()
 
-    def sum(self, *terms: tuple[int, str, int]) -> Estimate:
-        """A sum of errors, each ``(sign, norm, x)``; with an interval if their spread is known."""
+    def has(self, terms: "Terms") -> bool:
+        """Whether all terms of a contrast were published, and one of them first here."""
+        known = all(x in self.lines.get(norm, {}) for _, norm, x in terms)
+        return known and not all(norm in self.copied for _, norm, _ in terms)
+
+    def sum(self, terms: "Terms") -> Estimate:
+        """A sum of errors; with an interval if their spread is known."""
         mean = sum(sign * self.lines[norm][x] for sign, norm, x in terms)
         known = [self.spread.get(norm, {}).get(x) for _, norm, x in terms]
         deviations = [value for value in known if value is not None]
         if self.seeds is None or len(deviations) < len(terms):
             return Estimate(mean, None, None, 1)
-        half = interval(deviations, self.seeds)
-        return Estimate(mean, mean - half, mean + half, self.seeds)
+        return of_deviations(mean, deviations, self.seeds)
 
 
-def shown(value: Estimate, bound: float = 0.0) -> bool:
-    """Whether a published value lies beyond ±``bound``; without a spread it is taken at its
-    word."""
-    if value.half is None:
-        return abs(value.mean) > bound
-    return value.above(bound) or value.below(-bound)
+Terms = tuple[tuple[int, str, int], ...]
+"""A contrast: a sum of errors, each ``(sign, norm, images that share statistics)``."""
 
 
 WU_HE = Publication(
     key="wu-he-2018",
     cite="Wu & He 2018, Group Normalization, arXiv 1803.08494, tables 1 to 3",
+    source=(
+        "batch and group norm's numbers seen in switchable norm's public table, the others as the"
+        " paper claims them"
+    ),
     data="ImageNet",
     model="ResNet-50",
     epochs=100,
-    names=(),
     regime="8 GPUs with statistics of their own: the optimizer's batch is 8 times the norm's",
     ratio=8,
     rate=(
@@ -93,13 +102,14 @@ WU_HE = Publication(
     },
     caveats=(
         "errors on the validation images, the median of the last five epochs; no interval is given",
-        "γ of each block's last norm starts at 0",
+        "each block's last norm starts with γ = 0",
     ),
 )
 
 BEFRANKE = Publication(
     key="befranke-groupnorm",
     cite="BeFranke/GroupNorm, a public repository: means over the seeds of its results.csv",
+    source=SEEN,
     data="CIFAR-10",
     model="ResNet-20",
     epochs=100,
@@ -124,11 +134,109 @@ BEFRANKE = Publication(
     caveats=(
         "which version of the code made the results is not known: its training script has"
         " ResNet-20, its text ResNet-32",
-        "γ of each block's last norm starts at 0 for group norm only",
+        "each block's last norm starts with γ = 0, for group norm only",
         "the training images are never shuffled",
         "it validates on the test images",
     ),
 )
 
-PUBLICATIONS = (WU_HE, BEFRANKE)
+_SWITCHABLE = "Luo et al. 2018, Switchable Normalization, arXiv 1806.10779, its repository's table"
+
+
+def _errors(accuracies: Mapping[int, float]) -> dict[int, float]:
+    return {x: round(100 - value, 2) for x, value in accuracies.items()}
+
+
+SWITCHABLE = Publication(
+    key="switchable-2018",
+    cite=f"{_SWITCHABLE}, 8 GPUs",
+    source=SEEN,
+    data="ImageNet",
+    model="ResNet-50",
+    epochs=100,
+    regime="8 GPUs with statistics of their own: the optimizer's batch is 8 times the norm's",
+    ratio=8,
+    groups=32,
+    lines={
+        "batch": _errors({32: 76.4, 16: 76.3, 8: 75.2, 4: 72.7, 2: 65.3}),
+        "group": _errors({32: 75.9, 16: 75.8, 8: 76.0, 4: 75.8, 2: 75.9, 1: 75.5}),
+        "switchable": _errors({32: 76.9, 16: 76.7, 8: 76.7, 4: 75.9, 2: 75.6, 1: 75.0}),
+    },
+    copied=("batch", "group"),
+    caveats=(
+        "batch and group norm from 32 to 2 are Wu & He's own numbers, so only switchable norm's"
+        " are independent of them",
+    ),
+)
+
+SWITCHABLE_ONE_GPU = Publication(
+    key="switchable-2018-one-gpu",
+    cite=f"{_SWITCHABLE}, one GPU",
+    source=SEEN,
+    data="ImageNet",
+    model="ResNet-50",
+    epochs=100,
+    regime="one GPU: the optimizer's batch is the norm's",
+    ratio=1,
+    groups=32,
+    lines={
+        "batch": _errors({8: 75.4, 16: 76.2, 32: 76.5}),
+        "group": _errors({8: 75.5, 16: 75.9, 32: 75.8}),
+    },
+    caveats=("one training each; no interval is given",),
+)
+
+MABN = Publication(
+    key="mabn-2020",
+    cite="Yan et al. 2020, Moving Average Batch Normalization, its repository's README",
+    source=SEEN,
+    data="ImageNet",
+    model="ResNet-50",
+    epochs=None,
+    regime="the norm's batch is small and the optimizer's is a regular one",
+    ratio=None,
+    lines={"batch": {32: 23.41, 2: 35.22}, "renorm": {2: 30.29}, "mabn": {2: 23.67}},
+    caveats=("no number of seeds and no interval is given",),
+)
+
+ONLINE_CIFAR10, ONLINE_CIFAR100 = (
+    Publication(
+        key=f"online-{name}",
+        cite="Chiley et al. 2019, Online Normalization, the Cerebras repository's table",
+        source=SEEN,
+        data=data,
+        model="ResNet-20",
+        epochs=250,
+        names=(name,),
+        regime="one device: the optimizer's batch is the norm's",
+        ratio=1,
+        lines={norm: {128: round(100 - value, 2)} for norm, value in accuracies.items()},
+        caveats=("the best epoch on the test images", "no interval is given"),
+    )
+    for name, data, accuracies in (
+        ("cifar10", "CIFAR-10",
+         {"online": 92.3, "batch": 92.2, "instance": 90.4, "group": 90.3, "layer": 87.4}),
+        ("cifar100", "CIFAR-100",
+         {"online": 68.6, "batch": 68.6, "instance": 63.1, "group": 63.3, "layer": 59.2}),
+    )
+)  # fmt: skip
+
+FRN_REPRODUCTION = Publication(
+    key="frn-reproduction",
+    cite="Public reproduction of Singh & Krishnan 2020, Filter Response Normalization",
+    source=SEEN,
+    data="CIFAR-10",
+    model="ResNet-20",
+    epochs=400,
+    names=("cifar10",),
+    regime="one device: the optimizer's batch is the norm's",
+    ratio=1,
+    lines={"batch": _errors({128: 93.01, 32: 91.2}), "frn": _errors({128: 92.3, 32: 92.3})},
+    caveats=("no interval is given",),
+)
+
+PUBLICATIONS = (
+    WU_HE, BEFRANKE, SWITCHABLE_ONE_GPU, SWITCHABLE, MABN, ONLINE_CIFAR10, ONLINE_CIFAR100,
+    FRN_REPRODUCTION,
+)  # fmt: skip
 """All of them."""

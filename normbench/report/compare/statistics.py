@@ -1,36 +1,46 @@
-"""Means over seeds, differences paired by seed, and where two lines cross: all with intervals.
+"""Means over seeds, differences between cells and equivalence, all with intervals.
 
-Two seeds are the least for an interval; with fewer there is none, and nothing here invents one.
+Seeds of different cells have nothing in common that shows in their errors (the correlation over
+seeds is about 0), so cells are compared by Welch's test, never seed by seed. Only two evaluations
+of the same weights are paired. Two seeds are the least for an interval.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations, pairwise
-from math import log2, sqrt
-from statistics import StatisticsError, correlation, fmean
-
-from normbench.store.results import confidence_interval
+from math import sqrt
+from statistics import StatisticsError, fmean, variance
+from statistics import correlation as pearson
 
 LEVEL = 0.95
 """How often an interval holds the true value, if the seeds' values are normally distributed."""
 
-_TINY = 1e-9
+POWER = 0.8
+"""How often the number of seeds that is asked for would suffice."""
+
+MOST_SEEDS = 100
+"""More are not asked for: the difference is then too small to be worth them."""
+
+EQUIVALENT, DIFFERENT, UNDECIDED = "equivalent", "different", "undecided"
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A mean over seeds.
+    """A mean over seeds, or a difference of such means.
 
     Attributes:
         mean: in the unit of the values.
-        low, high: ends of its Student's t interval; None for one seed.
-        n: how many seeds.
+        low, high: ends of its 95 % interval; None for one seed.
+        n: how many seeds; of several cells, the fewest.
+        error: its standard error; None for one seed, and where only an interval is known.
+        freedom: the degrees of freedom of Student's t.
     """
 
     mean: float
     low: float | None
     high: float | None
     n: int
+    error: float | None = None
+    freedom: float = 0.0
 
     @property
     def half(self) -> float | None:
@@ -45,225 +55,161 @@ class Estimate:
         """Whether the whole interval lies below ``value``; without an interval: no."""
         return self.high is not None and self.high < value
 
-    def within(self, bound: float) -> bool:
-        """Whether the whole interval lies between ``-bound`` and ``bound``."""
-        return self.above(-bound) and self.below(bound)
+    @property
+    def clear(self) -> bool:
+        """Whether the interval does not hold 0."""
+        return self.above(0) or self.below(0)
+
+    def at(self, level: float) -> "Estimate":
+        """The same mean with an interval of another level."""
+        if self.error is None:
+            return self
+        half = quantile((1 + level) / 2, self.freedom) * self.error
+        return Estimate(
+            self.mean, self.mean - half, self.mean + half, self.n, self.error, self.freedom
+        )
+
+    @property
+    def p(self) -> float | None:
+        """The two-sided p value of the mean being 0; None without a standard error."""
+        if self.error is None:
+            return None
+        if self.error == 0:
+            return float(self.mean == 0)
+        from scipy.special import stdtr  # imported late: it takes a while
+
+        return float(2 * stdtr(self.freedom, -abs(self.mean) / self.error))
 
 
-def estimate(values: Sequence[float]) -> Estimate | None:
-    """The mean of ``values``, one a seed, with its 95 % interval; None where there are none."""
-    if not values:
+def quantile(share: float, freedom: float) -> float:
+    """The quantile of Student's t."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, share))
+
+
+def combine(terms: Iterable[tuple[int, Iterable[float]]]) -> Estimate | None:
+    """A sum of means of independent cells, each with its sign; degrees of freedom by Welch 1947.
+
+    None where a cell has no value; without an interval where one has a single value.
+    """
+    cells = [(sign, list(values)) for sign, values in terms]
+    if not cells or not all(values for _, values in cells):
         return None
-    low, high = confidence_interval(values, LEVEL) or (None, None)
-    return Estimate(fmean(values), low, high, len(values))
+    mean = sum(sign * fmean(values) for sign, values in cells)
+    n = min(len(values) for _, values in cells)
+    if n < 2:
+        return Estimate(mean, None, None, n)
+    parts = [(variance(values) / len(values), len(values) - 1) for _, values in cells]
+    total = sum(part for part, _ in parts)
+    freedom: float = sum(one for _, one in parts)
+    if total > 0:
+        freedom = total**2 / sum(part**2 / one for part, one in parts)
+    return Estimate(mean, None, None, n, sqrt(total), freedom).at(LEVEL)
+
+
+def estimate(values: Iterable[float]) -> Estimate | None:
+    """The mean of ``values``, one a seed, with Student's interval; None where there are none."""
+    return combine([(1, values)])
+
+
+def welch(first: Mapping[int, float], second: Mapping[int, float]) -> Estimate | None:
+    """The mean of ``first`` minus that of ``second``, two cells' values by seed (Welch 1947)."""
+    return combine([(1, first.values()), (-1, second.values())])
 
 
 def paired(first: Mapping[int, float], second: Mapping[int, float]) -> Estimate | None:
     """The mean of ``first`` minus ``second`` over the seeds that both have.
 
-    Seeds share their initial weights and the order of their images: where that makes some seeds
-    better in both, it cancels out (:class:`Scatter` says whether it does). None where no seed is
-    common.
+    Only for two evaluations of the same weights; :func:`correlation` says what pairing gains.
     """
-    return estimate([first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())])
+    return estimate(first[seed] - second[seed] for seed in sorted(first.keys() & second.keys()))
 
 
-def interval(deviations: Sequence[float], n: int) -> float:
-    """Half the 95 % interval of a sum or difference of means over ``n`` seeds each, of which only
-    the standard deviations are known."""
-    freedom = len(deviations) * (n - 1)
-    return _t(freedom + 1) * sqrt(sum(deviation**2 for deviation in deviations) / n)
-
-
-@dataclass(frozen=True, slots=True)
-class Scatter:
-    """How seeds scatter within a cell, taken to be alike in all cells of a comparison.
-
-    An interval from few seeds is as much luck as the spread of these few; one spread for all cells
-    has many more degrees of freedom, at the price of that assumption.
-
-    Attributes:
-        deviation: the standard deviation, pooled over cells.
-        freedom: its degrees of freedom.
-        correlation: of the seeds that two cells share, the mean of Pearson's r over all pairs of
-            cells with three or more; what pairing by seed gains. None where it cannot be had.
-    """
-
-    deviation: float
-    freedom: int
-    correlation: float | None
-
-    def half(self, n: int) -> float:
-        """Half the 95 % interval of the difference of two cells of ``n`` seeds each."""
-        return _t(self.freedom + 1) * self.deviation * sqrt(2 / n)
-
-
-def scatter(cells: Sequence[Mapping[int, float]]) -> Scatter | None:
-    """How the seeds of ``cells`` scatter; None with fewer than two cells of two seeds."""
-    several = [list(cell.values()) for cell in cells if len(cell) > 1]
-    if len(several) < 2:
-        return None
-    freedom = sum(len(values) - 1 for values in several)
-    squares = sum((value - fmean(values)) ** 2 for values in several for value in values)
-    found = [r for a, b in combinations(cells, 2) if (r := _correlation(a, b)) is not None]
-    return Scatter(sqrt(squares / freedom), freedom, fmean(found) if found else None)
-
-
-def _correlation(first: Mapping[int, float], second: Mapping[int, float]) -> float | None:
+def correlation(first: Mapping[int, float], second: Mapping[int, float]) -> float | None:
+    """Pearson's r over the seeds that both have; None with fewer than three."""
     seeds = sorted(first.keys() & second.keys())
     if len(seeds) < 3:
         return None
     try:
-        return correlation([first[seed] for seed in seeds], [second[seed] for seed in seeds])
+        return pearson([first[seed] for seed in seeds], [second[seed] for seed in seeds])
     except StatisticsError:  # all equal in one of them
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class Crossing:
-    """Where two lines cross.
+def of_deviations(mean: float, deviations: Sequence[float], n: int) -> Estimate:
+    """A sum of means over ``n`` seeds each, of which only the standard deviations are known."""
+    parts = [deviation**2 / n for deviation in deviations]
+    freedom = (n - 1) * sum(parts) ** 2 / sum(part**2 for part in parts)
+    return Estimate(mean, None, None, n, sqrt(sum(parts)), freedom).at(LEVEL)
 
-    Attributes:
-        at: on the horizontal axis, between two measured places, on a straight line over log₂.
-        between: these two places.
-        low, high: around it, all places at which the interval of the paired difference holds 0 (an
-            inverted t test, after Fieller 1954); None where a neighbour has fewer than two seeds.
-        open_low, open_high: the interval goes on to the end of the measured range, and perhaps on.
-        falling: whether first minus second goes from above 0 to below.
-        n: the seeds that both lines have at both neighbours.
+
+# --- Several comparisons at once ------------------------------------------------------------------
+
+
+def holm(values: Sequence[Estimate | None]) -> list[Estimate | None]:
+    """The same estimates, their intervals widened for being several (Holm 1979).
+
+    The k-th smallest of m p values is held against 0.05 / (m - k + 1), and its interval has the
+    level of that step; from the first that fails on, all have the level at which it failed.
     """
-
-    at: float
-    between: tuple[float, float]
-    low: float | None
-    high: float | None
-    open_low: bool
-    open_high: bool
-    falling: bool
-    n: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Segment:
-    """The paired differences at two neighbouring places, of the same seeds in the same order."""
-
-    left: list[float]
-    right: list[float]
-
-    @property
-    def turned(self) -> "_Segment":
-        return _Segment(self.right, self.left)
-
-    def margin(self) -> tuple[float, float, float]:
-        """a, b, c with a·u² + b·u + c ≤ 0 exactly where the interval at share u holds 0.
-
-        At u (0: left, 1: right) the difference of seed s is l + (r - l)·u. Its mean over seeds is
-        linear in u and its variance quadratic, so mean² - t²·variance/n is a parabola.
-        """
-        n = len(self.left)
-        slopes = [r - x for x, r in zip(self.left, self.right, strict=True)]
-        mean, slope = fmean(self.left), fmean(slopes)
-        scale = _t(n) ** 2 / (n * (n - 1))
-        starts = [x - mean for x in self.left]
-        turns = [s - slope for s in slopes]
-        return (
-            slope**2 - scale * sum(s**2 for s in turns),
-            2 * mean * slope - 2 * scale * sum(x * s for x, s in zip(starts, turns, strict=True)),
-            mean**2 - scale * sum(x**2 for x in starts),
-        )
+    ps = [(value.p, i) for i, value in enumerate(values) if value is not None]
+    ranked = sorted((p, i) for p, i in ps if p is not None)
+    adjusted = list(values)
+    left = len(ranked)
+    for p, i in ranked:
+        value = values[i]
+        assert value is not None
+        adjusted[i] = value.at(1 - (1 - LEVEL) / left)
+        if p <= (1 - LEVEL) / left:
+            left -= 1
+    return adjusted
 
 
-def _t(n: int) -> float:
-    """The quantile of Student's t that an interval over ``n`` seeds uses."""
-    from scipy.special import stdtrit  # imported late: it takes a while
-
-    return float(stdtrit(n - 1, (1 + LEVEL) / 2))
+# --- Equivalence ----------------------------------------------------------------------------------
 
 
-Line = Mapping[float, Mapping[int, float]]
-"""For each place on the axis, the value of each seed."""
+def equivalence(value: Estimate | None, bound: float) -> str:
+    """Whether a change is within ±``bound``: two one-sided t tests at 5 % (Schuirmann 1987).
 
-
-def crossings(first: Line, second: Line) -> list[Crossing]:
-    """Where ``first`` and ``second`` cross within the range that both were measured in.
-
-    Between neighbouring places the differences are interpolated on log₂ of the axis, from the
-    seeds that both lines have at both. A line that only touches the other does not cross it.
+    DIFFERENT: it is shown to be beyond ``bound`` at the same level.
     """
-    places = sorted(x for x in first.keys() & second.keys() if first[x].keys() & second[x].keys())
-    segments = [_segment(first, second, x, y) for x, y in pairwise(places)]
-    found = []
-    for index, segment in enumerate(segments):
-        if not segment.left:
-            continue
-        left, right = fmean(segment.left), fmean(segment.right)
-        if (left < 0) != (right < 0):
-            found.append(_crossing(places, segments, index, left / (left - right)))
-    touching = {i for i, (a, b) in enumerate(pairwise(found)) if a.at == b.at}
-    return [c for i, c in enumerate(found) if i not in touching and i - 1 not in touching]
+    inner = None if value is None else value.at(2 * LEVEL - 1)
+    if inner is None or value is None or value.half is None:
+        return UNDECIDED
+    if inner.above(-bound) and inner.below(bound):
+        return EQUIVALENT
+    return DIFFERENT if inner.above(bound) or inner.below(-bound) else UNDECIDED
 
 
-def _segment(first: Line, second: Line, x: float, y: float) -> _Segment:
-    seeds = sorted(first[x].keys() & first[y].keys() & second[x].keys() & second[y].keys())
-    return _Segment(
-        [first[x][seed] - second[x][seed] for seed in seeds],
-        [first[y][seed] - second[y][seed] for seed in seeds],
+# --- How many seeds would tell --------------------------------------------------------------------
+
+
+def seeds_to_tell(first: Iterable[float], second: Iterable[float]) -> int | None:
+    """Seeds in each cell that would tell the difference from 0, were it and the spread as measured.
+
+    With a probability of 80 %. None where nothing can be said, or more than 100 would be needed.
+    """
+    one, other = list(first), list(second)
+    if min(len(one), len(other)) < 2:
+        return None
+    return _enough(
+        variance(one) + variance(other), abs(fmean(one) - fmean(other)), (1 + LEVEL) / 2, POWER
     )
 
 
-def _crossing(
-    places: Sequence[float], segments: Sequence[_Segment], index: int, share: float
-) -> Crossing:
-    """The crossing at ``share`` of the way through segment ``index``, with its interval."""
-    segment = segments[index]
-    right = _reach(segments[index:], share)
-    left = _reach([s.turned for s in reversed(segments[: index + 1])], 1 - share)
-    last = len(segments)
-    enough = len(segment.left) >= 2
-    return Crossing(
-        at=_place(places, index + share),
-        between=(places[index], places[index + 1]),
-        low=_place(places, 0 if left is None else index + 1 - left) if enough else None,
-        high=_place(places, last if right is None else index + right) if enough else None,
-        open_low=enough and left is None,
-        open_high=enough and right is None,
-        falling=fmean(segment.left) >= 0,
-        n=len(segment.left),
-    )
+def seeds_to_equal(first: Iterable[float], second: Iterable[float], bound: float) -> int | None:
+    """Seeds in each cell that would show a change within ±``bound``, were there none at all."""
+    one, other = list(first), list(second)
+    if min(len(one), len(other)) < 2:
+        return None
+    return _enough(variance(one) + variance(other), bound, LEVEL, (1 + POWER) / 2)
 
 
-def _reach(segments: Sequence[_Segment], start: float) -> float | None:
-    """How far, in segments from the first one's left end, the interval holds 0 without a gap.
-
-    It does at ``start``, where the mean is 0. None: to the end of the last one, or to one with
-    fewer than two seeds, beyond which nothing can be said.
-    """
-    for number, segment in enumerate(segments):
-        if len(segment.left) < 2:
-            return None
-        a, b, c = segment.margin()
-        if number and c > 0:  # other seeds than in the segment before
-            return float(number)
-        ends = [u for u in _roots(a, b, c) if start - _TINY <= u <= 1 and 2 * a * u + b >= -_TINY]
-        if ends:
-            return number + min(ends)
-        start = 0.0
+def _enough(variances: float, size: float, share: float, power: float) -> int | None:
+    for n in range(2, MOST_SEEDS + 1):
+        freedom = 2 * (n - 1)
+        reach = quantile(share, freedom) + quantile(power, freedom)
+        if reach * sqrt(variances / n) <= size:
+            return n
     return None
-
-
-def _roots(a: float, b: float, c: float) -> list[float]:
-    """The real u with a·u² + b·u + c = 0."""
-    if a == 0:
-        return [-c / b] if b else []
-    inner = b * b - 4 * a * c
-    if inner < -_TINY * b * b:
-        return []
-    root = sqrt(max(0.0, inner))  # seeds that agree exactly make a double root, up to rounding
-    return [(-b - root) / (2 * a), (-b + root) / (2 * a)]
-
-
-def _place(places: Sequence[float], position: float) -> float:
-    """The place at ``position`` counted in segments, on a straight line over log₂."""
-    index = min(int(position), len(places) - 2)
-    low, high = log2(places[index]), log2(places[index + 1])
-    return float(2 ** (low + (high - low) * (position - index)))

@@ -32,8 +32,8 @@ class Text:
 
 
 @dataclass(frozen=True, slots=True)
-class Lead:
-    """The answer: sentences set apart from the rest."""
+class Findings:
+    """One sentence a finding, set apart from the rest."""
 
     sentences: Sequence[str]
 
@@ -61,16 +61,15 @@ class Table:
         return bool(cells) and all(_NUMBER.fullmatch(cell) for cell in cells)
 
     @property
-    def wordy(self) -> bool:
-        """Whether there is more to read in a row than a line of a phone holds."""
-        return any(len(cell) > _WORDY for row in self.rows for cell in row[1:])
+    def wide(self) -> bool:
+        """Whether a row has more to read than a line of a phone holds."""
+        return any(len("  ".join(row)) > _PHONE for row in [self.columns, *self.rows])
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """A box of names and values."""
+    """Names and values."""
 
-    title: str
     rows: Sequence[tuple[str, str]]
 
 
@@ -84,6 +83,14 @@ class Pictures:
     def notes(self) -> list[str]:
         """What the pictures leave out, each remark once."""
         return list(dict.fromkeys(d.note for d in self.drawings if d.note))
+
+
+@dataclass(frozen=True, slots=True)
+class First:
+    """What the first screen shows: a table and its picture, side by side where there is room."""
+
+    table: Table
+    drawing: Drawing
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +109,13 @@ class Folded:
 
 
 T = TypeVar("T")
-Block: TypeAlias = Heading | Text | Lead | Bullets | Table | Facts | Pictures | Commands | Folded
+Block: TypeAlias = (
+    Heading | Text | Findings | First | Bullets | Table | Facts | Pictures | Commands | Folded
+)
 
 _NO_NUMBER = ("", "-", "any", "reference")
-_NUMBER = re.compile(r"[+\N{MINUS SIGN}-]?\d[\d.,–]*( ± [\d.,]+)?( [kMG]?B)?")
-_WORDY = 40  # characters
+_NUMBER = re.compile(r"(?:× )?[+\N{MINUS SIGN}-]?\d[\d.,–]*( ± [\d.,]+)?( [kMG]?B)?")
+_PHONE = 40  # characters
 
 
 # --- Markdown -------------------------------------------------------------------------------------
@@ -123,21 +132,21 @@ def _markdown(block: Block) -> str:
             return f"{'#' * level} {_md(text)}"
         case Text(text, muted):
             return f"*{_md(text)}*" if muted else _md(text)
-        case Lead(sentences):
-            return "\n>\n".join(f"> {_md(sentence)}" for sentence in sentences)
+        case Findings(sentences):
+            return "\n".join(f"- {_md(sentence)}" for sentence in sentences)
         case Bullets(items):
             return "\n".join(f"- {_md(item)}" for item in items)
         case Table(columns, rows):
             sides = ["---:" if block.numeric(i) else "---" for i in range(len(columns))]
             lines = [[_md(c) for c in columns], sides, *([_md(c) for c in row] for row in rows)]
             return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-        case Facts(title, facts):
-            return "\n".join(
-                [f"**{_md(title)}**", "", *(f"- {_md(k)}: {_md(v)}" for k, v in facts)]
-            )
+        case Facts(facts):
+            return "\n".join(f"- {_md(k)}: {_md(v)}" for k, v in facts)
         case Pictures(drawings):
             shown = [f"![{_md(d.alt)}]({d.name}.png)" for d in drawings]
             return "\n\n".join([*shown, *(f"*{_md(note)}*" for note in block.notes)])
+        case First(table, drawing):
+            return "\n\n".join([_markdown(table), _markdown(Pictures([drawing]))])
         case Commands(lines):
             fence = "`" * max(
                 3, 1 + max((len(r) for x in lines for r in _TICKS.findall(x)), default=0)
@@ -176,18 +185,21 @@ def to_html(title: str, blocks: Sequence[Block]) -> str:
     return page(title, body)
 
 
-def _named(blocks: Sequence[Block]) -> Iterator[tuple[Block, str]]:
+def _named(blocks: Sequence[Block], above: str = "") -> Iterator[tuple[Block, str]]:
     """Each block with the name that its part of the page has for those who cannot see it.
 
     It is the headings above it and, from the second table or list of commands there, a number.
     """
-    section, heading = "", ""
+    section, heading = above, above
     met: Counter[str] = Counter()
     for block in blocks:
         match block:
             case Heading(level, text):
                 section, heading = (text, text) if level < 3 else (section, f"{text}: {section}")
-            case Table() | Commands():
+            case Folded(summary, _):
+                yield block, f"{summary}: {section}"
+                continue
+            case Table() | Commands() | First():
                 met[heading] += 1
         yield block, heading if met[heading] < 2 else f"{heading} ({met[heading]})"
 
@@ -198,26 +210,28 @@ def _html(block: Block, name: str) -> str:
             return f"<h{level}>{escape(text)}</h{level}>"
         case Text(text, muted):
             return f'<p class="muted">{escape(text)}</p>' if muted else f"<p>{escape(text)}</p>"
-        case Lead(sentences):
-            return _wrapped("div", sentences, lambda s: f"<p>{escape(s)}</p>", ' class="lead"')
+        case Findings(sentences):
+            return _wrapped("ul", sentences, lambda s: f"<li>{escape(s)}</li>", ' class="findings"')
         case Bullets(items):
             return _wrapped("ul", items, lambda item: f"<li>{escape(item)}</li>")
         case Table():
             return _html_table(block, name)
-        case Facts(title, facts):
-            rows = _wrapped(
+        case Facts(facts):
+            return _wrapped(
                 "dl", facts, lambda fact: f"<dt>{escape(fact[0])}</dt><dd>{escape(fact[1])}</dd>"
             )
-            return f'<section class="facts"><h3>{escape(title)}</h3>\n{rows}</section>'
         case Pictures(drawings):
             notes = [f'\n<p class="muted">{escape(note)}</p>' for note in block.notes]
             shown = _wrapped("div", drawings, _html_picture, ' class="pictures"')
             return "".join([shown, *notes])
+        case First(table, drawing):
+            inner = _html(table, name), _html(Pictures([drawing]), name)
+            return _wrapped("div", inner, str, ' class="first"')
         case Commands(lines):
             said = escape("\n".join(_one_line(line) for line in lines))
             return f"<pre {_region(name)}>{said}</pre>"
         case Folded(summary, blocks):
-            inner = "\n".join(_html(inner, summary) for inner in blocks)
+            inner = "\n".join(_html(one, told) for one, told in _named(blocks, name))
             return f"<details><summary>{escape(summary)}</summary>\n{inner}\n</details>"
 
 
@@ -239,8 +253,8 @@ def _region(name: str) -> str:
 
 def _html_table(table: Table, name: str) -> str:
     classes = [' class="number"' if table.numeric(i) else "" for i in range(len(table.columns))]
-    labels = [f' data-label="{escape(c)}"' if table.wordy else "" for c in table.columns]
-    look = ' class="cards"' if table.wordy else ""
+    labels = [f' data-label="{escape(c)}"' if table.wide else "" for c in table.columns]
+    look = ' class="cards"' if table.wide else ""
     heads = (
         f'<th scope="col"{kind}>{escape(column)}</th>'
         for kind, column in zip(classes, table.columns, strict=True)

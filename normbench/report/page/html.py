@@ -20,17 +20,19 @@ def _css() -> str:
 
 _STYLE = """
 *{box-sizing:border-box}
-body{margin:0 auto;padding:1.2rem 1rem 4rem;max-width:64rem;background:var(--ground);
+body{margin:0 auto;padding:1.2rem 1rem 4rem;max-width:78rem;background:var(--ground);
 color:var(--ink);font:1rem/1.55 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
 h1{font-size:1.7rem;line-height:1.2;margin:.4rem 0 .2rem}
-h2{font-size:1.3rem;line-height:1.3;margin:2.6rem 0 .6rem;padding-top:.8rem;
+h2{font-size:1.3rem;line-height:1.3;margin:1.4rem 0 .6rem;padding-top:.7rem;
 border-top:2px solid var(--grid)}
 h3{font-size:1.05rem;margin:1.8rem 0 .4rem}
 p,li,dd{max-width:46rem;overflow-wrap:anywhere}
 .muted,figcaption{color:var(--muted);font-size:.88rem}
-.lead{border-left:.3rem solid var(--line1);padding:.2rem 0 .2rem 1rem;margin:1rem 0 1.6rem;
-font-size:1.08rem}
-.lead p{margin:.5rem 0}
+.findings{border-left:.3rem solid var(--line1);padding:.1rem 0 .1rem 2rem;margin:.6rem 0 1.2rem}
+.findings li{margin:.25rem 0;max-width:60rem}
+.first{display:grid;gap:.4rem 2rem;align-items:start;
+grid-template-columns:repeat(auto-fit,minmax(min(100%,34rem),1fr))}
+.first>*{min-width:0}
 .scroll{overflow-x:auto;margin:.6rem 0 1rem;-webkit-overflow-scrolling:touch}
 table{border-collapse:separate;border-spacing:0;font-size:.92rem;
 font-variant-numeric:tabular-nums}
@@ -48,17 +50,15 @@ grid-template-columns:repeat(auto-fit,minmax(min(100%,26rem),1fr))}
 figure{margin:.4rem 0;max-width:38rem}
 figure svg{display:block;width:100%;height:auto}
 figure svg text{font-family:system-ui,-apple-system,"Segoe UI",Roboto,sans-serif!important}
-.facts{border:1px solid var(--grid);border-radius:.5rem;padding:0 1rem .6rem;margin:1.4rem 0}
-.facts dl{display:grid;
-grid-template-columns:minmax(7rem,max-content) 1fr;gap:.35rem 1.2rem;margin:0}
-.facts dt{color:var(--muted)}
-.facts dd{margin:0}
+dl{display:grid;grid-template-columns:minmax(7rem,max-content) 1fr;gap:.35rem 1.2rem;margin:.6rem 0}
+dt{color:var(--muted)}
+dd{margin:0}
 pre{overflow-x:auto;border:1px solid var(--grid);border-radius:.5rem;padding:.7rem .9rem;
 font-size:.85rem}
-summary{cursor:pointer;margin:.8rem 0}
+summary{cursor:pointer;margin:.5rem 0;font-weight:600}
 @media screen and (max-width:34rem){
-.facts dl{grid-template-columns:1fr;gap:0}
-.facts dd{margin:0 0 .6rem}
+dl{grid-template-columns:1fr;gap:0}
+dd{margin:0 0 .6rem}
 th:first-child{max-width:40vw;overflow-wrap:break-word;
 border-right:1px solid var(--grid)}
 th:nth-child(2),td:nth-child(2){padding-left:.75rem}
@@ -82,7 +82,7 @@ tbody :not(.number){overflow-wrap:anywhere}
 .number{white-space:normal}
 pre{white-space:pre-wrap;overflow-wrap:anywhere}
 .pictures{grid-template-columns:1fr 1fr}
-figure,tr,.facts{break-inside:avoid}
+figure,tr{break-inside:avoid}
 h2,h3{break-after:avoid}
 details::details-content{content-visibility:visible}
 }

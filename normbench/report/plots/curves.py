@@ -1,22 +1,16 @@
-"""The pictures of a report along the training: curves, and how a difference goes with them."""
+"""The pictures of a report along the training: losses and errors against epochs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean
-from textwrap import fill
 from typing import TYPE_CHECKING
 
-from normbench.report.compare.analysis import Lead
-from normbench.report.compare.comparisons import Comparison, axis_value
+from normbench.report.compare.comparisons import Comparison, axis_value, held_out
 from normbench.report.plots.lines import drawn, legend, not_drawn, styles_of
 from normbench.report.plots.style import (
-    COLORS,
-    INK,
-    MOST_LINES,
     Drawing,
     Look,
-    limit,
     look,
     new_figure,
     save,
@@ -52,8 +46,8 @@ def curves_drawing(comparison: Comparison, x: int, name: str) -> Drawing | None:
                 looks[line.label] = look(styles[line.label])
                 _draw_cell(above, below, point.cell, line.label, looks[line.label])
         above.set_ylabel("training loss")
-        held_out = comparison.settings.get("data", {}).get("val_fraction")
-        below.set_ylabel("error, %" if held_out else "test error, %")
+        of_test = not held_out(comparison.settings)
+        below.set_ylabel("test error, %" if of_test else "held-out error, %")
         _epochs(below)
         above.set_title(axis_value(comparison.axis, x))
         legend(above, looks)
@@ -137,42 +131,3 @@ def _draw_curves(
         axes.plot(
             common, means, color=color, marker=marker, linestyle=dashes, markersize=5, label=label
         )
-
-
-_PLACES = [number for number in range(MOST_LINES) if number % len(COLORS) >= 4]
-"""Looks that no norm has: these lines are places."""
-
-
-def leads_drawing(comparison: Comparison, leads: Sequence[Lead], name: str) -> Drawing:
-    """Test error of one norm less another's against epochs: a line a place, its interval a band."""
-    places = [lead.x for lead in leads]
-    shown = _spread(places, _MOST)
-    leads = [lead for lead in leads if lead.x in shown]
-    first, second = leads[0].first, leads[0].second
-    alt = f"{first.named} less {second.named} in percentage points of error against epochs"
-    with style():
-        figure, (axes,) = new_figure()
-        axes.axhline(0, color=INK, linewidth=1.0)
-        looks = {}
-        for lead, number in zip(leads, _PLACES, strict=False):
-            label = axis_value(comparison.axis, lead.x)
-            looks[label] = look(number)
-            color, marker, dashes = looks[label]
-            epochs, values = list(lead.points), list(lead.points.values())
-            axes.plot(
-                epochs, [value.mean for value in values], color=color, marker=marker,
-                linestyle=dashes, markersize=5, label=label,
-            )  # fmt: skip
-            lows = [value.low for value in values if value.low is not None]
-            highs = [value.high for value in values if value.high is not None]
-            if len(lows) == len(highs) == len(values):
-                axes.fill_between(epochs, lows, highs, color=color, alpha=0.15, linewidth=0)
-        held_out = comparison.settings.get("data", {}).get("val_fraction")
-        axes.set_ylabel(
-            f"{first.norm} − {second.norm}, points of {'' if held_out else 'test '}error"
-        )
-        axes.set_title(fill(f"above 0 {second.named} is better", 50))
-        _epochs(axes)
-        limit(axes, [value for lead in leads for value in lead.points.values()], [0.0])
-        legend(axes, looks)
-        return save(figure, name, alt, _left_out(places))

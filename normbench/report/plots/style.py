@@ -48,6 +48,11 @@ THEME: Mapping[str, tuple[str, str]] = {
 SIZE = (6.2, 4.1)  # inches; at a phone's width its text is still some ten pixels high
 _MARGIN = 1.35  # of the axis, as a factor
 
+FAR = 4
+"""Between places farther apart than by this factor nothing was measured: the line is dashed."""
+
+_FAR_DASHES = (0.0, (3.0, 4.0))
+
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
@@ -190,18 +195,26 @@ def draw_series(
         shift = 2 ** (step * (number - (len(lines) - 1) / 2)) if one.seeds else 1.0
         places = sorted(one.values)
         at = [x * shift for x in places]
+        means = [one.values[x].mean for x in places]
         halves = [one.values[x].half or 0.0 for x in places]
         bars = {"elinewidth": 1.4, "capsize": 3.5, "markersize": 7, "markeredgewidth": 1.0}
         axes.errorbar(
             at,
-            [one.values[x].mean for x in places],
+            means,
             halves if any(halves) else None,
             color=color,
             marker=marker,
-            linestyle=dashes,
+            linestyle="none",
             markeredgecolor=_GROUND,
+            zorder=2.5,
             **bars,  # type: ignore[arg-type]
         )
+        for i, (left, right) in enumerate(pairwise(places)):
+            far = right > FAR * left
+            axes.plot(
+                at[i : i + 2], means[i : i + 2], color=color,
+                linestyle=_FAR_DASHES if far else dashes, alpha=0.6 if far else 1.0,
+            )  # fmt: skip
         for x, place in zip(places, at, strict=True):
             values = one.seeds.get(x, ())
             axes.plot([place] * len(values), values, ".", color=color, markersize=5, alpha=0.5)

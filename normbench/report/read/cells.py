@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from normbench.errors import UnreadableError, UsageError
 from normbench.files import is_locked
 from normbench.report.read.files import (
@@ -22,6 +25,7 @@ from normbench.report.read.files import (
     read_environment,
     read_mapping,
 )
+from normbench.report.read.outcomes import read_outcomes
 from normbench.store import plan
 from normbench.store.plan import CELL, PlannedCell, string
 from normbench.store.results import FINISHED, Result, number, read_result, short
@@ -47,6 +51,7 @@ class SeedRun:
         curve: what ``metrics.jsonl`` says so far.
         environment: versions and machine; empty where they are not recorded for this seed alone.
         problem: why it is unreadable or failed, or None.
+        outcomes: for each test image whether it was classified correctly; None where not recorded.
     """
 
     seed: int
@@ -55,6 +60,7 @@ class SeedRun:
     curve: tuple[Moment, ...] = ()
     environment: Mapping[str, Any] = field(default_factory=dict)
     problem: str | None = None
+    outcomes: npt.NDArray[np.bool_] | None = field(default=None, compare=False, repr=False)
 
     @property
     def epoch(self) -> float:
@@ -164,8 +170,8 @@ def _order(cell: CellRun) -> tuple[str, int, int, str]:
 # --- Seeds ----------------------------------------------------------------------------------------
 
 
-def _seed(folder: Path, seed: int, *, held: bool) -> SeedRun:
-    """One seed; ``held``: a process is training in its cell."""
+def _seed(folder: Path, seed: int, *, locked: bool) -> SeedRun:
+    """One seed; ``locked``: a process is training in its cell."""
     curve = read_curve(folder)
     try:
         result = read_result(folder)
@@ -181,9 +187,10 @@ def _seed(folder: Path, seed: int, *, held: bool) -> SeedRun:
             curve=curve,
             environment=read_environment(folder),
             problem=result.error,
+            outcomes=read_outcomes(folder),
         )
     begun = (folder / "metrics.jsonl").is_file()
-    state = RUNNING if held else INTERRUPTED if begun else WAITING
+    state = RUNNING if locked else INTERRUPTED if begun else WAITING
     return SeedRun(seed=seed, state=state, curve=curve, environment=read_environment(folder))
 
 
@@ -191,8 +198,8 @@ def _seeds(folder: Path, wanted: Sequence[int]) -> tuple[SeedRun, ...]:
     """The seeds that are wanted and those that are there."""
     found = [_SEED.fullmatch(path.name) for path in folder.glob("seed-*") if path.is_dir()]
     numbers = {int(match[1]) for match in found if match} | set(wanted)
-    held = is_locked(folder / _LOCK)
-    runs = [_seed(folder / f"seed-{n}", n, held=held) for n in sorted(numbers)]
+    locked = is_locked(folder / _LOCK)
+    runs = [_seed(folder / f"seed-{n}", n, locked=locked) for n in sorted(numbers)]
     if any(run.state == RUNNING and run.curve for run in runs):
         return tuple(
             SeedRun(seed=run.seed, state=WAITING) if run.state == RUNNING and not run.curve else run

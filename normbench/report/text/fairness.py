@@ -1,13 +1,12 @@
 """What was equal in a comparison and what was not: said from the records, and checked in them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from normbench.report.compare.analysis import peak_rate
-from normbench.report.compare.comparisons import Comparison, axis_value, norm_settings
+from normbench.report.compare.comparisons import Comparison, norm_settings
+from normbench.report.compare.differences import peak_rate
 from normbench.report.compare.regimes import SIGNS
-from normbench.report.read.defaults import defaults
-from normbench.report.read.groups import groups_of
+from normbench.report.read.settings import defaults, groups_of
 from normbench.report.text.wording import join, number
 from normbench.store.results import short
 
@@ -25,7 +24,7 @@ def fairness(comparison: Comparison) -> list[tuple[str, str]]:
         optim = _group(settings, "optim")
         rows += [
             ("learning rate", _rate(comparison, optim)),
-            ("who chose it", _chosen(settings)),
+            ("who chose it", _chosen(comparison)),
             ("optimizer", _optimizer(optim)),
             ("weight decay", _decay(optim)),
             ("initialization", _initialization(settings)),
@@ -97,38 +96,30 @@ def _list(values: set[int] | set[float]) -> str:
 
 def _rate(comparison: Comparison, optim: Mapping[str, Any]) -> str:
     rule = {"linear": "·batch/{}", "sqrt": "·√(batch/{})"}.get(_said(optim, "scaling"), "")
-    said = _said(optim, "lr") + rule.format(_said(optim, "scaling_batch"))
+    said = " or ".join(comparison.rates) + rule.format(_said(optim, "scaling_batch"))
     said += f", rising over the first {_said(optim, 'warmup')} of the steps"
-    said += f", then {_said(optim, 'schedule')}; one rule for every norm. At its peak: "
+    rule_said = "one rule for every norm" if len(comparison.rates) < 2 else "each cell its own"
+    said += f", then {_said(optim, 'schedule')}; {rule_said}. At its peak: "
     return said + _rates(comparison)
 
 
 def _rates(comparison: Comparison) -> str:
-    found = [(cell.batch, peak_rate(cell)) for cell in comparison.cells]
-    known = sorted({(batch, rate) for batch, rate in found if rate is not None})
-    return ", ".join(f"{number(rate)} at batch {batch}" for batch, rate in known) or "unknown"
+    found = [(cell.batch, cell.norm, peak_rate(cell)) for cell in comparison.cells]
+    several = len(comparison.rates) > 1
+    known = {(b, f" ({norm})" if several else "", r) for b, norm, r in found if r is not None}
+    said = [f"{number(rate)} at batch {batch}{norm}" for batch, norm, rate in sorted(known)]
+    return ", ".join(said) or "unknown"
 
 
-def _chosen(settings: Mapping[str, Any]) -> str:
-    optim = _group(settings, "optim")
+def _chosen(comparison: Comparison) -> str:
+    optim = _group(comparison.settings, "optim")
     usual = defaults("optim", "sgd")
     keys = ("lr", "scaling", "scaling_batch", "schedule", "warmup")
+    if len(comparison.rates) > 1:
+        return "each cell has its own rate; on which images it was chosen is not recorded"
     if all(optim.get(key) == usual.get(key) for key in keys):
-        said = (
-            "it is normbench's default, tuned for no norm; a norm that likes another rate is at a"
-            " disadvantage."
-        )
-    else:
-        said = (
-            "whoever ran it: it is not the default, and by which images and for which norm it was"
-            " chosen is not recorded."
-        )
-    if _group(settings, "data").get("val_fraction"):
-        return said + " Images were held out, so that a choice could rest on them."
-    return (
-        said + " No images were held out: the curves are of the test images, so that choosing"
-        " a rate by them would be choosing on the test set."
-    )
+        return "normbench's default: the learning rate was not tuned for any norm"
+    return "not the default; on which images and for which norm it was chosen is not recorded"
 
 
 def _optimizer(optim: Mapping[str, Any]) -> str:
@@ -193,9 +184,3 @@ def _machine(comparison: Comparison) -> str:
     if len(kinds) == 1 and len(found) == len(begun):
         return f"{kinds[0]}; what else it did meanwhile is not recorded, and times depend on it"
     return f"differs between seeds, so times are not comparable: {' | '.join(kinds)}"
-
-
-def places(comparison: Comparison, xs: Sequence[int]) -> str:
-    """``batch 2, 4 and 8``."""
-    first = axis_value(comparison.axis, xs[0])
-    return join([first, *map(str, xs[1:])])

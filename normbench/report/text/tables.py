@@ -3,36 +3,44 @@
 import csv
 import io
 from collections.abc import Sequence
+from itertools import combinations
 
-from normbench.report.compare.analysis import (
-    Lead,
-    change,
+from normbench.report.compare.choice import untimed
+from normbench.report.compare.comparisons import NAMES, Comparison, Line, Point
+from normbench.report.compare.differences import (
+    changes,
     cost,
     decomposition,
-    difference,
+    differences,
     error,
     meeting,
-    pairs,
+    with_new_images,
 )
-from normbench.report.compare.comparisons import Comparison, Line, Point, axis_value
+from normbench.report.compare.rates import RateTrial
 from normbench.report.compare.regimes import SIGNS
-from normbench.report.compare.statistics import Estimate
+from normbench.report.compare.statistics import Estimate, holm, welch
 from normbench.report.read.cells import CellRun, Collection
-from normbench.report.read.groups import groups_of
-from normbench.report.read.progress import state
+from normbench.report.read.settings import groups_of
+from normbench.report.read.states import state
 from normbench.report.text.wording import difference as signed_difference
-from normbench.report.text.wording import memory, number, place, plus_minus
+from normbench.report.text.wording import fixed, memory, number, place, plus_minus
 
 Rows = list[list[str]]
 
 CELL_COLUMNS = (
     "norm", "batch", "error %", "n", "state", "peak rate", "s/epoch", "images/s", "memory",
 )  # fmt: skip
+NEW_IMAGES = "± on new images"
 
 
 def cell_rows(comparison: Comparison) -> Rows:
-    """A row a cell: mean error with its interval, n, state, learning rate and what it costs."""
+    """A row a cell: mean error with its interval, n, state, learning rate and what it costs.
+
+    Times only where they can be compared; the interval for a new test set where some cell has it.
+    """
     rows = []
+    timed = not untimed(comparison)
+    new_images = _has_new_images(comparison)
     for line in comparison.lines:
         points: Sequence[Point] = line.points[:1] if line.level else line.points
         for point in points:
@@ -46,81 +54,68 @@ def cell_rows(comparison: Comparison) -> Rows:
                     "0" if value is None else str(value.n),
                     state(point.cell),
                     number(paid.rate),
-                    number(paid.seconds),
-                    number(paid.images),
+                    number(paid.seconds if timed else None),
+                    number(paid.images if timed else None),
                     memory(paid.memory),
                 ]
             )
+            if new_images:
+                wide = with_new_images(value, point)
+                rows[-1].append("-" if wide is None else fixed(wide, 1))
             if comparison.axis in SIGNS:
                 rows[-1] += groups_of(point.cell) or ["-"]
     return rows
 
 
+def _has_new_images(comparison: Comparison) -> bool:
+    return any(run.outcomes is not None for cell in comparison.cells for run in cell.seeds)
+
+
 def cell_columns(comparison: Comparison) -> list[str]:
     """The names of :func:`cell_rows`' columns."""
-    axis = SIGNS.get(comparison.axis, comparison.axis)
+    axis = SIGNS.get(comparison.axis, NAMES[comparison.axis])
     named = [axis if name == "batch" else name for name in CELL_COLUMNS]
+    named += [NEW_IMAGES] if _has_new_images(comparison) else []
     return [*named, "groups by stage"] if comparison.axis in SIGNS else named
 
 
-def difference_rows(comparison: Comparison) -> tuple[list[str], Rows]:
-    """Columns and a row for every two lines: their paired difference at each place."""
-    xs = [x for x in comparison.xs if any(line.at(x) for line in comparison.lines)]
-    rows = []
-    for first, second in pairs(comparison):
-        points = [difference(first, second, x).points for x in xs]
-        if any(value is not None for value in points):
-            cells = [signed_difference(value) for value in points]
-            counts = sorted({value.n for value in points if value is not None})
-            said = "–".join(dict.fromkeys((str(counts[0]), str(counts[-1]))))
-            rows.append([f"{first.label} − {second.label}", *cells, said])
-    return ["norms", *(axis_value(comparison.axis, x) for x in xs), "n"], rows
-
-
-def along_rows(comparison: Comparison) -> tuple[list[str], Rows]:
-    """Columns and a row a line: its error at each place less that at its smallest, by seed."""
-    lines = [line for line in comparison.lines if not line.level and len(line.measured) > 1]
-    xs = sorted({point.x for line in lines for point in line.measured})
-    rows = []
-    for line in lines:
-        first = line.measured[0]
-        moved = [change(line, x, first.x) for x in xs]
-        moved = [None if x == first.x else value for x, value in zip(xs, moved, strict=True)]
-        rows.append([f"{line.named}, against {axis_value(comparison.axis, first.x)}"])
-        rows[-1] += [signed_difference(value) for value in moved]
-    return ["norm", *(axis_value(comparison.axis, x) for x in xs)], rows
+def difference_table(comparison: Comparison) -> tuple[list[str], Rows]:
+    """Columns and a row for every two lines and place (on an axis of groups: for every change
+    along a line): the difference with its own interval, and with Holm's for all rows together."""
+    along = comparison.axis in SIGNS
+    found = changes(comparison) if along else differences(comparison)
+    together = holm([one.points for one in found])
+    rows = [
+        [
+            f"{one.first.named}, less at {one.first.measured[0].x}"
+            if along
+            else f"{one.first.label} − {one.second.label}",
+            "any" if one.first.level and one.second.level and not along else str(one.x),
+            signed_difference(one.points),
+            signed_difference(wide),
+            "clear" if wide is not None and wide.clear else "unclear",
+            "-" if one.points is None else str(one.points.n),
+        ]
+        for one, wide in zip(found, together, strict=True)
+    ]
+    axis = SIGNS.get(comparison.axis, NAMES[comparison.axis])
+    return ["error of", axis, "points, alone", "points, together", "together", "n"], rows
 
 
 def crossing_rows(comparison: Comparison) -> Rows:
     """A row for every two lines with two places in common: where they cross."""
-    rows = []
-    for first, second in pairs(comparison):
-        found = meeting(first, second)
-        if found is None:
-            continue
-        left, right = (second if found.above[end] else first for end in (0, -1))
-        ends = f"{left.label} at {found.xs[0]:g}, {right.label} at {found.xs[-1]:g}"
-        if len(set(found.above)) == 1 and not found.crossings:
-            ends = f"{left.label} at all {len(found.xs)}, from {found.xs[0]:g} to {found.xs[-1]:g}"
-        rows.append([f"{first.label}, {second.label}", place(found.crossings), ends])
-    return rows
-
-
-def lead_rows(comparison: Comparison, leads: Sequence[Lead]) -> tuple[list[str], Rows]:
-    """Columns and a row an epoch, at the last one, at half of it, a quarter, and so on."""
-    epochs = sorted({epoch for lead in leads for epoch in lead.points})
-    kept, part = {epochs[0]}, epochs[-1]
-    while part >= epochs[0]:
-        kept.add(max(epoch for epoch in epochs if epoch <= part))
-        part /= 2
-    columns = ["epochs", *(axis_value(comparison.axis, lead.x) for lead in leads), "n"]
-    counts = sorted({value.n for lead in leads for value in lead.points.values()})
-    said = "–".join(dict.fromkeys((str(counts[0]), str(counts[-1]))))
-    rows = [
-        [f"{epoch:g}", *(signed_difference(lead.points.get(epoch)) for lead in leads), said]
-        for epoch in sorted(kept)
+    return [
+        [f"{first.label}, {second.label}", place(meeting(first, second))]
+        for first, second in combinations(comparison.lines, 2)
+        if len(first.errors.keys() & second.errors.keys()) > 1
+        and not (first.level and second.level)
     ]
-    return columns, rows
+
+
+DECOMPOSED = (
+    "running", "re-estimated", "of the batch", "averages cost", "r", "lost", "to averages",
+    "to the rest", "n",
+)  # fmt: skip
 
 
 def decomposition_rows(comparison: Comparison) -> Rows:
@@ -133,6 +128,7 @@ def decomposition_rows(comparison: Comparison) -> Rows:
             plus_minus(row.reestimated),
             plus_minus(row.batch),
             signed_difference(row.gap),
+            "-" if row.correlation is None else fixed(row.correlation, 2),
             *(
                 "reference" if row.reference else signed_difference(value)
                 for value in (row.lost, row.averages, row.rest)
@@ -141,6 +137,25 @@ def decomposition_rows(comparison: Comparison) -> Rows:
         ]
         for row in decomposition(comparison)
     ]
+
+
+def beside(comparisons: Sequence[Comparison]) -> tuple[list[str], Rows]:
+    """Columns and rows of two sweeps side by side: each norm's error in both, and the change."""
+    first, second = comparisons
+    rows, found = [], []
+    for line in first.lines:
+        other = next((o for o in second.lines if o.label == line.label), None)
+        for point in () if other is None else line.measured:
+            there = other.at(point.x) if other is not None else None
+            if there is not None and there.errors:
+                found.append(welch(there.errors, point.errors))
+                x = "any" if line.level else str(point.x)
+                rows.append([line.label, x, plus_minus(error(point)), plus_minus(error(there))])
+    together = holm(found)
+    for row, alone, wide in zip(rows, found, together, strict=True):
+        row += [signed_difference(alone), signed_difference(wide)]
+    columns = ["norm", NAMES[first.axis], "first", "second"]
+    return [*columns, "second − first, alone", "together"], rows
 
 
 # --- CSV ------------------------------------------------------------------------------------------
@@ -211,16 +226,28 @@ def _cell_row(comparison: Comparison, line: Line, point: Point) -> list[object]:
 
 
 def differences_csv(comparisons: Sequence[Comparison]) -> str:
-    """A row for every two lines and place: the error of the first minus that of the second."""
+    """A row for every two lines and place: the error of the first minus that of the second, with
+    the ends of its own 95 % interval and of Holm's for all rows of its comparison."""
     rows: list[list[object]] = []
     for comparison in comparisons:
-        for first, second in pairs(comparison):
-            for x in comparison.xs:
-                points = difference(first, second, x).points
-                if points is not None:
-                    names = [comparison.title, first.label, second.label, comparison.axis, x]
-                    rows.append([*names, *_ends(points)])
+        found = differences(comparison)
+        for one, wide in zip(found, holm([one.points for one in found]), strict=True):
+            names = [comparison.title, one.first.label, one.second.label, comparison.axis, one.x]
+            rows.append([*names, *_ends(one.points), *_ends(wide)[2:]])
     columns = ("comparison", "first", "second", "axis", "x", "n", "mean", "low", "high")
+    return _csv((*columns, "low_holm", "high_holm"), rows)
+
+
+def rates_csv(trials: Sequence[RateTrial]) -> str:
+    """A row a norm, batch size, learning rate and seed: the error on held-out images in %."""
+    rows: list[list[object]] = [
+        [trial.title, line.norm, line.batch, rate, i, round(value, 6), rate == line.best]
+        for trial in trials
+        for line in trial.lines
+        for rate, errors in line.errors.items()
+        for i, value in enumerate(errors)
+    ]
+    columns = ("trial", "norm", "batch", "learning_rate", "n", "held_out_error", "best")
     return _csv(columns, rows)
 
 

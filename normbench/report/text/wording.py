@@ -1,20 +1,35 @@
 """Numbers as a person reads them: never more digits than the interval bears, never a bare mean."""
 
 from collections.abc import Sequence
+from decimal import ROUND_HALF_UP, Decimal
 
-from normbench.report.compare.statistics import Crossing, Estimate
+from normbench.report.compare.crossing import Crossing
+from normbench.report.compare.statistics import Estimate
 
 MINUS = "\N{MINUS SIGN}"
-ONE_SEED = "one seed: no interval"
+ONE_SEED = "one seed, no interval"
+
+
+def fixed(value: float, places: int) -> str:
+    """A number with so many decimals; ties go away from 0, as in 40.95 -> 41.0, not 40.9."""
+    exact = Decimal(repr(round(value, 9))).quantize(Decimal(1).scaleb(-places), ROUND_HALF_UP)
+    return f"{exact + 0:,f}".replace("-", MINUS)
 
 
 def plus_minus(value: Estimate | None, digits: int | None = None) -> str:
     """``36.8 ± 1.2``; a mean alone where there is one seed; ``-`` where there is nothing."""
     if value is None:
         return "-"
-    places = _digits(value) if digits is None else digits
-    said = _minus(f"{value.mean:z,.{places}f}")
-    return said if value.half is None else f"{said} ± {value.half:,.{places}f}"
+    small = value.half is not None and value.half < 0.5
+    places = (2 if small else 1) if digits is None else digits
+    said = fixed(value.mean, places)
+    return said if value.half is None else f"{said} ± {fixed(value.half, places)}"
+
+
+def difference(value: Estimate | None) -> str:
+    """A difference in a table: ``+3.2 ± 0.4``."""
+    said = plus_minus(value)
+    return said if value is None or said.startswith(MINUS) else f"+{said}"
 
 
 def signed(value: Estimate) -> str:
@@ -22,12 +37,9 @@ def signed(value: Estimate) -> str:
     return f"{difference(value)} points ({seeds(value.n)})"
 
 
-def difference(value: Estimate | None) -> str:
-    """A difference in a table: ``+3.2 ± 0.4``."""
-    if value is None:
-        return "-"
-    said = plus_minus(value)
-    return said if said.startswith(MINUS) else f"+{said}"
+def size(value: Estimate) -> str:
+    """How large a difference is, whatever its sign: ``3.2 ± 0.4``."""
+    return plus_minus(value).removeprefix(MINUS)
 
 
 def seeds(number: int) -> str:
@@ -35,21 +47,16 @@ def seeds(number: int) -> str:
     return ONE_SEED if number == 1 else f"{number} seeds"
 
 
-def _digits(value: Estimate) -> int:
-    return 2 if value.half is not None and value.half < 0.5 else 1
-
-
-def _minus(text: str) -> str:
-    return text.replace("-", MINUS)
+def count(number: int, what: str) -> str:
+    """``1 cell``, ``2 cells``."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def number(value: float | None) -> str:
     """Three significant digits, without an exponent where that can be read."""
     if value is None:
         return "-"
-    if value >= 1000:
-        return f"{value:,.0f}"
-    return f"{value:.3g}"
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def memory(size: int | None) -> str:
@@ -57,37 +64,25 @@ def memory(size: int | None) -> str:
     return "-" if size is None else f"{number(size / 1e6)} MB"
 
 
-def open_question(value: Estimate) -> str:
-    """A difference that may be read as one only with its interval: ``+0.8 ± 4.1 (not told from
-    0)``."""
-    told = value.above(0) or value.below(0)
-    if value.half is None:
-        return f"{difference(value)} ({ONE_SEED})"
-    return difference(value) if told else f"{difference(value)} (not told from 0)"
+def ratio(value: float | None) -> str:
+    """``× 1.25``; ``-`` where it is not known."""
+    return "-" if value is None else f"× {fixed(value, 2)}"
 
 
 def place(crossings: Sequence[Crossing]) -> str:
-    """Where two lines cross: ``at 5.3, between 4 and 8 (95 % interval 4.1 to 7.9)``."""
-    return "; ".join(_crossing(c) for c in crossings) or "no crossing among the measured places"
-
-
-def _crossing(crossing: Crossing) -> str:
-    low, high = crossing.between
-    at = f"at {crossing.at:.1f}, between {low:g} and {high:g}"
-    if crossing.low is None or crossing.high is None:
-        return at if crossing.n == 0 else f"{at} (too few seeds for an interval)"
-    if crossing.open_low and crossing.open_high:
-        return f"{at} (by these seeds it may be anywhere in the range, or nowhere)"
-    if crossing.open_low:
-        return f"{at} (95 % interval up to {crossing.high:.1f}, open below)"
-    if crossing.open_high:
-        return f"{at} (95 % interval from {crossing.low:.1f}, open above)"
-    return f"{at} (95 % interval {crossing.low:.1f} to {crossing.high:.1f})"
-
-
-def spread(values: Sequence[float]) -> str:
-    """``0.3 points``."""
-    return f"{max(values) - min(values):.1f} points"
+    """Where two lines cross: ``at 5.3 (95 % interval 4.1 to 7.9)``."""
+    if not crossings:
+        return "no crossing among the measured places"
+    if len(crossings) > 1:
+        return f"several times ({join([f'{c.at:.1f}' for c in crossings])})"
+    (one,) = crossings
+    if not one.located:
+        return "these seeds do not locate the crossing"
+    if one.low is None:
+        return f"at {one.at:.1f} (95 % interval up to {one.high:.1f})"
+    if one.high is None:
+        return f"at {one.at:.1f} (95 % interval from {one.low:.1f})"
+    return f"at {one.at:.1f} (95 % interval {one.low:.1f} to {one.high:.1f})"
 
 
 def join(items: Sequence[str]) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 from normbench.report.compare.comparisons import NO_PART, Comparison, norm_settings
 from normbench.report.read.cells import CellRun
-from normbench.report.read.defaults import defaults
+from normbench.report.read.settings import defaults
 
 _DATA_SOURCES = ("cifar10", "cifar100", "synthetic")
 

@@ -6,7 +6,7 @@ import pytest
 from filelock import FileLock
 
 from normbench.report.read.cells import CellRun, collect
-from normbench.report.read.progress import progress, settled, state
+from normbench.report.read.states import overview, settled, state
 from normbench.store import results
 from tests.report_helpers import failed, write_cell, write_curve
 
@@ -57,7 +57,7 @@ def test_failed_and_unreadable(tmp_path: Path) -> None:
     assert state(only(tmp_path)) == "1 failed, 1 unreadable"
     (folder / "config.yaml").write_text("{")
     assert state(only(tmp_path)) == "unreadable"
-    assert progress([only(tmp_path)]).endswith("; 1 cell unreadable")
+    assert overview([only(tmp_path)]).endswith("; 1 cell unreadable")
 
 
 def test_progress_counts_cells_and_seeds(tmp_path: Path) -> None:
@@ -65,6 +65,6 @@ def test_progress_counts_cells_and_seeds(tmp_path: Path) -> None:
     write_cell(tmp_path, "group", 4, [0.5, None])
     write_cell(tmp_path, "group", 8, [0.5], seeds=2)
 
-    assert progress(collect(tmp_path).cells) == (
+    assert overview(collect(tmp_path).cells) == (
         "1 of 3 cells finished; of 6 seeds 4 finished, 1 waiting, 1 diverged"
     )

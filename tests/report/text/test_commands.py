@@ -6,7 +6,7 @@ from pathlib import Path
 from normbench.launch.compose import load_config
 from normbench.report.compare.comparisons import compare
 from normbench.report.read.cells import collect
-from normbench.report.text.recipes import commands
+from normbench.report.text.commands import commands
 from tests.report_helpers import around, write_cell, write_sweep
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from normbench.report.read.cells import collect
-from normbench.report.read.groups import groups_of
+from normbench.report.read.settings import groups_of
 from tests.report_helpers import write_cell
 
 

@@ -4,10 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
+from normbench.report.text.answers import answers
 
 from normbench.report.compare.comparisons import compare
 from normbench.report.read.cells import collect
-from normbench.report.text.answers import answers
 from tests.report_helpers import around, write_cell, write_sweep
 
 

@@ -47,7 +47,7 @@ def settled(cell: CellRun) -> bool:
     return bool(cell.seeds) and all(r.state in (FINISHED, DIVERGED, FAILED) for r in cell.seeds)
 
 
-def progress(cells: Iterable[CellRun]) -> str:
+def overview(cells: Iterable[CellRun]) -> str:
     """One line: ``12 of 20 cells finished; of 60 seeds 37 finished, 3 running, 20 waiting``."""
     found = list(cells)
     counts = Counter(run.state for cell in found for run in cell.seeds)

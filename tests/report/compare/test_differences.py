@@ -5,8 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy import stats
-
 from normbench.report.compare.analysis import (
     change,
     cost,
@@ -18,9 +16,11 @@ from normbench.report.compare.analysis import (
     peak_rate,
     spread,
 )
+from normbench.report.text.answers import answers
+from scipy import stats
+
 from normbench.report.compare.comparisons import Comparison, compare
 from normbench.report.read.cells import collect
-from normbench.report.text.answers import answers
 from normbench.report.text.tables import crossing_rows
 from tests.report_helpers import around, write_cell, write_sweep
 
