@@ -225,8 +225,8 @@ def _html(block: Block, name: str) -> str:
             shown = _wrapped("div", drawings, _html_picture, ' class="pictures"')
             return "".join([shown, *notes])
         case First(table, drawing):
-            inner = _html(table, name), _html(Pictures([drawing]), name)
-            return _wrapped("div", inner, str, ' class="first"')
+            both = _html(table, name), _html(Pictures([drawing]), name)
+            return _wrapped("div", both, str, ' class="first"')
         case Commands(lines):
             said = escape("\n".join(_one_line(line) for line in lines))
             return f"<pre {_region(name)}>{said}</pre>"

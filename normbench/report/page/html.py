@@ -31,8 +31,10 @@ p,li,dd{max-width:46rem;overflow-wrap:anywhere}
 .findings{border-left:.3rem solid var(--line1);padding:.1rem 0 .1rem 2rem;margin:.6rem 0 1.2rem}
 .findings li{margin:.25rem 0;max-width:60rem}
 .first{display:grid;gap:.4rem 2rem;align-items:start;
-grid-template-columns:repeat(auto-fit,minmax(min(100%,34rem),1fr))}
+grid-template-columns:repeat(auto-fit,minmax(min(100%,33rem),1fr))}
 .first>*{min-width:0}
+.first tbody :not(.number),.first th{min-width:3rem}
+.first .scroll{font-size:.95rem}
 .scroll{overflow-x:auto;margin:.6rem 0 1rem;-webkit-overflow-scrolling:touch}
 table{border-collapse:separate;border-spacing:0;font-size:.92rem;
 font-variant-numeric:tabular-nums}

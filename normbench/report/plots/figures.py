@@ -179,7 +179,7 @@ def rates_drawing(trial: RateTrial, name: str) -> Drawing | None:
         axes.set_xscale("log", base=2)
         axes.set_xticks(trial.rates, [f"{rate:g}" for rate in trial.rates])
         axes.minorticks_off()
-        axes.set_xlabel("learning rate before the rule for the batch size (optim.lr)")
+        axes.set_xlabel("learning rate (optim.lr)")
         axes.set_ylabel("error on held-out images, %")
         axes.set_title(fill(trial.title, 60), loc="left", fontsize=11)
         for line in lines:

@@ -56,21 +56,20 @@ def grid(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
         return [], []
     found = choices(comparison)
     columns = [
-        NAMES[comparison.axis], "lowest error", "test error, %", "lead over the runner-up",
-        "how sure", "time / batch norm", "memory / batch norm",
+        NAMES[comparison.axis], "lowest error", "error, %", "lead", "over", "how sure", "time",
+        "memory",
     ]  # fmt: skip
     return columns, [_grid_row(choice) for choice in found]
 
 
 def _grid_row(choice: Choice) -> list[str]:
-    lead = "-"
-    if choice.ahead is not None and choice.second is not None:
-        lead = f"{size(choice.ahead)} ({choice.second.named})"
+    ahead = "-" if choice.ahead is None else size(choice.ahead)
+    over = "-" if choice.second is None else choice.second.label
     said = plus_minus(choice.error)
     if choice.error_new is not None:
         said += f" (± {fixed(choice.error_new, 1)} on new images)"
     costs = ratio(choice.time), ratio(choice.memory)
-    return [str(choice.x), choice.best.named, said, lead, sureness(choice), *costs]
+    return [str(choice.x), choice.best.label, said, ahead, over, sureness(choice), *costs]
 
 
 def sureness(choice: Choice) -> str:
