@@ -193,7 +193,7 @@ def place_of(cell: CellRun) -> str:
 def rate_of(cell: CellRun) -> str:
     """The learning rate that a cell was given, as text; "" where it is not recorded."""
     optim = cell.settings.get("optim")
-    return str(optim.get("lr")) if isinstance(optim, Mapping) else ""
+    return short(optim.get("lr")) if isinstance(optim, Mapping) else ""
 
 
 def held_out(settings: Mapping[str, Any]) -> bool:
@@ -343,6 +343,7 @@ def _titled(comparisons: Sequence[Comparison]) -> list[Comparison]:
         title = comparison.title
         if comparison.epochs is not None:
             title += f", {comparison.epochs:g} epoch{'' if comparison.epochs == 1 else 's'}"
+        title += ", chosen learning rates" if len(comparison.rates) > 1 else ""
         told.append(replace(comparison, title=title + _telling(comparison, values, both)))
     repeated = Counter(c.title for c in told)
     return [

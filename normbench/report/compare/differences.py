@@ -8,6 +8,7 @@ from statistics import fmean, median
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from normbench.report.compare.comparisons import Comparison, Line, Point, norm_settings
 from normbench.report.compare.crossing import Crossing, crossings
@@ -231,7 +232,7 @@ def with_new_images(value: Estimate | None, *points: Point) -> float | None:
     return float(np.hypot(value.half, quantile((1 + LEVEL) / 2, len(images) - 1) * error))
 
 
-def _wrong(cell: CellRun) -> "np.ndarray | None":
+def _wrong(cell: CellRun) -> "npt.NDArray[np.float64] | None":
     """For each test image, the share of finished seeds that misclassify it."""
     outcomes = [run.outcomes for run in cell.seeds if run.result in cell.finished]
     known = [outcome for outcome in outcomes if outcome is not None]

@@ -67,11 +67,15 @@ th:nth-child(2),td:nth-child(2){padding-left:.75rem}
 .cards thead{display:none}
 .cards,.cards tbody,.cards tbody *{display:block}
 .cards tr{border:1px solid var(--grid);border-radius:.5rem;padding:.4rem .8rem;margin:0 0 .8rem}
-.cards tr>*{position:static;max-width:none;border:0;padding:.2rem 0;text-align:left;
-white-space:normal;overflow-wrap:anywhere}
+.cards tr>*{position:static;max-width:none;border:0!important;padding:.15rem 0;text-align:left;
+white-space:normal;overflow-wrap:anywhere;display:flex!important;gap:1rem;
+justify-content:space-between}
 .cards tbody th{font-weight:600}
-.cards tr>*::before{content:attr(data-label);display:block;color:var(--muted);font-weight:400;
-font-size:.82rem}
+.cards tr>*::before{content:attr(data-label);color:var(--muted);font-weight:400;font-size:.82rem;
+flex:0 0 40%}
+.first .cards tr{display:grid;grid-template-columns:1fr 1fr 1fr;gap:0 .8rem}
+.first .cards tr>*{display:block!important}
+.first .cards tr>*::before{display:block}
 }
 @media print{
 :root{color-scheme:light}

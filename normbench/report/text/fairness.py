@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from normbench.report.compare.comparisons import Comparison, norm_settings
+from normbench.report.compare.comparisons import Comparison, held_out, norm_settings
 from normbench.report.compare.differences import peak_rate
 from normbench.report.compare.regimes import SIGNS
 from normbench.report.read.settings import defaults, groups_of
@@ -116,10 +116,14 @@ def _chosen(comparison: Comparison) -> str:
     usual = defaults("optim", "sgd")
     keys = ("lr", "scaling", "scaling_batch", "schedule", "warmup")
     if len(comparison.rates) > 1:
-        return "each cell has its own rate; on which images it was chosen is not recorded"
-    if all(optim.get(key) == usual.get(key) for key in keys):
-        return "normbench's default: the learning rate was not tuned for any norm"
-    return "not the default; on which images and for which norm it was chosen is not recorded"
+        said = "each cell has its own rate; on which images it was chosen is not recorded"
+    elif all(optim.get(key) == usual.get(key) for key in keys):
+        said = "normbench's default: the learning rate was not tuned for any norm"
+    else:
+        said = "not the default; on which images and for which norm it was chosen is not recorded"
+    if held_out(comparison.settings):
+        said += "; training images were held out for such a choice"
+    return said
 
 
 def _optimizer(optim: Mapping[str, Any]) -> str:

@@ -51,7 +51,6 @@ def test_settings_that_change_no_result_part_nothing(tmp_path: Path) -> None:
     ("key", "value"),
     [
         ("epochs", 4),
-        ("optim__lr", 0.2),
         ("optim__decay_norm", False),
         ("model__width", 8),
         ("data__limit", 100),

@@ -4,24 +4,24 @@ import json
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
-from normbench.report.compare.analysis import (
-    change,
-    cost,
-    decomposition,
-    difference,
-    error,
-    meeting,
-    pairs,
-    peak_rate,
-    spread,
-)
-from normbench.report.text.answers import answers
 from scipy import stats
 
 from normbench.report.compare.comparisons import Comparison, compare
+from normbench.report.compare.differences import (
+    change,
+    changes,
+    cost,
+    decomposition,
+    difference,
+    differences,
+    error,
+    meeting,
+    peak_rate,
+    with_new_images,
+)
 from normbench.report.read.cells import collect
-from normbench.report.text.tables import crossing_rows
 from tests.report_helpers import around, write_cell, write_sweep
 
 RUNNING = {2: [0.600, 0.612, 0.591], 32: [0.701, 0.709, 0.699]}
@@ -56,43 +56,49 @@ def test_errors_are_percentages_with_intervals(batch_norm: Comparison) -> None:
     assert (value.mean, value.half) == pytest.approx((np.mean(expected), half(expected)))
 
 
-def test_differences_are_paired_by_seed(batch_norm: Comparison) -> None:
-    ((first, second),) = pairs(batch_norm)
-    found = difference(first, second, 2).points
+def test_differences_are_welch_s(batch_norm: Comparison) -> None:
+    (found,) = differences(batch_norm)
+    theirs = stats.ttest_ind([40.0, 38.8, 40.9], [35.0, 34.0], equal_var=False)
+    interval = theirs.confidence_interval(0.95)
 
-    assert (first.label, second.label) == ("batch", "group")
-    assert found is not None
-    expected = [40.0 - 35.0, 38.8 - 34.0]  # the third seed has no partner
-    assert (found.mean, found.half) == pytest.approx((np.mean(expected), half(expected)))
-    assert difference(first, second, 32).points is None
+    assert (found.first.label, found.second.label, found.x) == ("batch", "group", 2)
+    assert found.points is not None
+    assert (found.points.low, found.points.high) == pytest.approx((interval.low, interval.high))
+    assert difference(*batch_norm.lines, 32).points is None
 
 
-def test_a_change_is_against_the_same_seeds(batch_norm: Comparison) -> None:
+def test_a_change_is_welch_s_too(batch_norm: Comparison) -> None:
     found = change(batch_norm.lines[0], 2, 32)
+    theirs = stats.ttest_ind(*([100 * (1 - a) for a in RUNNING[x]] for x in (2, 32)),
+                             equal_var=False).confidence_interval(0.95)  # fmt: skip
 
     assert found is not None
-    lost = [100 * (b - a) for a, b in zip(RUNNING[2], RUNNING[32], strict=True)]
-    assert (found.mean, found.half) == pytest.approx((np.mean(lost), half(lost)))
+    assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high))
+    assert [(c.first.label, c.x) for c in changes(batch_norm)] == [("batch", 32)]
 
 
 def test_what_is_lost_is_split_without_a_rest_unaccounted_for(batch_norm: Comparison) -> None:
     small, large = decomposition(batch_norm)
 
     gaps = {x: [100 * (b - a) for a, b in zip(RUNNING[x], ANEW[x], strict=True)] for x in ANEW}
-    averages = [here - there for here, there in zip(gaps[2], gaps[32], strict=True)]
-    rest = [100 * (b - a) for a, b in zip(ANEW[2], ANEW[32], strict=True)]
-    lost = [100 * (b - a) for a, b in zip(RUNNING[2], RUNNING[32], strict=True)]
-    assert small.batch is not None
-    for value, expected in (
-        (small.gap, gaps[2]),
-        (small.averages, averages),
-        (small.rest, rest),
-        (small.lost, lost),
-        (large.gap, gaps[32]),
+    for row in (small, large):  # the same weights, so paired
+        assert (row.gap.mean, row.gap.half) == pytest.approx(
+            (np.mean(gaps[row.x]), half(gaps[row.x]))
+        )
+        assert row.correlation == pytest.approx(np.corrcoef(RUNNING[row.x], ANEW[row.x])[0, 1])
+    for value, here, there in (
+        (small.lost, RUNNING[32], RUNNING[2]),
+        (small.rest, ANEW[32], ANEW[2]),
+        (small.averages, [gap / 100 for gap in gaps[2]], [gap / 100 for gap in gaps[32]]),
     ):
+        theirs = stats.ttest_ind(np.multiply(here, 100), np.multiply(there, 100), equal_var=False)
         assert value is not None
-        assert (value.mean, value.half) == pytest.approx((np.mean(expected), half(expected)))
-    assert np.mean(lost) == pytest.approx(np.mean(averages) + np.mean(rest))
+        assert value.p == pytest.approx(theirs.pvalue)
+    assert small.lost is not None
+    assert small.averages is not None
+    assert small.rest is not None
+    assert small.lost.mean == pytest.approx(small.averages.mean + small.rest.mean)
+    assert small.batch is not None
     assert small.batch.mean == pytest.approx(50.0)
     assert (large.lost, large.averages, large.rest) == (None, None, None)
 
@@ -114,34 +120,6 @@ def test_the_reference_is_32_even_where_larger_batches_were_measured(tmp_path: P
     assert [row.reference for row in decomposition(only(tmp_path))] == [False, True, False]
 
 
-def test_one_spread_for_all_cells_equals_numpy_s(tmp_path: Path) -> None:
-    cells = [[0.60, 0.62, 0.61], [0.70, 0.71, 0.75], [0.50, 0.54, 0.52]]
-    for batch, accuracies in zip((2, 8, 32), cells, strict=True):
-        write_cell(tmp_path, "batch", batch, accuracies)
-    found = spread(only(tmp_path))
-
-    deviation = 100 * np.sqrt(np.mean([np.var(cell, ddof=1) for cell in cells]))
-    r = np.asarray(np.corrcoef(cells))[np.triu_indices(3, 1)].mean()
-    assert found is not None
-    assert found.freedom == 6
-    assert found.deviation == pytest.approx(deviation)
-    assert found.correlation == pytest.approx(r)
-    assert found.half(3) == pytest.approx(stats.t.ppf(0.975, 6) * deviation * np.sqrt(2 / 3))
-
-
-def test_the_parts_of_a_loss_are_of_the_same_seeds(tmp_path: Path) -> None:
-    write_cell(tmp_path, "batch", 2, RUNNING[2], reestimated=ANEW[2])
-    write_cell(tmp_path, "batch", 32, RUNNING[32][:2], reestimated=ANEW[32][:2])
-    small, large = decomposition(only(tmp_path))
-
-    assert small.lost is not None
-    assert small.rest is not None
-    assert small.averages is not None
-    assert (small.lost.n, small.averages.n, small.rest.n) == (2, 2, 2)
-    assert small.lost.mean == pytest.approx(small.averages.mean + small.rest.mean)
-    assert (small.running.n, small.reference, large.reference) == (3, False, True)
-
-
 def test_norms_without_running_averages_lose_nothing_to_them(tmp_path: Path) -> None:
     write_cell(tmp_path, "group", 2, around(0.5))
 
@@ -149,54 +127,77 @@ def test_norms_without_running_averages_lose_nothing_to_them(tmp_path: Path) -> 
 
 
 def test_lines_meet_where_they_cross(tmp_path: Path) -> None:
-    batch, group = only(write_sweep(tmp_path)).lines
-    found = meeting(batch, group)
+    (crossing,) = meeting(*only(write_sweep(tmp_path)).lines)
 
-    assert found is not None
-    assert found.above[0]
-    (crossing,) = found.crossings
-    assert 2 < crossing.at < 8
     # 6.5 points at 2 and -1.3 at 8, on log2
     assert crossing.at == pytest.approx(2 ** (1 + 2 * 6.5 / 7.8))
 
 
-def test_lines_of_other_seeds_at_other_places_are_not_said_to_stay_on_one_side(
-    tmp_path: Path,
-) -> None:
-    """With the seeds that neighbours share nothing crosses; with all of them the leader changes."""
-    errors = {
-        "batch": {2: [0.50], 4: [0.50, 0.60, 0.60], 8: [0.50, 0.62, 0.62]},
-        "group": {2: [0.51], 4: [0.51, 0.54, 0.55], 8: [0.51, 0.54, 0.55]},
-    }
-    for norm, places in errors.items():
-        for batch, accuracies in places.items():
-            write_cell(tmp_path, norm, batch, accuracies, seeds=3)
-    comparison = only(tmp_path)
-    found = meeting(*comparison.lines)
-
-    assert found is not None
-    assert found.crossings == ()
-    assert found.above == (True, False, False)
-    assert not [said for said in answers(comparison) if "do not cross" in said]
-    ((_, _, ends),) = crossing_rows(comparison)
-    assert ends == "group at 2, batch at 8"
-
-
 def test_lines_with_one_common_place_do_not_meet(batch_norm: Comparison) -> None:
-    assert meeting(*batch_norm.lines) is None
+    assert meeting(*batch_norm.lines) == []
+
+
+# --- A new test set -------------------------------------------------------------------------------
+
+
+def write_outcomes(cell: Path, correct: "npt.NDArray[np.bool_]") -> None:
+    for seed, row in enumerate(correct):
+        packed = np.packbits(row).tobytes().hex()
+        text = json.dumps({"images": len(row), "correct": packed})
+        (cell / f"seed-{seed}" / "outcomes.json").write_text(text)
+
+
+def test_a_new_test_set_adds_the_variance_over_images(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    correct = random.random((3, 2000)) < random.choice([0.3, 0.9], 2000)
+    cell = write_cell(tmp_path, "group", 2, [float(row.mean()) for row in correct])
+    point = only(tmp_path).lines[0].points[0]
+    assert with_new_images(error(point), point) is None
+    write_outcomes(cell, correct)
+    point = only(tmp_path).lines[0].points[0]
+    value = error(point)
+    found = with_new_images(value, point)
+
+    assert value is not None
+    assert value.half is not None
+    images = 1.961 * 100 * stats.sem(correct.mean(axis=0))
+    assert found == pytest.approx(np.hypot(value.half, images), rel=1e-3)
+
+
+def test_images_that_are_hard_for_both_cancel_in_a_difference(tmp_path: Path) -> None:
+    correct = np.random.default_rng(0).random((3, 2000)) < 0.7
+    for norm in ("batch", "group"):
+        cell = write_cell(tmp_path, norm, 2, [float(row.mean()) for row in correct])
+        write_outcomes(cell, correct)
+    first, second = (line.points[0] for line in only(tmp_path).lines)
+    value = difference(*only(tmp_path).lines, 2).points
+
+    assert value is not None
+    assert with_new_images(value, first, second) == pytest.approx(value.half)
+
+
+# --- Costs ----------------------------------------------------------------------------------------
 
 
 def test_costs_are_of_an_epoch_and_a_step(tmp_path: Path) -> None:
+    write_cell(tmp_path, "group", 2, [0.5, 0.6, 0.7])
+    paid = cost(only(tmp_path).cells[0])
+
+    assert paid.seconds == pytest.approx(61)  # 60 + seed
+    assert paid.images == pytest.approx(50_000 / 61, rel=1e-3)
+    assert paid.memory == 2_000_000
+    assert paid.rate == pytest.approx(0.1 * 2 / 32)
+    assert not paid.busy
+
+
+def test_seeds_whose_times_differ_were_timed_on_a_busy_machine(tmp_path: Path) -> None:
     cell = write_cell(tmp_path, "group", 2, [0.5, 0.6, 0.7])
     late = json.loads((cell / "seed-2" / "result.json").read_text())
-    late |= {"seconds": 3 * 900.0, "images_per_second": late["steps"] * 2 / 2700}
+    late |= {"seconds": 3 * 900.0}
     (cell / "seed-2" / "result.json").write_text(json.dumps(late))
     paid = cost(only(tmp_path).cells[0])
 
-    assert paid.seconds == pytest.approx(61)  # 60 + seed; one that had to wait does not count
-    assert paid.images == pytest.approx(50_000 / 61)
-    assert paid.memory == 2_000_000
-    assert paid.rate == pytest.approx(0.1 * 2 / 32)
+    assert (paid.busy, paid.seconds, paid.images) == (True, None, None)
 
 
 def test_a_cell_that_has_not_finished_cost_nothing_yet(tmp_path: Path) -> None:

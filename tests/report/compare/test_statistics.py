@@ -1,21 +1,32 @@
-"""Intervals over seeds and crossings, against SciPy and by hand."""
-
-from collections.abc import Mapping
+"""Intervals, Welch's test, Holm and equivalence, against SciPy and by hand."""
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from normbench.report.compare.statistics import Crossing, Estimate, crossings, estimate, paired
+from normbench.report.compare.statistics import (
+    DIFFERENT,
+    EQUIVALENT,
+    UNDECIDED,
+    Estimate,
+    combine,
+    correlation,
+    equivalence,
+    estimate,
+    holm,
+    of_deviations,
+    paired,
+    seeds_to_equal,
+    seeds_to_tell,
+    welch,
+)
 
-Line = dict[float, dict[int, float]]
+FIRST = {0: 36.1, 1: 37.7, 2: 36.6, 3: 35.2}
+SECOND = {0: 39.0, 1: 40.6, 2: 39.2}
 
 
-def line(values: Mapping[float, list[float]]) -> Line:
-    return {x: dict(enumerate(seeds)) for x, seeds in values.items()}
-
-
-ZERO = line({x: [0.0, 0.0, 0.0] for x in (2, 4, 8, 16, 32)})
+def by_seed(*values: float) -> dict[int, float]:
+    return dict(enumerate(values))
 
 
 def test_an_estimate_is_student_s_interval() -> None:
@@ -24,165 +35,147 @@ def test_an_estimate_is_student_s_interval() -> None:
 
     assert found is not None
     low, high = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
-    assert (found.mean, found.n) == pytest.approx((3.225, 4))
-    assert (found.low, found.high) == pytest.approx((low, high))
-    assert found.half == pytest.approx((high - low) / 2)
+    assert (found.mean, found.low, found.high) == pytest.approx((np.mean(values), low, high))
+    assert found.n == 4
+
+
+def test_welch_equals_scipy_s() -> None:
+    found = welch(FIRST, SECOND)
+    theirs = stats.ttest_ind(list(FIRST.values()), list(SECOND.values()), equal_var=False)
+    interval = theirs.confidence_interval(0.95)
+
+    assert found is not None
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
+    assert found.p == pytest.approx(theirs.pvalue)
+    assert (found.freedom, found.n) == pytest.approx((theirs.df, 3))
+
+
+def test_seeds_of_different_cells_are_not_paired() -> None:
+    shuffled = dict(zip(SECOND, reversed(SECOND.values()), strict=True))
+
+    assert welch(FIRST, shuffled) == welch(FIRST, SECOND)
+
+
+def test_a_sum_of_four_cells_adds_their_variances() -> None:
+    cells = [[1.0, 2.0, 4.0], [2.0, 2.5, 2.1], [0.3, 0.2, 0.9], [5.0, 4.0, 4.2]]
+    found = combine(zip((1, -1, -1, 1), cells, strict=True))
+
+    assert found is not None
+    assert found.error == pytest.approx(np.sqrt(sum(np.var(c, ddof=1) / 3 for c in cells)))
+    assert found.mean == pytest.approx(np.dot((1, -1, -1, 1), np.mean(cells, axis=1)))
+
+
+def test_the_same_weights_are_paired_and_the_correlation_says_what_that_gains() -> None:
+    first, second = by_seed(10.0, 20.0, 30.0), by_seed(8.9, 19.0, 29.1)
+    found = paired(first, second)
+
+    assert found is not None
+    assert found.half == pytest.approx(stats.t.ppf(0.975, 2) * 0.1 / np.sqrt(3))
+    expected = np.corrcoef(list(first.values()), list(second.values()))[0, 1]
+    assert correlation(first, second) == pytest.approx(expected)
+    assert correlation(by_seed(1, 2), by_seed(1, 2)) is None
 
 
 def test_one_seed_has_no_interval_and_decides_nothing() -> None:
-    assert estimate([3.0]) == Estimate(3.0, None, None, 1)
-    alone = Estimate(3.0, None, None, 1)
-    assert alone.half is None
-    assert not alone.above(0)
-    assert not alone.below(10)
-    assert not alone.within(10)
+    alone = estimate([3.0])
+
+    assert alone == Estimate(3.0, None, None, 1)
+    assert alone.p is None
+    assert not alone.clear
+    assert equivalence(alone, 10) == UNDECIDED
+    assert welch(by_seed(1.0), by_seed(1.0, 2.0)) == Estimate(-0.5, None, None, 1)
 
 
 def test_nothing_has_no_mean() -> None:
     assert estimate([]) is None
+    assert welch({}, by_seed(1.0)) is None
     assert paired({0: 1.0}, {1: 1.0}) is None
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "above", "below", "within"),
-    [
-        (0.5, 0.9, True, False, True),
-        (-0.9, -0.5, False, True, True),
-        (-0.5, 1.5, False, False, False),
-    ],
-)
-def test_an_interval_decides_only_as_a_whole(
-    low: float, high: float, above: bool, below: bool, within: bool
-) -> None:
-    value = Estimate((low + high) / 2, low, high, 3)
-
-    assert (value.above(0), value.below(0), value.within(1)) == (above, below, within)
-
-
-def test_pairing_cancels_what_the_seeds_have_in_common() -> None:
-    first = {0: 10.0, 1: 20.0, 2: 30.0, 7: 99.0}
-    second = {2: 29.1, 1: 19.0, 0: 8.9, 8: -99.0}
-    found = paired(first, second)
+def test_seeds_that_agree_exactly_have_an_interval_of_no_width() -> None:
+    found = welch(by_seed(1, 1, 1), by_seed(2, 2, 2))
 
     assert found is not None
-    assert (found.mean, found.n) == pytest.approx((1.0, 3))
-    assert found.half == pytest.approx(stats.t.ppf(0.975, 2) * 0.1 / np.sqrt(3))
+    assert (found.low, found.high, found.p) == (-1.0, -1.0, 0.0)
 
 
-def test_lines_cross_halfway_on_log2() -> None:
-    (found,) = crossings(line({2: [1.0, 1.2], 8: [-1.2, -1.0]}), line({2: [0, 0], 8: [0, 0]}))
+def test_published_deviations_give_welch_s_interval() -> None:
+    found = of_deviations(5.5, [0.59, 0.49], 5)
+    theirs = stats.ttest_ind_from_stats(5.5, 0.59, 5, 0.0, 0.49, 5, equal_var=False)
 
-    assert found.at == pytest.approx(4.0)
-    assert found.falling
-    assert found.n == 2
-
-
-def test_a_crossing_is_where_interpolation_says() -> None:
-    (found,) = crossings(line({2: [5.49] * 2, 4: [1.2] * 2, 8: [-0.37] * 2}), ZERO)
-
-    assert found.at == pytest.approx(2 ** (2 + 1.2 / 1.57))
+    assert found.p == pytest.approx(theirs.pvalue)
 
 
-def brute_force(first: Line, second: Line, at: float) -> tuple[float, float]:
-    """The ends of the places around ``at`` where the interval of the difference holds 0."""
-    xs = sorted(first)
-    log = np.linspace(np.log2(xs[0]), np.log2(xs[-1]), 20_001)
-    seeds = sorted(first[xs[0]])
-    differences = np.array(
-        [np.interp(log, np.log2(xs), [first[x][s] - second[x][s] for x in xs]) for s in seeds]
-    )
-    half = stats.t.ppf(0.975, len(seeds) - 1) * stats.sem(differences, axis=0)
-    holds = np.abs(differences.mean(axis=0)) <= half
-    start = int(np.argmin(np.abs(log - np.log2(at))))
-    low = high = start
-    while low > 0 and holds[low - 1]:
-        low -= 1
-    while high < len(log) - 1 and holds[high + 1]:
-        high += 1
-    return float(2 ** log[low]), float(2 ** log[high])
+# --- Several at once ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_the_interval_of_a_crossing_is_where_the_difference_may_be_zero(seed: int) -> None:
-    random = np.random.default_rng(seed)
-    means = {2: 3.0, 4: 1.0, 8: -0.5, 16: -1.0, 32: -2.0}
-    first = line({x: list(mean + random.normal(0, 0.4, 3)) for x, mean in means.items()})
-    found = crossings(first, ZERO)
+def test_holm_decides_as_its_definition() -> None:
+    random = np.random.default_rng(1)
+    values = [welch(by_seed(*random.normal(m, 1, 5)), by_seed(*random.normal(0, 1, 5)))
+              for m in (0, 1, 2, 3, 4, 5)]  # fmt: skip
+    ps = sorted((value.p, i) for i, value in enumerate(values) if value and value.p is not None)
+    rejected, m = set(), len(ps)
+    for k, (p, i) in enumerate(ps):
+        if p > 0.05 / (m - k):
+            break
+        rejected.add(i)
 
-    assert found
-    for crossing in found:
-        low, high = brute_force(first, ZERO, crossing.at)
-        assert (crossing.low, crossing.high) == pytest.approx((low, high), rel=1e-3)
-        assert crossing.open_low == (low == 2)
-        assert crossing.open_high == (high == 32)
+    found = holm(values)
 
-
-def test_noisy_seeds_leave_the_interval_open_at_the_ends() -> None:
-    (found,) = crossings(line({2: [9, -7], 8: [7, -9]}), line({2: [0, 0], 8: [0, 0]}))
-
-    assert (found.open_low, found.open_high) == (True, True)
-    assert (found.low, found.high) == (2.0, 8.0)
+    assert 0 < len(rejected) < m
+    assert {i for i, value in enumerate(found) if value and value.clear} == rejected
 
 
-def test_seeds_that_agree_exactly_leave_no_doubt() -> None:
-    (found,) = crossings(line({2: [1, 1, 1], 8: [-1, -1, -1]}), ZERO)
+def test_together_intervals_are_no_narrower_than_alone() -> None:
+    values = [welch(FIRST, SECOND), None, welch(by_seed(1, 2, 3), by_seed(1, 2, 4))]
+    wide, missing, other = holm(values)
 
-    assert (found.low, found.at, found.high) == pytest.approx((4.0, 4.0, 4.0))
-    assert not found.open_low
-    assert not found.open_high
-
-
-def test_one_seed_crosses_without_an_interval() -> None:
-    (found,) = crossings(line({2: [1], 8: [-1]}), line({2: [0], 8: [0]}))
-
-    assert found == Crossing(4.0, (2.0, 8.0), None, None, False, False, True, 1)
-
-
-def test_beyond_places_with_too_few_seeds_nothing_is_claimed() -> None:
-    first = {2.0: {0: 1.0, 1: 1.1}, 8.0: {0: -0.1, 1: 0.04}, 32.0: {0: -5.0}}
-    (found,) = crossings(first, ZERO)
-
-    assert found.open_high
-    assert found.high == pytest.approx(32.0)
-    assert found.n == 2
+    assert missing is None
+    for before, after in ((values[0], wide), (values[2], other)):
+        assert before is not None
+        assert after is not None
+        assert before.half is not None
+        assert after.half is not None
+        assert after.half >= before.half
+        assert after.mean == before.mean
 
 
-def test_an_interval_ends_where_other_seeds_leave_no_doubt() -> None:
-    # Seeds 0 and 1 doubt up to 8; beyond it, 2 and 3 agree on a difference from the start.
-    first = {
-        2.0: {0: 9.0, 1: -7.0},
-        8.0: {0: -9.0, 1: 7.5, 2: -5.0, 3: -5.1},
-        32.0: {2: -5.0, 3: -5.1},
-    }
-    (found,) = crossings(first, line({x: [0.0] * 4 for x in (2, 8, 32)}))
-
-    assert found.high == pytest.approx(8.0)
-    assert not found.open_high
+# --- Equivalence and seeds ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "values",
+    ("first", "second", "outcome"),
     [
-        {2: [1, 2], 8: [3, 1]},
-        {2: [1, 1], 4: [0, 0], 8: [1, 1]},
-        {2: [-1, -1], 4: [0, 0], 8: [-1, -1]},
-        {2: [1, 1]},
-        {},
+        ((30.0, 30.2, 30.1), (30.1, 30.3, 30.0), EQUIVALENT),
+        ((30.0, 30.2, 30.1), (33.1, 33.3, 33.0), DIFFERENT),
+        ((30.0, 31.0, 29.0), (30.5, 31.5, 29.5), UNDECIDED),
+        ((30.0, 30.2, 30.1), (30.8, 31.3, 31.0), UNDECIDED),
     ],
-    ids=["apart", "touches from above", "touches from below", "one place", "nothing"],
 )
-def test_lines_that_do_not_cross_have_no_crossing(values: dict[float, list[float]]) -> None:
-    assert crossings(line(values), ZERO) == []
+def test_equivalence_is_two_one_sided_tests(
+    first: tuple[float, ...], second: tuple[float, ...], outcome: str
+) -> None:
+    lower = stats.ttest_ind(np.add(first, 1), second, equal_var=False, alternative="greater").pvalue
+    upper = stats.ttest_ind(np.subtract(first, 1), second, equal_var=False, alternative="less")
+
+    assert equivalence(welch(by_seed(*first), by_seed(*second)), 1.0) == outcome
+    assert (max(lower, upper.pvalue) < 0.05) == (outcome == EQUIVALENT)
 
 
-def test_lines_may_cross_twice() -> None:
-    first, second = crossings(line({2: [1, 1], 8: [-1, -1], 32: [1, 1]}), ZERO)
+def test_the_seeds_asked_for_would_tell() -> None:
+    first, second = [30.0, 31.0, 32.0], [31.0, 32.0, 33.0]
+    n = seeds_to_tell(first, second)
+    assert n is not None
 
-    assert [first.at, second.at] == [pytest.approx(4.0), pytest.approx(16.0)]
-    assert [first.falling, second.falling] == [True, False]
+    random = np.random.default_rng(0)
+    draws = random.normal(0, 1, (2, 4000, n))
+    told = stats.ttest_ind(draws[0], draws[1] + 1, axis=1, equal_var=False).pvalue < 0.05
+    assert np.mean(told) == pytest.approx(0.8, abs=0.03)
 
 
-def test_a_line_may_cross_exactly_at_a_measured_place() -> None:
-    (found,) = crossings(line({2: [1, 1], 4: [0, 0], 8: [-1, -1]}), ZERO)
+def test_seeds_that_would_show_a_flat_line_to_be_flat() -> None:
+    spread = [0.0, 0.77, 1.54]  # a standard deviation of 0.77
 
-    assert found.at == pytest.approx(4.0)
+    assert seeds_to_equal(spread, spread, 1.0) == 12
+    assert seeds_to_tell(spread, spread) is None, "no number of seeds tells what is equal"
+    assert seeds_to_tell([1.0], spread) is None

@@ -10,9 +10,10 @@ from normbench.report.page.document import (
     Bullets,
     Commands,
     Facts,
+    Findings,
+    First,
     Folded,
     Heading,
-    Lead,
     Pictures,
     Table,
     Text,
@@ -32,11 +33,12 @@ def every_block(text: str) -> list[Block]:
         Heading(1, text),
         Text(text),
         Text(text, muted=True),
-        Lead([text]),
+        Findings([text]),
         Bullets([text]),
         Table([text, "n"], [[text, "1"]]),
-        Facts(text, [(text, text)]),
+        Facts([(text, text)]),
         Pictures([DRAWING]),
+        First(Table([text, "n"], [[text, "1"]]), replace(DRAWING, name="first")),
         Commands([text]),
         Folded(text, [Text(text)]),
     ]
@@ -76,7 +78,7 @@ def test_text_stays_text_in_html() -> None:
     assert "script" not in reader.tags
     assert "img" not in reader.tags
     # The title, each block once, and more often in those that take several texts.
-    assert reader.text.count("<script>alert(1)</script>") == 14
+    assert reader.text.count("<script>alert(1)</script>") == 15
 
 
 def test_text_stays_text_in_markdown() -> None:
@@ -205,7 +207,7 @@ def test_what_scrolls_is_reached_by_keyboard_and_has_a_name_of_its_own() -> None
         "Every cell: Two",
         "Every cell: Two (2)",
         "Again: Two",
-        "More",
+        "More: Two",
     ]
     assert {values["tabindex"] for values in regions} == {"0"}
 
@@ -224,10 +226,12 @@ def test_names_and_labels_stay_text() -> None:
     assert [values["aria-label"] for values in with_role(page, "img")] == ["an <alt>"]
 
 
-def test_rows_of_long_texts_are_cards_on_a_phone_and_rows_of_numbers_are_not() -> None:
+def test_tables_wider_than_a_phone_are_cards_there_and_narrow_ones_are_not() -> None:
     words = Table(["verdict", "rule"], [["same", "a long text " * 10]])
-    numbers = Table(["a long name " * 10, "error"], [["a long name " * 10, "36.8 ± 1.2"]])
+    many = Table([f"column {i}" for i in range(8)], [["1.0 ± 0.1"] * 8])
+    few = Table(["norm", "error"], [["group", "36.8 ± 1.2"]])
 
-    assert '<table class="cards">' in to_html("", [words])
+    for wide in (words, many):
+        assert '<table class="cards">' in to_html("", [wide])
     assert '<td data-label="rule">a long' in to_html("", [words])
-    assert "data-label=" not in to_html("", [numbers]).split("<main>")[1]
+    assert "data-label=" not in to_html("", [few]).split("<main>")[1]

@@ -14,6 +14,7 @@ from normbench.errors import UsageError
 from normbench.store import results
 from normbench.terminal.screen import Screen
 from tests.conftest import Finished, files_below
+from tests.report.compare.test_rates import write_trial
 from tests.report_helpers import (
     around,
     failed,
@@ -51,7 +52,7 @@ def test_a_report_is_markdown_csv_pictures_and_a_page(naive: report.Report) -> N
 
     assert (naive.folder.name, naive.folder.parent.name) == ("report", "naive")
     assert names >= {"report.md", "report.html", "cells.csv", "seeds.csv", "differences.csv"}
-    for name in ("error", "statistics", "cost", "curves-2", "curves-128"):
+    for name in ("error", "cost", "curves-2", "curves-128"):
         assert {f"{name}.png", f"{name}.svg"} <= names
     assert naive.page.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
 
@@ -60,18 +61,20 @@ def test_a_report_opens_with_the_answer_and_has_every_part(naive: report.Report)
     text = (naive.folder / "report.md").read_text(encoding="utf-8")
 
     parts = [
-        "At batch 2, group norm beats batch norm by 6.50",
+        "| 2 | group | 33.50 ± 0.50 | 6.50 ± 0.",
         "](error.png)",
-        "### Every cell",
-        "### Differences",
+        "test error rises by 11.00",
+        "<summary>Every cell",
+        "<summary>Differences and crossings",
         "they cross",
-        "### What is lost to what",
-        "### What it costs",
-        "### Curves",
-        "**What was equal**",
-        "### Against Wu &amp; He 2018",
-        "### Against BeFranke",
-        "### To do it again",
+        "<summary>What is lost to what",
+        "<summary>What it costs",
+        "<summary>Curves",
+        "<summary>What was equal",
+        "<summary>Commands that train it again",
+        "### Wu &amp; He 2018",
+        "### BeFranke",
+        "](published-wu-he-2018.png)",
     ]
     places = [text.find(part) for part in parts]
     assert -1 not in places, parts[places.index(-1)]
@@ -157,7 +160,7 @@ def test_names_from_files_can_only_be_read(tmp_path: Path) -> None:
     assert "<script" not in page
     assert "<b>" not in page
     assert "&lt;script&gt;" in page
-    before, again, after = text.partition("### To do it again")
+    before, again, after = text.partition("<summary>Commands that train it again")
     _, _, after = after.partition("```bash")
     commands, _, after = after.partition("```")
     assert again
@@ -175,6 +178,37 @@ def test_data_sets_models_and_recipes_have_pictures_of_their_own(tmp_path: Path)
 
     assert len(made.comparisons) == 3
     assert {"error-1.svg", "error-2.svg", "error-3.svg"} <= set(files_below(made.folder))
+
+
+def test_two_folders_stand_side_by_side(tmp_path: Path) -> None:
+    first = write_sweep(tmp_path / "short")
+    second = write_sweep(tmp_path / "long", epochs=6)
+    made = write(first, beside=second)
+    text = (made.folder / "report.md").read_text(encoding="utf-8")
+
+    assert made.folder == first / "report-long"
+    assert len(made.comparisons) == 2
+    assert {"beside-1.png", "beside-2.png"} <= set(files_below(made.folder))
+    start = text.index("## Side by side")
+    assert "| group | 128 | 34.50 ± 0.50 | 34.50 ± 0.50 | 0.00 ± 0.4" in text[start:].replace(
+        "+0", "0"
+    )
+    assert start < text.index("## short: ") < text.index("## long: ")
+
+
+def test_trials_of_learning_rates_have_a_picture_and_a_file(tmp_path: Path) -> None:
+    for rate, error in ((0.05, 30.0), (0.1, 28.0), (0.2, 33.0)):
+        write_trial(tmp_path / "rates", "batch", 2, rate, [error])
+    made = write(tmp_path / "rates")
+    rows = (made.folder / "rates.csv").read_text(encoding="utf-8").splitlines()
+
+    assert (len(made.trials), len(made.comparisons)) == (1, 0)
+    assert {"rates.png", "rates.svg"} <= set(files_below(made.folder))
+    assert [row.split(",")[-4:] for row in rows[1:]] == [
+        ["0.05", "0", "30.0", "False"],
+        ["0.1", "0", "28.0", "True"],
+        ["0.2", "0", "33.0", "False"],
+    ]
 
 
 def half_finished(directory: Path) -> Path:
@@ -204,7 +238,7 @@ def test_a_half_finished_sweep_shows_what_is_done_running_and_failed(tmp_path: P
         "config.yaml: it is damaged or half written",
         "1 of 5 cells finished; of 12 seeds 6 finished, 1 running, 4 waiting, 1 diverged;"
         " 1 cell unreadable",
-        "Not all is in: 2 of 4 cells",
+        "Not finished yet: 2 of 4 cells",
     ):
         assert said in text, said
 

@@ -1,6 +1,7 @@
 """The pictures: what they show, in which colours, and that equal runs give equal bytes."""
 
 import io
+import json
 import re
 from itertools import pairwise
 from pathlib import Path
@@ -11,16 +12,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from normbench.report.compare.analysis import decomposition, leads, rivals
 from normbench.report.compare.comparisons import Comparison, compare
 from normbench.report.compare.published import BEFRANKE, WU_HE
+from normbench.report.compare.rates import rate_trials
 from normbench.report.compare.statistics import Estimate
-from normbench.report.plots.curves import curves_drawing, leads_drawing
+from normbench.report.plots.curves import curves_drawing
 from normbench.report.plots.figures import (
     cost_drawing,
     error_drawing,
     published_drawing,
-    split_drawing,
+    rates_drawing,
 )
 from normbench.report.plots.lines import styles_of
 from normbench.report.plots.style import (
@@ -37,6 +38,7 @@ from normbench.report.plots.style import (
     style,
 )
 from normbench.report.read.cells import collect
+from tests.report.compare.test_rates import write_trial
 from tests.report_helpers import around, write_cell, write_sweep
 
 
@@ -51,15 +53,11 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
 
 
 def all_drawings(comparison: Comparison) -> list[Drawing]:
-    pair = rivals(comparison)
-    assert pair is not None
     found = [
         error_drawing(comparison, "error"),
         published_drawing(WU_HE, "published"),
-        split_drawing(decomposition(comparison), comparison.axis, "statistics"),
         cost_drawing(comparison, "cost"),
         curves_drawing(comparison, 2, "curves"),
-        leads_drawing(comparison, leads(*pair), "lead"),
     ]
     drawings = [drawing for drawing in found if drawing is not None]
     assert len(drawings) == len(found)
@@ -95,6 +93,60 @@ def test_error_is_drawn_over_batch_sizes_with_a_name_a_line(sweep: Comparison) -
     said = words(drawing)
     assert said[:4] == ["2", "8", "32", "128"]
     assert {"batch size", "test error, %", "batch", "group"} <= set(said)
+
+
+def test_a_picture_says_network_images_epochs_and_seeds(sweep: Comparison) -> None:
+    said = words(error_drawing(sweep, "error"))
+
+    assert "ResNet-8 on cifar10-jpeg, 6 epochs, 3 seeds" in said
+
+
+def test_batch_norm_with_re_estimated_statistics_is_a_line(
+    sweep: Comparison, tmp_path: Path
+) -> None:
+    write_cell(tmp_path, "batch", 2, around(0.5))
+
+    assert "batch, re-est." in words(error_drawing(sweep, "error"))
+    assert "batch, re-est." not in words(error_drawing(only(tmp_path), "error"))
+
+
+@pytest.mark.parametrize(("xs", "dashed"), [([2, 8], 0), ([2, 32], 1), ([2, 4, 64, 128], 1)])
+def test_lines_between_far_apart_places_are_dashed(xs: list[int], dashed: int) -> None:
+    values = dict.fromkeys(xs, Estimate(1.0, None, None, 1))
+    with style():
+        _, (axes,) = new_figure()
+        draw_series(axes, [Series("a", 0, values, {})], xs)
+    segments = [line for line in axes.lines if len(np.asarray(line.get_xdata())) == 2]
+
+    kinds = [line.get_linestyle() for line in segments if line.get_linestyle() != "None"]
+    assert len(kinds) == len(xs) - 1
+    assert sum(kind != "-" for kind in kinds) == dashed
+
+
+def test_the_best_learning_rate_is_ringed(tmp_path: Path) -> None:
+    for rate, error in ((0.05, 30.0), (0.1, 28.0), (0.2, 33.0)):
+        write_trial(tmp_path, "batch", 2, rate, [error])
+    (trial,) = rate_trials(collect(tmp_path))
+    drawing = rates_drawing(trial, "rates")
+
+    assert drawing is not None
+    assert {"0.05", "0.1", "0.2", "batch, 2"} <= set(words(drawing))
+    assert len(re.findall(r"<use[^>]*stroke-width: 1[.]6", drawing.svg)) == 1
+    assert not re.search(r"#[0-9a-f]{6}\b", drawing.inline())
+
+
+def test_times_of_a_busy_machine_are_not_drawn(tmp_path: Path) -> None:
+    cell = write_cell(tmp_path, "group", 2, [0.5, 0.6])
+    before = cost_drawing(only(tmp_path), "cost")
+    path = cell / "seed-1" / "result.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"seconds": 900.0}))
+    after = cost_drawing(only(tmp_path), "cost")
+
+    assert before is not None
+    assert after is not None
+    assert "seconds an epoch" in words(before)
+    assert "seconds an epoch" not in words(after)
+    assert "MB a step" in words(after)
 
 
 def test_the_axis_is_logarithmic(sweep: Comparison) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 from pathlib import Path
 
 import pytest
@@ -9,13 +10,13 @@ import pytest
 from normbench.report.compare.comparisons import Comparison, compare
 from normbench.report.read.cells import collect
 from normbench.report.text.tables import (
-    along_rows,
+    beside,
     cell_columns,
     cell_rows,
     cells_csv,
     crossing_rows,
     decomposition_rows,
-    difference_rows,
+    difference_table,
     differences_csv,
     seeds_csv,
 )
@@ -40,7 +41,7 @@ def test_a_row_says_what_a_cell_reached_and_cost(tmp_path: Path) -> None:
 
     assert row == {
         "norm": "group",
-        "batch": "2",
+        "batch size": "2",
         "error %": "39.0 ± 2.5",
         "n": "3",
         "state": "finished 3/3",
@@ -66,26 +67,57 @@ def test_a_level_line_is_one_row(tmp_path: Path) -> None:
     rows = cell_rows(only(tmp_path))
 
     assert [row[:2] for row in rows] == [["batch", "2"], ["batch", "8"], ["group", "any"]]
-    assert cell_columns(only(tmp_path))[1] == "norm_batch"
+    assert cell_columns(only(tmp_path))[1] == "norm batch size"
 
 
-def test_differences_have_a_column_a_place(tmp_path: Path) -> None:
-    columns, rows = difference_rows(only(write_sweep(tmp_path)))
+def test_differences_have_their_own_interval_and_one_for_all_rows(tmp_path: Path) -> None:
+    write_cell(tmp_path, "batch", 2, [0.600, 0.610, 0.620])
+    write_cell(tmp_path, "group", 2, [0.624, 0.634, 0.644])
+    write_cell(tmp_path, "layer", 2, [0.50, 0.51, 0.52])
+    columns, rows = difference_table(only(tmp_path))
 
-    assert columns == ["norms", "batch 2", "batch 8", "batch 32", "batch 128", "n"]
-    (row,) = rows
-    assert row[0] == "batch − group"
-    assert row[1].startswith("+6.50 ± ")
-    assert row[4].startswith("−4.50 ± ")
-    assert row[5] == "3"
+    assert columns == [
+        "error of",
+        "batch size",
+        "points, alone",
+        "points, together",
+        "together",
+        "n",
+    ]
+    first = next(row for row in rows if row[0] == "batch − group")
+    assert first == ["batch − group", "2", "+2.4 ± 2.3", "+2.4 ± 2.3", "clear", "3"]
+    assert [row[4] for row in rows] == ["clear"] * 3
+    write_cell(tmp_path, "instance", 2, [0.50, 0.51, 0.52])
+    _, rows = difference_table(only(tmp_path))
+    assert {row[0]: row[4] for row in rows}["instance − layer"] == "unclear"
 
 
-def test_crossings_say_who_is_ahead_where(tmp_path: Path) -> None:
-    ((lines, where, ends),) = crossing_rows(only(write_sweep(tmp_path)))
+def test_crossings_are_said(tmp_path: Path) -> None:
+    ((lines, where),) = crossing_rows(only(write_sweep(tmp_path)))
 
     assert lines == "batch, group"
-    assert where.startswith("at 6.3, between 2 and 8 ")
-    assert ends == "group at 2, batch at 128"
+    assert where.startswith("at 6.3 (95 % interval ")
+
+
+def test_two_sweeps_stand_side_by_side(tmp_path: Path) -> None:
+    for name, accuracy in (("a", 0.6), ("b", 0.7)):
+        write_cell(tmp_path / name, "group", 2, around(accuracy))
+    write_cell(tmp_path / "b", "batch", 2, around(0.5))
+    columns, rows = beside(compare(collect(tmp_path)))
+
+    assert columns[:4] == ["norm", "batch size", "first", "second"]
+    (row,) = rows
+    assert row[:4] == ["group", "2", "40.00 ± 0.50", "30.00 ± 0.50"]
+    assert row[4].startswith("−10.00 ± 0.4")
+
+
+def test_times_of_a_busy_machine_are_not_in_the_table(tmp_path: Path) -> None:
+    cell = write_cell(tmp_path, "group", 2, [0.5, 0.6])
+    path = cell / "seed-1" / "result.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"seconds": 900.0}))
+    row = dict(zip(cell_columns(only(tmp_path)), cell_rows(only(tmp_path))[0], strict=True))
+
+    assert (row["s/epoch"], row["images/s"], row["memory"]) == ("-", "-", "2 MB")
 
 
 def test_the_parts_of_a_loss_have_a_row_a_batch(tmp_path: Path) -> None:
@@ -93,10 +125,11 @@ def test_the_parts_of_a_loss_have_a_row_a_batch(tmp_path: Path) -> None:
 
     assert [row[1] for row in rows] == ["2", "8", "32", "128"]
     assert rows[0][5].startswith("+2.00 ± ")  # what the averages cost there
-    assert rows[0][6].startswith("+11.00 ± ")  # in total
-    assert rows[0][7].startswith("+1.88 ± ")  # to the running averages
-    assert rows[0][8].startswith("+9.12 ± ")  # the rest
-    assert rows[2][6:9] == ["reference"] * 3
+    assert rows[0][6] == "1.00"  # the correlation over seeds
+    assert rows[0][7].startswith("+11.00 ± ")  # in total
+    assert rows[0][8].startswith("+1.88 ± ")  # to the running averages
+    assert rows[0][9].startswith("+9.13 ± ")  # the rest
+    assert rows[2][7:10] == ["reference"] * 3
 
 
 def test_groups_have_differences_along_the_axis_and_their_groups_by_stage(tmp_path: Path) -> None:
@@ -104,10 +137,12 @@ def test_groups_have_differences_along_the_axis_and_their_groups_by_stage(tmp_pa
         write_cell(tmp_path, "group", 8, around(accuracy), changes={"norm.groups": groups})
     comparison = only(tmp_path)
 
-    assert along_rows(comparison) == (
-        ["norm", "G = 1", "G = 4", "G = 16"],
-        [["group norm, against G = 1", "-", "−2.00 ± 0.00", "−1.00 ± 0.00"]],
-    )
+    _, rows = difference_table(comparison)
+    assert [row[:2] for row in rows] == [
+        ["group norm, less at 1", "4"],
+        ["group norm, less at 1", "16"],
+    ]
+    assert rows[0][2].startswith("−2.00 ± 0.4")
     assert [row[-1] for row in cell_rows(comparison)] == [
         "G × C/G = 1 × 16 (layer norm), 1 × 32 (layer norm), 1 × 64 (layer norm)",
         "G × C/G = 4 × 4, 4 × 8, 4 × 16",

@@ -3,16 +3,17 @@
 import pytest
 
 from normbench.report.compare.comparisons import axis_value
-from normbench.report.compare.statistics import Crossing, Estimate
+from normbench.report.compare.crossing import Crossing
+from normbench.report.compare.statistics import Estimate
 from normbench.report.text.wording import (
     difference,
+    fixed,
     join,
     memory,
     number,
     place,
     plus_minus,
     signed,
-    spread,
 )
 
 
@@ -44,7 +45,7 @@ def test_nothing_is_a_dash() -> None:
 def test_differences_have_a_sign_and_say_how_sure() -> None:
     assert difference(around(3.21, 1.0)) == "+3.2 ± 1.0"
     assert signed(around(-3.21, 1.0)) == "−3.2 ± 1.0 points (3 seeds)"
-    assert signed(around(3.21, None, 1)) == "+3.2 points (one seed: no interval)"
+    assert signed(around(3.21, None, 1)) == "+3.2 points (one seed, no interval)"
 
 
 @pytest.mark.parametrize(
@@ -62,19 +63,26 @@ def test_memory_is_in_megabytes() -> None:
 @pytest.mark.parametrize(
     ("low", "high", "said"),
     [
-        (4.1, 7.92, "95 % interval 4.1 to 7.9"),
-        (2, 7.92, "95 % interval up to 7.9, open below"),
-        (4.1, 32, "95 % interval from 4.1, open above"),
-        (2, 32, "by these seeds it may be anywhere in the range, or nowhere"),
-        (None, None, "too few seeds for an interval"),
+        (4.1, 7.92, "at 5.3 (95 % interval 4.1 to 7.9)"),
+        (None, 7.92, "at 5.3 (95 % interval up to 7.9)"),
+        (4.1, None, "at 5.3 (95 % interval from 4.1)"),
+        (None, None, "these seeds do not locate the crossing"),
     ],
 )
 def test_a_crossing_says_how_sure_its_place_is(
     low: float | None, high: float | None, said: str
 ) -> None:
-    crossing = Crossing(5.29, (4, 8), low, high, low == 2, high == 32, True, 3)
+    assert place([Crossing(5.29, (4, 8), low, high)]) == said
 
-    assert place([crossing]) == f"at 5.3, between 4 and 8 ({said})"
+
+@pytest.mark.parametrize(
+    ("value", "places", "said"),
+    [(40.95, 1, "41.0"), (0.25, 1, "0.3"), (-0.25, 1, "−0.3"), (2.675, 2, "2.68"),
+     (-0.04, 1, "0.0"), (1234.5, 0, "1,235")],
+)  # fmt: skip
+def test_ties_are_not_rounded_down(value: float, places: int, said: str) -> None:
+    assert fixed(value, places) == said
+    assert fixed(100 * (1 - 0.5905), 1) == "41.0"
 
 
 def test_no_crossing_is_said() -> None:
@@ -83,18 +91,13 @@ def test_no_crossing_is_said() -> None:
 
 def test_places_on_axes() -> None:
     assert [axis_value(a, 4) for a in ("batch", "norm_batch", "groups", "channels_per_group")] == [
-        "batch 4",
-        "norm_batch 4",
+        "batch size 4",
+        "norm batch size 4",
         "G = 4",
         "C/G = 4",
     ]
 
 
-def test_lists_and_spreads() -> None:
-    assert [join(list(text)) for text in ("", "a", "ab", "abc")] == [
-        "",
-        "a",
-        "a and b",
-        "a, b and c",
-    ]
-    assert spread([24.1, 24.0, 24.2]) == "0.2 points"
+def test_lists() -> None:
+    said = [join(list(text)) for text in ("", "a", "ab", "abc")]
+    assert said == ["", "a", "a and b", "a, b and c"]
