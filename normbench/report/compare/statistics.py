@@ -6,7 +6,7 @@ of the same weights are paired. Two seeds are the least for an interval.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import sqrt
 from statistics import StatisticsError, fmean, variance
 from statistics import correlation as pearson
@@ -39,8 +39,8 @@ class Estimate:
     low: float | None
     high: float | None
     n: int
-    error: float | None = None
-    freedom: float = 0.0
+    error: float | None = field(default=None, compare=False)
+    freedom: float = field(default=0.0, compare=False)
 
     @property
     def half(self) -> float | None:
