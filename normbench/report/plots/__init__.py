@@ -1,1 +1,7 @@
-"""The pictures: how they look, and what each shows."""
+"""The pictures::
+
+figures.py  errors, costs, published lines, learning rates
+curves.py   losses and errors against epochs
+lines.py    which lines, and their names
+style.py    how pictures look; their files
+"""

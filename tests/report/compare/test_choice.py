@@ -9,7 +9,7 @@ from scipy import stats
 from normbench.report.compare.choice import all_at_chance, at_chance, choices, untimed
 from normbench.report.compare.comparisons import Comparison, compare
 from normbench.report.read.cells import collect
-from tests.report_helpers import around, write_cell, write_sweep
+from tests.report_helpers import around, edit_result, write_cell, write_sweep
 
 
 def only(directory: Path) -> Comparison:
@@ -66,15 +66,10 @@ def test_a_norm_that_lost_seeds_does_not_win_by_the_others(tmp_path: Path) -> No
     assert (found.best.norm, found.second) == ("group", None)
 
 
-def set_seconds(cell: Path, seconds: float, seed: int = 0) -> None:
-    path = cell / f"seed-{seed}" / "result.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"seconds": seconds}))
-
-
 def test_costs_are_over_batch_norm_s(tmp_path: Path) -> None:
     write_cell(tmp_path, "batch", 2, [0.5])
     group = write_cell(tmp_path, "group", 2, [0.6])
-    set_seconds(group, 3 * 90)
+    edit_result(group, seconds=3 * 90.0)
     (found,) = choices(only(tmp_path))
 
     assert found.time == pytest.approx(1.5)
@@ -85,7 +80,7 @@ def test_times_of_a_busy_machine_are_not_compared(tmp_path: Path) -> None:
     write_cell(tmp_path, "batch", 2, [0.5, 0.5])
     group = write_cell(tmp_path, "group", 2, [0.6, 0.6])
     assert untimed(only(tmp_path)) == ""
-    set_seconds(group, 3 * 90)
+    edit_result(group, seconds=3 * 90.0)
     (found,) = choices(only(tmp_path))
 
     assert found.time is None

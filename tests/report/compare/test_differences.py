@@ -22,7 +22,7 @@ from normbench.report.compare.differences import (
     with_new_images,
 )
 from normbench.report.read.cells import collect
-from tests.report_helpers import around, write_cell, write_sweep
+from tests.report_helpers import around, edit_result, write_cell, write_sweep
 
 RUNNING = {2: [0.600, 0.612, 0.591], 32: [0.701, 0.709, 0.699]}
 ANEW = {2: [0.641, 0.650, 0.633], 32: [0.702, 0.711, 0.699]}
@@ -64,7 +64,7 @@ def test_differences_are_welch_s(batch_norm: Comparison) -> None:
     assert (found.first.label, found.second.label, found.x) == ("batch", "group", 2)
     assert found.points is not None
     assert (found.points.low, found.points.high) == pytest.approx((interval.low, interval.high))
-    assert difference(*batch_norm.lines, 32).points is None
+    assert difference(found.first, found.second, 32).points is None
 
 
 def test_a_change_is_welch_s_too(batch_norm: Comparison) -> None:
@@ -169,11 +169,11 @@ def test_images_that_are_hard_for_both_cancel_in_a_difference(tmp_path: Path) ->
     for norm in ("batch", "group"):
         cell = write_cell(tmp_path, norm, 2, [float(row.mean()) for row in correct])
         write_outcomes(cell, correct)
-    first, second = (line.points[0] for line in only(tmp_path).lines)
-    value = difference(*only(tmp_path).lines, 2).points
+    first, second = only(tmp_path).lines
+    value = difference(first, second, 2).points
 
     assert value is not None
-    assert with_new_images(value, first, second) == pytest.approx(value.half)
+    assert with_new_images(value, first.points[0], second.points[0]) == pytest.approx(value.half)
 
 
 # --- Costs ----------------------------------------------------------------------------------------
@@ -192,9 +192,7 @@ def test_costs_are_of_an_epoch_and_a_step(tmp_path: Path) -> None:
 
 def test_seeds_whose_times_differ_were_timed_on_a_busy_machine(tmp_path: Path) -> None:
     cell = write_cell(tmp_path, "group", 2, [0.5, 0.6, 0.7])
-    late = json.loads((cell / "seed-2" / "result.json").read_text())
-    late |= {"seconds": 3 * 900.0}
-    (cell / "seed-2" / "result.json").write_text(json.dumps(late))
+    edit_result(cell, 2, seconds=3 * 900.0)
     paid = cost(only(tmp_path).cells[0])
 
     assert (paid.busy, paid.seconds, paid.images) == (True, None, None)

@@ -1,12 +1,11 @@
 """Trials of learning rates are told from comparisons, and scored on held-out images only."""
 
-import json
 from pathlib import Path
 
 from normbench.report.compare.comparisons import compare
 from normbench.report.compare.rates import RateTrial, rate_trials
 from normbench.report.read.cells import collect
-from tests.report_helpers import write_cell
+from tests.report_helpers import edit_result, write_cell
 
 ERRORS = {0.025: 40.0, 0.05: 35.0, 0.1: 36.0, 0.2: 50.0}
 
@@ -19,10 +18,8 @@ def write_trial(
     accuracies = [None if error is None else rate for error in errors]
     cell = write_cell(directory, norm, batch, accuracies, changes=changes)
     for seed, error in enumerate(errors):
-        path = cell / f"seed-{seed}" / "result.json"
         if error is not None:
-            values = json.loads(path.read_text()) | {"val_accuracy": 1 - error / 100}
-            path.write_text(json.dumps(values))
+            edit_result(cell, seed, val_accuracy=1 - error / 100)
     return cell
 
 

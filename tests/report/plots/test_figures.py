@@ -1,7 +1,6 @@
 """The pictures: what they show, in which colours, and that equal runs give equal bytes."""
 
 import io
-import json
 import re
 from itertools import pairwise
 from pathlib import Path
@@ -39,7 +38,7 @@ from normbench.report.plots.style import (
 )
 from normbench.report.read.cells import collect
 from tests.report.compare.test_rates import write_trial
-from tests.report_helpers import around, write_cell, write_sweep
+from tests.report_helpers import around, edit_result, write_cell, write_sweep
 
 
 def only(directory: Path) -> Comparison:
@@ -138,8 +137,7 @@ def test_the_best_learning_rate_is_ringed(tmp_path: Path) -> None:
 def test_times_of_a_busy_machine_are_not_drawn(tmp_path: Path) -> None:
     cell = write_cell(tmp_path, "group", 2, [0.5, 0.6])
     before = cost_drawing(only(tmp_path), "cost")
-    path = cell / "seed-1" / "result.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"seconds": 900.0}))
+    edit_result(cell, 1, seconds=900.0)
     after = cost_drawing(only(tmp_path), "cost")
 
     assert before is not None

@@ -1,6 +1,5 @@
 """The box that says what was equal says what the records say."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -8,17 +7,12 @@ import pytest
 from normbench.report.compare.comparisons import compare
 from normbench.report.read.cells import collect
 from normbench.report.text.fairness import fairness
-from tests.report_helpers import around, write_cell, write_sweep
+from tests.report_helpers import around, edit_result, write_cell, write_sweep
 
 
 def box(directory: Path) -> dict[str, str]:
     (comparison,) = compare(collect(directory))
     return dict(fairness(comparison))
-
-
-def change_result(folder: Path, **values: object) -> None:
-    path = folder / "seed-0" / "result.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
 def test_everything_that_was_equal_is_named(tmp_path: Path) -> None:
@@ -86,7 +80,7 @@ def test_other_rules_are_named(tmp_path: Path) -> None:
 def test_unequal_steps_and_epochs_are_not_called_equal(tmp_path: Path) -> None:
     write_cell(tmp_path, "group", 2, [0.5])
     write_cell(tmp_path, "group", 4, [0.5])
-    change_result(write_cell(tmp_path, "batch", 2, [0.5]), steps=7, epochs=2.5)
+    edit_result(write_cell(tmp_path, "batch", 2, [0.5]), steps=7, epochs=2.5)
     said = box(tmp_path)
 
     assert "7, 75,000 at batch 2, 37,500 at batch 4: NOT equal at a batch" in said["steps"]

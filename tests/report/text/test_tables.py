@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,7 @@ from normbench.report.text.tables import (
     seeds_csv,
 )
 from normbench.store import results
-from tests.report_helpers import SHA, around, failed, write_cell, write_sweep
+from tests.report_helpers import SHA, around, edit_result, failed, write_cell, write_sweep
 
 
 def only(directory: Path) -> Comparison:
@@ -113,8 +112,7 @@ def test_two_sweeps_stand_side_by_side(tmp_path: Path) -> None:
 
 def test_times_of_a_busy_machine_are_not_in_the_table(tmp_path: Path) -> None:
     cell = write_cell(tmp_path, "group", 2, [0.5, 0.6])
-    path = cell / "seed-1" / "result.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"seconds": 900.0}))
+    edit_result(cell, 1, seconds=900.0)
     row = dict(zip(cell_columns(only(tmp_path)), cell_rows(only(tmp_path))[0], strict=True))
 
     assert (row["s/epoch"], row["images/s"], row["memory"]) == ("-", "-", "2 MB")
