@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from normbench.report.compare.comparisons import Comparison, Line, Point, norm_settings
+from normbench.report.compare.comparisons import Comparison, Line, Point
 from normbench.report.compare.crossing import Crossing, crossings
+from normbench.report.compare.recipes import norm_settings
 from normbench.report.compare.statistics import (
     LEVEL,
     Estimate,

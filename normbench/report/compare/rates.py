@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import fmean
 
-from normbench.report.compare.comparisons import held_out, place_of, rate_of, recipes
+from normbench.report.compare.recipes import held_out, place_of, rate_of, recipes
 from normbench.report.compare.statistics import Estimate, estimate
 from normbench.report.read.cells import CellRun, Collection
 

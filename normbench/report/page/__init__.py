@@ -1,7 +1,9 @@
-"""A report as blocks, written as Markdown and as one HTML page::
+"""A report as blocks, written as Markdown and as one HTML page.
 
-writing.py   files and the screen: start reading here
-contents.py  what a report says, in order
-document.py  blocks, and their two forms
-html.py      the HTML page's style
+From the top down::
+
+    writing.py   files and the screen: start reading here
+    contents.py  what a report says, in order
+    document.py  blocks, and their two forms
+    html.py      the HTML page's style
 """

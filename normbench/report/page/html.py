@@ -73,7 +73,7 @@ justify-content:space-between}
 .cards tbody th{font-weight:600}
 .cards tr>*::before{content:attr(data-label);color:var(--muted);font-weight:400;font-size:.82rem;
 flex:0 0 40%}
-.first .cards tr{display:grid;grid-template-columns:1fr 1fr 1fr;gap:0 .8rem}
+.first .cards tr{display:grid;grid-template-columns:repeat(4,1fr);gap:0 .6rem;font-size:.9rem}
 .first .cards tr>*{display:block!important}
 .first .cards tr>*::before{display:block}
 }

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from normbench.report.compare.comparisons import Comparison, axis_value, held_out
+from normbench.report.compare.comparisons import Comparison, axis_value
+from normbench.report.compare.recipes import held_out
 from normbench.report.plots.lines import drawn, legend, not_drawn, styles_of
 from normbench.report.plots.style import (
     Drawing,

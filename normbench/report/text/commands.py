@@ -4,7 +4,8 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from normbench.report.compare.comparisons import NO_PART, Comparison, norm_settings
+from normbench.report.compare.comparisons import Comparison
+from normbench.report.compare.recipes import NO_PART, norm_settings
 from normbench.report.read.cells import CellRun
 from normbench.report.read.settings import defaults
 

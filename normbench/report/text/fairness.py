@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from normbench.report.compare.comparisons import Comparison, held_out, norm_settings
+from normbench.report.compare.comparisons import Comparison
 from normbench.report.compare.differences import peak_rate
+from normbench.report.compare.recipes import held_out, norm_settings
 from normbench.report.compare.regimes import SIGNS
 from normbench.report.read.settings import defaults, groups_of
 from normbench.report.text.wording import join, number

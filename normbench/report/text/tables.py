@@ -163,8 +163,8 @@ def beside(comparisons: Sequence[Comparison]) -> tuple[list[str], Rows]:
 _SEED_COLUMNS = (
     "folder", "norm", "batch", "norm_batch", "model", "data", "sha256", "seed", "state", "epochs",
     "steps", "test_accuracy", "test_accuracy_reestimated", "test_accuracy_batch", "val_accuracy",
-    "test_loss", "train_accuracy", "train_loss", "seconds", "images_per_second", "memory_bytes",
-    "stacked", "threads", "diverged_at", "problem",
+    "test_images", "test_loss", "train_accuracy", "train_loss", "seconds", "images_per_second",
+    "memory_bytes", "stacked", "threads", "diverged_at", "problem",
 )  # fmt: skip
 _RESULT_KEYS = _SEED_COLUMNS[10:-1]
 

@@ -32,11 +32,6 @@ def difference(value: Estimate | None) -> str:
     return said if value is None or said.startswith(MINUS) else f"+{said}"
 
 
-def signed(value: Estimate) -> str:
-    """A difference in words: ``+3.2 ± 0.4 points (3 seeds)``."""
-    return f"{difference(value)} points ({seeds(value.n)})"
-
-
 def size(value: Estimate) -> str:
     """How large a difference is, whatever its sign: ``3.2 ± 0.4``."""
     return plus_minus(value).removeprefix(MINUS)

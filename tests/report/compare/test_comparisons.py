@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from normbench.config import PLACES, Config
-from normbench.report.compare.comparisons import COMPARED, NO_PART, Comparison, compare
+from normbench.report.compare.comparisons import Comparison, compare
+from normbench.report.compare.recipes import COMPARED, NO_PART
 from normbench.report.read.cells import collect
 from tests.report_helpers import around, write_cell, write_plan, write_sweep
 

@@ -13,7 +13,8 @@ from normbench.report.text.wording import (
     number,
     place,
     plus_minus,
-    signed,
+    seeds,
+    size,
 )
 
 
@@ -42,10 +43,11 @@ def test_nothing_is_a_dash() -> None:
     assert (plus_minus(None), difference(None), number(None), memory(None)) == ("-", "-", "-", "-")
 
 
-def test_differences_have_a_sign_and_say_how_sure() -> None:
+def test_differences_have_a_sign_and_sizes_have_none() -> None:
     assert difference(around(3.21, 1.0)) == "+3.2 ± 1.0"
-    assert signed(around(-3.21, 1.0)) == "−3.2 ± 1.0 points (3 seeds)"
-    assert signed(around(3.21, None, 1)) == "+3.2 points (one seed, no interval)"
+    assert difference(around(-3.21, None)) == "−3.2"
+    assert size(around(-3.21, 1.0)) == "3.2 ± 1.0"
+    assert (seeds(1), seeds(3)) == ("one seed, no interval", "3 seeds")
 
 
 @pytest.mark.parametrize(
