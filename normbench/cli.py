@@ -171,6 +171,10 @@ def write_report(
     directory: Annotated[
         Path, typer.Argument(help="A folder of records: runs/NAME, or one cell, or runs.")
     ],
+    beside: Annotated[
+        Path | None,
+        typer.Argument(help="Another folder, to stand side by side.", show_default=False),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Where to write; DIRECTORY/report by default.")
     ] = None,
@@ -183,7 +187,7 @@ def write_report(
         from normbench import report
         from normbench.terminal.screen import Screen
 
-        report.write(directory, Screen(), out=out, papers=papers)
+        report.write(directory, Screen(), beside=beside, out=out, papers=papers)
 
 
 @app.command(context_settings=SETTINGS)

@@ -22,7 +22,7 @@ from timing import machine, turns
 from normbench.data import ImageSet
 from normbench.data.synthetic import draw
 from normbench.models.inspection import memory_of_step
-from normbench.report.statistics import estimate
+from normbench.report.compare.statistics import estimate
 
 NORMS = ("batch", "group", "layer", "instance", "none")
 REFERENCE = "batch"

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -144,6 +144,14 @@ def write_cell(
             },
         )
     return folder
+
+
+def edit_result(cell: Path, seed: int = 0, **changes: Any) -> None:
+    """Writes a seed's result again with other values."""
+    folder = cell / f"seed-{seed}"
+    result = results.read_result(folder)
+    assert result is not None
+    results.write_result(folder, replace(result, **changes))
 
 
 def digest_of(settings: Mapping[str, Any]) -> str:

@@ -1,24 +1,14 @@
-"""normbench report: run folders -> tables, pictures, verdicts and one page, and how sure they are.
+"""normbench report: folders of records -> tables, pictures, findings and one page.
 
-From the top down; imports only ever go downward::
+Five rooms; imports only go downward, and text/ and plots/ do not know each other::
 
-    writing.py          files and the screen: start reading here
-    contents.py         what a report says, in order          appendix.py  its end
-    answers.py          the answer in words     fairness.py   what was equal
-    tables.py           rows and CSV            verdicts.py   same shape as published?
-    figures.py          pictures on the axis    curves.py     pictures along the training
-    recipes.py          commands that do it again             document.py  Markdown and HTML
-    likeness.py         what differs from a publication
-    analysis.py         differences, crossings, what is lost to what, costs
-    page.py             the HTML page's style   naming.py     lines and their names
-    progress.py         how far it is           plotting.py   how pictures look
-    comparisons.py      what may stand in one picture
-    regimes.py          what "batch size" means there         groups.py    of each stage
-    collection.py       folders -> cells and seeds            wording.py   numbers in words
-    published.py        the papers' numbers                   defaults.py  of the settings
-    reading.py          files, not believed                   statistics.py  intervals
+    page/     one report as blocks, its two forms (Markdown, HTML), its files: start at writing.py
+    text/     findings, tables, verdicts, what was equal, commands
+    plots/    every picture
+    compare/  what may be compared, differences and their intervals, costs, published numbers
+    read/     records -> cells and seeds, not believed
 """
 
-from normbench.report.writing import Report, show_table, write
+from normbench.report.page.writing import Report, write
 
-__all__ = ["Report", "show_table", "write"]
+__all__ = ["Report", "write"]

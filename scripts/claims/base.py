@@ -13,7 +13,7 @@ from typing import Any
 
 from normbench.errors import UnreadableError
 from normbench.files import read_json, write_json
-from normbench.report.statistics import Estimate, estimate
+from normbench.report.compare.statistics import Estimate, estimate
 from normbench.store.results import DIVERGED, Result
 
 HOLDS = "holds"

@@ -14,7 +14,7 @@ from claims.networks import Images, Seed, logits, slots
 from normbench.models.inspection import layers, memory_of_step
 from normbench.models.resnet import ResNetConfig
 from normbench.norms import Norm
-from normbench.report.statistics import estimate
+from normbench.report.compare.statistics import estimate
 
 BATCHES = (2, 8, 32, 128)
 NAMES = ("batch", "group", "layer", "instance", "none")

@@ -18,7 +18,7 @@ from torch import Tensor
 from claims.base import NOT, OPEN, PARTLY, Finding, Table, fixed, number, said
 from claims.layers import layer
 from claims.networks import Cells, Images, Seed, norm_inputs, slots
-from normbench.report.statistics import Estimate, paired
+from normbench.report.compare.statistics import Estimate, paired
 
 NORMS_APPLIED = ("batch", "group", "layer", "instance")
 COUNT = 500

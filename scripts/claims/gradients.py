@@ -19,7 +19,7 @@ from normbench.models.base import initialize
 from normbench.models.resnet import ResNetConfig
 from normbench.norms import swap_norm
 from normbench.norms.parts import Slot
-from normbench.report.statistics import Estimate, estimate, paired
+from normbench.report.compare.statistics import Estimate, estimate, paired
 
 SEEDS = range(5)
 COUNT = 32

@@ -10,7 +10,7 @@ from typing import Any
 from claims.base import Finding, Table, judged, said, spread
 from claims.networks import Cells, Seed, seed_at
 from claims.training import Arm, Trainer, curve
-from normbench.report.statistics import Estimate, paired
+from normbench.report.compare.statistics import Estimate, paired
 from normbench.store.results import FINISHED, Result
 
 WINDOW = 5

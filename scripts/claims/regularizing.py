@@ -11,7 +11,7 @@ from claims.base import HOLDS, NOT, OPEN, PARTLY, Finding, Table, said, spread
 from claims.learning import Curve, finished_curves
 from claims.networks import Images, Seed, accuracy, with_weights
 from normbench.data.batches import evaluation_batches
-from normbench.report.statistics import Estimate, paired
+from normbench.report.compare.statistics import Estimate, paired
 
 NOISY = "batch, 4 share"
 """The arm of batch norm whose statistics are those of fewer images."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from claims.base import Finding, Table, fixed, judged, said, spread
 from claims.networks import Images, Seed, accuracy, with_weights
 from claims.runs import BATCHES, NORMS
-from normbench.report.statistics import paired
+from normbench.report.compare.statistics import paired
 
 CHANCE = 0.1
 """The accuracy of guessing one of ten classes that are equally frequent."""

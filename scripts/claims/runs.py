@@ -16,7 +16,7 @@ from claims.base import (
     spread,
 )
 from claims.networks import Cells, Lost
-from normbench.report.statistics import Estimate, paired
+from normbench.report.compare.statistics import Estimate, paired
 from normbench.store.results import Result
 
 COMMAND = "normbench sweep experiment=naive data=images data.name={data}"

@@ -27,7 +27,7 @@ from claims.learning import smooth, steps_to
 from claims.regularizing import at_equal_fit
 from claims.training import Arm, Trainer
 
-from normbench.report.statistics import Estimate, estimate, paired
+from normbench.report.compare.statistics import Estimate, estimate, paired
 
 
 def test_numbers_as_text() -> None:

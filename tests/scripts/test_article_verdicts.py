@@ -24,7 +24,7 @@ from claims.robustness import CHANGES, kept, robustness
 from claims.runs import layer_norm, missing, moves_more, of_cells, small_batches, suited
 from claims.training import Trained
 
-from normbench.report.statistics import Estimate
+from normbench.report.compare.statistics import Estimate
 
 WIDE, NARROW = (-0.1, 0.0, 0.1), (-0.01, 0.0, 0.01)
 """By how much three seeds differ from their mean: too much for a verdict, and not."""

@@ -8,8 +8,8 @@ from pathlib import Path
 import yaml
 
 from normbench.files import write_json
-from normbench.report.collection import WAITING, collect
-from normbench.report.progress import progress
+from normbench.report.read.cells import WAITING, collect
+from normbench.report.read.states import overview
 from normbench.store.results import read_result, write_result
 from tests.report_helpers import write_cell
 
@@ -42,7 +42,7 @@ def test_what_is_kept_says_how_many_cells_are_missing(tmp_path: Path) -> None:
     found = collect(target).cells
     assert [cell.folder for cell in found if cell.finished] == [done.name]
     assert [run.state for cell in found[1:] for run in cell.seeds] == [WAITING] * 4
-    assert progress(found).startswith("0 of 3 cells finished; of 6 seeds 1 finished, 4 waiting")
+    assert overview(found).startswith("0 of 3 cells finished; of 6 seeds 1 finished, 4 waiting")
     assert (target / done.name / "summary.json").read_bytes() == (
         done / "summary.json"
     ).read_bytes()

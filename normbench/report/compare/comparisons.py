@@ -1,0 +1,284 @@
+"""Cells -> comparisons: lines that may stand in one picture because all else was equal.
+
+A comparison holds cells of one experiment (``runs/NAME``), one data set (name and content), one
+network and one recipe. Its lines are norms; a norm that comes in several variants is several lines.
+"""
+
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from normbench.report.compare.recipes import (
+    COMPARED,
+    NO_PART,
+    norm_settings,
+    rate_of,
+    recipes,
+    same_rates,
+)
+from normbench.report.compare.regimes import (
+    SIGNS,
+    Regime,
+    axis_setting,
+    is_batch_dependent,
+    regimes,
+)
+from normbench.report.read.cells import CellRun, Collection
+from normbench.store.results import DIVERGED, short
+
+AXES = {
+    "batch": "batch size",
+    "norm_batch": "images that share statistics (norm_batch)",
+    "groups": "number of groups G",
+    "channels_per_group": "channels per group C/G",
+}
+"""What may stand on the horizontal axis."""
+
+NAMES = {
+    "batch": "batch size",
+    "norm_batch": "norm batch size",
+    "groups": "G =",
+    "channels_per_group": "C/G =",
+}
+"""The same in a few words, before a value."""
+
+
+def axis_value(axis: str, x: float) -> str:
+    """``batch size 2``, ``norm batch size 2``, ``G = 4``, ``C/G = 4``."""
+    return f"{NAMES[axis]} {x:g}"
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A cell at its place on the axis."""
+
+    x: int
+    cell: CellRun
+
+    @property
+    def errors(self) -> dict[int, float]:
+        """Test error in % by seed, of the seeds that finished."""
+        return {
+            result.seed: round(100 * (1 - result.test_accuracy), 8)
+            for result in self.cell.finished
+            if result.test_accuracy is not None
+        }
+
+    @property
+    def diverged(self) -> int:
+        """How many seeds diverged: means over the others flatter the norm."""
+        return sum(run.state == DIVERGED for run in self.cell.seeds)
+
+    @property
+    def ended(self) -> bool:
+        """Whether a seed came to an end that says something of the norm."""
+        return bool(self.errors) or self.diverged > 0
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One norm along the axis.
+
+    Attributes:
+        label: the norm's name, with what tells it from others of that name.
+        norm: the norm's name.
+        points: by x.
+        level: whether it is one cell, drawn at every x because the axis means nothing to it.
+        batch_dependent: whether in training its output depends on the batch.
+    """
+
+    label: str
+    norm: str
+    points: tuple[Point, ...]
+    level: bool
+    batch_dependent: bool
+
+    @property
+    def named(self) -> str:
+        """``batch norm``, ``batch norm (momentum=0.01)``."""
+        _, _, variant = self.label.partition(", ")
+        return f"{self.norm} norm" + (f" ({variant})" if variant else "")
+
+    def at(self, x: int) -> Point | None:
+        """The point at ``x``, or None."""
+        return next((point for point in self.points if point.x == x), None)
+
+    @property
+    def measured(self) -> list[Point]:
+        """The points at which a seed finished; for a level line, one."""
+        points = [point for point in self.points if point.errors]
+        return points[:1] if self.level else points
+
+    @property
+    def errors(self) -> dict[float, dict[int, float]]:
+        """Test errors in % by x and seed, of places with a seed that finished."""
+        return {float(point.x): point.errors for point in self.points if point.errors}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """Lines that differ in the norm alone.
+
+    Attributes:
+        title: network, data set, epochs, and what tells it from the other comparisons.
+        regime: what "batch size" means here, in words.
+        axis: a key of AXES.
+        settings: of one of its cells, without those that the comparison is about; empty where the
+            cells do not say.
+        lines: batch-dependent norms first.
+        left_out: folders of cells that are in it twice.
+    """
+
+    title: str
+    regime: str
+    axis: str
+    model: str
+    data: str
+    sha256: str | None
+    epochs: float | None
+    settings: Mapping[str, Any]
+    lines: tuple[Line, ...]
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def cells(self) -> list[CellRun]:
+        """Each cell once, in the order of the lines."""
+        found = {p.cell.folder: p.cell for line in self.lines for p in line.points}
+        return list(found.values())
+
+    @property
+    def xs(self) -> list[int]:
+        """The places on the axis."""
+        return sorted({point.x for line in self.lines for point in line.points})
+
+    @property
+    def rates(self) -> list[str]:
+        """The learning rates of its cells before the rule for the batch size; several: chosen."""
+        return sorted({rate for cell in self.cells if (rate := rate_of(cell))})
+
+
+def compare(collection: Collection) -> list[Comparison]:
+    """The comparisons that the cells of ``collection`` make; unreadable cells are in none."""
+    alike = [same for cells in recipes(collection) for same in same_rates(cells)]
+    made = [_comparison(regime, cells) for cells in alike for regime in regimes(cells)]
+    return _titled(made)
+
+
+def _comparison(regime: Regime, cells: Sequence[CellRun]) -> Comparison:
+    """Puts the cells of a regime on lines."""
+    first = max((c for c, _ in regime.places), key=lambda c: (bool(c.settings), c.sha256 or ""))
+    xs = sorted({x for _, x in regime.places if x is not None})
+    grouped: dict[tuple[str, str, bool], dict[int, list[CellRun]]] = {}
+    for cell, x in regime.places:
+        key = (cell.norm, _variant(cell, regime.axis), x is None)
+        for place in xs if x is None else [x]:
+            grouped.setdefault(key, {}).setdefault(place, []).append(cell)
+    labels = _labels(grouped)
+    lines, left_out = [], []
+    for key, places in grouped.items():
+        points = []
+        for x, found in sorted(places.items()):
+            ranked = sorted(found, key=lambda cell: -len(cell.finished))
+            points.append(Point(x, ranked[0]))
+            left_out += [cell.folder for cell in ranked[1:]]
+        tied = is_batch_dependent(key[0], cells)
+        lines.append(Line(labels[key], key[0], tuple(points), key[2], tied))
+    lines.sort(key=lambda line: (not line.batch_dependent, line.level, _natural(line.label)))
+    settings = {k: v for k, v in first.settings.items() if k not in NO_PART | COMPARED}
+    experiment = first.folder.rpartition("/")[0]
+    return Comparison(
+        title=f"{experiment and experiment + ': '}{first.model} on {first.data}",
+        regime=regime.name,
+        axis=regime.axis,
+        model=first.model,
+        data=first.data,
+        sha256=first.sha256,
+        epochs=first.epochs,
+        settings=settings,
+        lines=tuple(lines),
+        left_out=tuple(dict.fromkeys(left_out)),
+    )
+
+
+def _natural(label: str) -> list[str | int]:
+    """Sorts numbers in a label by size: G = 2 before G = 10."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"([0-9]+)", label)]
+
+
+def _variant(cell: CellRun, axis: str) -> str:
+    values = norm_settings(cell)
+    if axis_setting(cell, axis) is not None:
+        del values[axis]
+    return json.dumps(values, sort_keys=True, default=str)
+
+
+def _labels(keys: Iterable[tuple[str, str, bool]]) -> dict[tuple[str, str, bool], str]:
+    """A name for each line: the norm's, with the settings in which lines of one norm differ."""
+    named = defaultdict(list)
+    for key in keys:
+        named[key[0]].append(key)
+    labels = {}
+    for norm, same in named.items():
+        variants = [json.loads(variant) for _, variant, _ in same]
+        for key, variant in zip(same, variants, strict=True):
+            differing = [k for k in variant if any(v.get(k) != variant[k] for v in variants)]
+            telling = [k for k in differing if variant[k] is not None]
+            said = [
+                f"{SIGNS[k]} = {short(variant[k])}" if k in SIGNS else f"{k}={short(variant[k])}"
+                for k in telling
+            ]
+            labels[key] = ", ".join([norm, *said])
+    return labels
+
+
+# --- Titles ---------------------------------------------------------------------------------------
+
+
+def _titled(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """Adds to each title what tells the comparison from the others."""
+    flat = [_flat(c.settings) | {"data": (c.sha256 or "unknown")[:8]} for c in comparisons]
+    both = list(zip(comparisons, flat, strict=True))
+    told = []
+    for comparison, values in both:
+        title = comparison.title
+        if comparison.epochs is not None:
+            title += f", {comparison.epochs:g} epoch{'' if comparison.epochs == 1 else 's'}"
+        title += ", chosen learning rates" if len(comparison.rates) > 1 else ""
+        told.append(replace(comparison, title=title + _telling(comparison, values, both)))
+    repeated = Counter(c.title for c in told)
+    return [
+        replace(c, title=f"{c.title}; {AXES[c.axis] if c.axis in SIGNS else c.regime}")
+        if repeated[c.title] > 1
+        else c
+        for c in told
+    ]
+
+
+def _telling(
+    comparison: Comparison,
+    values: Mapping[str, str],
+    both: Sequence[tuple[Comparison, Mapping[str, str]]],
+) -> str:
+    """The settings in which a comparison differs from others of its network and data set."""
+    if not comparison.settings:
+        return ", recipe not recorded"
+    peers = [other for c, other in both if c.title == comparison.title and c.settings]
+    return "".join(
+        f", {key}={values.get(key)}"
+        for key in sorted({key for other in peers for key in other} - {"epochs"})
+        if any(other.get(key) != values.get(key) for other in peers)
+    )
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested settings as ``group.key`` -> text."""
+    found: dict[str, str] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            found |= _flat(value, f"{prefix}{key}.")
+        elif f"{prefix}{key}" not in ("data.source", "data.name"):
+            found[f"{prefix}{key}"] = short(value).strip("'")
+    return found

@@ -1,0 +1,300 @@
+"""What a comparison says in numbers: differences, crossings, what is lost to what, and costs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from math import sqrt
+from statistics import fmean, median
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from normbench.report.compare.comparisons import Comparison, Line, Point
+from normbench.report.compare.crossing import Crossing, crossings
+from normbench.report.compare.recipes import norm_settings
+from normbench.report.compare.statistics import (
+    LEVEL,
+    Estimate,
+    combine,
+    correlation,
+    estimate,
+    paired,
+    quantile,
+    welch,
+)
+from normbench.report.read.cells import CellRun
+from normbench.report.read.settings import defaults
+
+
+def error(point: Point) -> Estimate | None:
+    """The test error in %, over the seeds that finished; None where none has."""
+    return estimate(point.errors.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """How much higher the test error of ``first`` is than that of ``second`` at ``x``.
+
+    Attributes:
+        first, second: the lines.
+        x: where.
+        points: percentage points (Welch); None where no seed finished in one of them.
+    """
+
+    first: Line
+    second: Line
+    x: int
+    points: Estimate | None
+
+
+def difference(first: Line, second: Line, x: int) -> Difference:
+    """The difference of two lines at one place."""
+    a, b = first.at(x), second.at(x)
+    return Difference(first, second, x, welch(a.errors, b.errors) if a and b else None)
+
+
+def differences(comparison: Comparison) -> list[Difference]:
+    """Every two lines at every place where both have finished seeds."""
+    pairs = combinations(comparison.lines, 2)
+    found = [difference(a, b, x) for a, b in pairs for x in _places(a, b, comparison.xs)]
+    return [one for one in found if one.points is not None]
+
+
+def _places(first: Line, second: Line, xs: Sequence[int]) -> Sequence[int]:
+    return xs[:1] if first.level and second.level else xs
+
+
+def changes(comparison: Comparison) -> list[Difference]:
+    """Every line's error at each place less that at its smallest (both lines are the same)."""
+    found = []
+    for line in comparison.lines:
+        points = [] if line.level else line.measured
+        found += [Difference(line, line, p.x, change(line, p.x, points[0].x)) for p in points[1:]]
+    return found
+
+
+def change(line: Line, x: int, reference: int) -> Estimate | None:
+    """How much higher a line's test error is at ``x`` than at ``reference``."""
+    here, there = line.at(x), line.at(reference)
+    return welch(here.errors, there.errors) if here and there else None
+
+
+def meeting(first: Line, second: Line) -> list[Crossing]:
+    """Where two lines cross; empty where they do not, or have fewer than two places in common."""
+    if first.level and second.level:
+        return []
+    return crossings(first.errors, second.errors)
+
+
+REFERENCE = 32
+"""The place that others are held against where it was measured, as in the papers. The largest would
+be another matter: at equal epochs it takes the fewest steps, and loses by that alone."""
+
+
+def reference(points: Sequence[Point]) -> Point:
+    """The point that the others of a line are held against: at 32, else the largest."""
+    return next((p for p in points[1:] if p.x == REFERENCE), points[-1])
+
+
+def typical(comparison: Comparison, norm: str) -> Line | None:
+    """The line that stands for a norm: its only one, or the one with the default settings."""
+    lines = [line for line in comparison.lines if line.norm == norm]
+    if len(lines) > 1:
+        usual = defaults("norm", norm)
+        lines = [line for line in lines if _has(line, usual)]
+    return lines[0] if len(lines) == 1 else None
+
+
+def _has(line: Line, usual: Mapping[str, Any]) -> bool:
+    values = norm_settings(line.points[0].cell)
+    return all(usual.get(key) == value for key, value in values.items())
+
+
+def rivals(comparison: Comparison) -> tuple[Line, Line] | None:
+    """The two lines that a report is about: batch norm's, and group norm's or else the first
+    measured one; None where either has no line that stands for it."""
+    first = typical(comparison, "batch")
+    others = [line for line in comparison.lines if line.norm != "batch" and line.measured]
+    second = typical(comparison, "group") or next(iter(others), None)
+    return None if first is None or second is None else (first, second)
+
+
+# --- What is lost to what -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a norm with running averages loses to what, in percentage points of test accuracy.
+
+    Attributes:
+        line: the norm.
+        x: where.
+        running, reestimated, batch: test error in % of the same weights with running averages,
+            with re-estimated statistics, and with those of test batches of the training size.
+        reference: whether this is the place that the others are held against.
+        gap: what the running averages cost here: reestimated minus running accuracy of the same
+            weights, so paired.
+        correlation: of the paired accuracies over seeds; None with fewer than three.
+        lost: against the reference, in total (Welch); None there.
+        averages: of it, lost to the running averages: ``gap`` less the reference's.
+        rest: of it, lost even with statistics that fit: the reference's reestimated accuracy minus
+            this one's. ``averages`` and ``rest`` add up to ``lost``.
+    """
+
+    line: Line
+    x: int
+    running: Estimate
+    reestimated: Estimate
+    batch: Estimate | None
+    reference: bool
+    gap: Estimate
+    correlation: float | None
+    lost: Estimate | None
+    averages: Estimate | None
+    rest: Estimate | None
+
+
+def decomposition(comparison: Comparison) -> list[Parts]:
+    """A row for each batch-dependent cell whose seeds were also evaluated with other statistics."""
+    rows = []
+    for line in comparison.lines:
+        if line.batch_dependent:
+            points = [p for p in line.measured if _accuracies(p.cell, "test_accuracy_reestimated")]
+            rows += [_parts(line, point, reference(points)) for point in points]
+    return rows
+
+
+def reestimated(point: Point) -> dict[int, float]:
+    """Test error in % by seed with re-estimated statistics; empty where not recorded."""
+    found = _accuracies(point.cell, "test_accuracy_reestimated")
+    return {seed: 100 - value for seed, value in found.items()}
+
+
+def _accuracies(cell: CellRun, key: str) -> dict[int, float]:
+    """Test accuracies in % by seed, with one kind of statistics."""
+    values = {result.seed: getattr(result, key) for result in cell.finished}
+    return {seed: round(100 * value, 8) for seed, value in values.items() if value is not None}
+
+
+def _parts(line: Line, point: Point, against: Point) -> Parts:
+    anew, running = _both(point)
+    best_anew, best = _both(against)
+    wrong, wrong_anew, gap = _error(running), _error(anew), paired(anew, running)
+    assert wrong is not None
+    assert wrong_anew is not None
+    assert gap is not None
+    same = point.x == against.x
+    gaps = [anew[seed] - running[seed] for seed in anew]
+    best_gaps = [best_anew[seed] - best[seed] for seed in best_anew]
+    return Parts(
+        line=line,
+        x=point.x,
+        running=wrong,
+        reestimated=wrong_anew,
+        batch=_error(_accuracies(point.cell, "test_accuracy_batch")),
+        reference=same,
+        gap=gap,
+        correlation=correlation(anew, running),
+        lost=None if same else welch(best, running),
+        averages=None if same else combine([(1, gaps), (-1, best_gaps)]),
+        rest=None if same else welch(best_anew, anew),
+    )
+
+
+def _both(point: Point) -> tuple[dict[int, float], dict[int, float]]:
+    """Accuracies with re-estimated and with running statistics, of the seeds that have both."""
+    anew = _accuracies(point.cell, "test_accuracy_reestimated")
+    running = _accuracies(point.cell, "test_accuracy")
+    return anew, {seed: running[seed] for seed in anew}
+
+
+def _error(accuracies: Mapping[int, float]) -> Estimate | None:
+    return estimate(100 - value for value in accuracies.values())
+
+
+# --- What a new test set would add ----------------------------------------------------------------
+
+
+def with_new_images(value: Estimate | None, *points: Point) -> float | None:
+    """Half the 95 % interval of an error, or of the difference of two, for a new test set as well.
+
+    The seeds' variance plus that of the mean over test images, from each image's outcomes: between
+    two cells, much of what makes images hard cancels. None where outcomes are not recorded.
+    """
+    shares = [_wrong(point.cell) for point in points]
+    known = [share for share in shares if share is not None]
+    if value is None or value.half is None or len(known) < len(shares) or not known:
+        return None
+    if len({len(share) for share in known}) > 1 or len(known[0]) < 2:
+        return None
+    images = known[0] - known[1] if len(known) == 2 else known[0]
+    error = 100 * float(np.std(images, ddof=1)) / sqrt(len(images))
+    return float(np.hypot(value.half, quantile((1 + LEVEL) / 2, len(images) - 1) * error))
+
+
+def _wrong(cell: CellRun) -> "npt.NDArray[np.float64] | None":
+    """For each test image, the share of finished seeds that misclassify it."""
+    outcomes = [run.outcomes for run in cell.seeds if run.result in cell.finished]
+    known = [outcome for outcome in outcomes if outcome is not None]
+    if not known or len(known) < len(outcomes) or len({len(one) for one in known}) > 1:
+        return None
+    return np.asarray(1 - np.mean(known, axis=0))
+
+
+# --- Costs ----------------------------------------------------------------------------------------
+
+_STEADY = 1.2
+"""Seeds of a cell whose times differ by more were trained beside other work."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a cell costs; each value None where nothing measured it.
+
+    Attributes:
+        rate: the peak learning rate.
+        seconds: of training, an epoch and seed: of the median seed.
+        images: trained a second in that time.
+        memory: bytes that one training step of one seed holds.
+        busy: whether the times of the seeds differ so much that the machine did other work too:
+            ``seconds`` and ``images`` are then None.
+    """
+
+    rate: float | None
+    seconds: float | None
+    images: float | None
+    memory: int | None
+    busy: bool
+
+
+def cost(cell: CellRun) -> Cost:
+    """What a cell's finished seeds cost."""
+    results = cell.finished
+    sizes = [r.memory_bytes for r in results if r.memory_bytes is not None]
+    timed = [r for r in results if r.seconds and r.epochs >= 1e-6]
+    times = [r.seconds / r.epochs for r in timed]
+    busy = bool(times) and max(times) > _STEADY * min(times)
+    seconds = median(times) if times and not busy else None
+    images = fmean(r.images_per_second * r.seconds / r.epochs for r in timed) if timed else None
+    return Cost(
+        rate=peak_rate(cell),
+        seconds=seconds,
+        images=images / seconds if seconds and images else None,
+        memory=max(sizes, default=None),
+        busy=busy,
+    )
+
+
+def peak_rate(cell: CellRun) -> float | None:
+    """The peak learning rate: from the configuration, else the highest that the curves record."""
+    from normbench.training.optim import Scaling, SGDConfig  # brings torch
+
+    optim: Any = cell.settings.get("optim")
+    try:
+        scaling = Scaling(optim["scaling"])
+        config = SGDConfig(lr=optim["lr"], scaling=scaling, scaling_batch=optim["scaling_batch"])
+        return float(config.peak(cell.batch))
+    except (KeyError, TypeError, ValueError, OverflowError):
+        rates = [m.learning_rate for run in cell.seeds for m in run.curve if m.learning_rate]
+        return max(rates, default=None)

@@ -1,0 +1,113 @@
+"""Trials of learning rates: the same cell at several rates, scored on held-out training images."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import fmean
+
+from normbench.report.compare.recipes import held_out, place_of, rate_of, recipes
+from normbench.report.compare.statistics import Estimate, estimate
+from normbench.report.read.cells import CellRun, Collection
+
+
+@dataclass(frozen=True, slots=True)
+class RateLine:
+    """One norm at one batch size.
+
+    Attributes:
+        norm, batch: which.
+        cells: by learning rate (``optim.lr``, before the rule for the batch size), in order.
+    """
+
+    norm: str
+    batch: int
+    cells: Mapping[float, CellRun]
+
+    @property
+    def label(self) -> str:
+        """``batch, 16``: the norm and the batch size."""
+        return f"{self.norm}, {self.batch}"
+
+    @property
+    def errors(self) -> dict[float, list[float]]:
+        """Errors on the held-out images in %, one a finished seed, by rate."""
+        found = {rate: _errors(cell) for rate, cell in self.cells.items()}
+        return {rate: errors for rate, errors in found.items() if errors}
+
+    @property
+    def best(self) -> float | None:
+        """The rate with the lowest mean error, among those with the most seeds."""
+        errors = self.errors
+        most = max(map(len, errors.values()), default=0)
+        several = [rate for rate in errors if len(errors[rate]) == most]
+        return min(several, key=lambda rate: fmean(errors[rate]), default=None)
+
+    @property
+    def inside(self) -> bool:
+        """Whether lower and higher rates than the best were tried."""
+        return self.best is not None and min(self.cells) < self.best < max(self.cells)
+
+    def at(self, rate: float) -> Estimate | None:
+        """The error at a rate; None where no seed has finished."""
+        return estimate(self.errors.get(rate, ()))
+
+
+@dataclass(frozen=True, slots=True)
+class RateTrial:
+    """Trials that differ in norm, batch size and learning rate alone.
+
+    Attributes:
+        title: experiment, network, data set and epochs.
+        lines: one a norm and batch size.
+    """
+
+    title: str
+    lines: tuple[RateLine, ...]
+
+    @property
+    def rates(self) -> list[float]:
+        """All rates that were tried."""
+        return sorted({rate for line in self.lines for rate in line.cells})
+
+    @property
+    def cells(self) -> list[CellRun]:
+        """Each cell once."""
+        return [cell for line in self.lines for cell in line.cells.values()]
+
+
+def rate_trials(collection: Collection) -> list[RateTrial]:
+    """The trials among the cells: several rates at one place, and held-out images."""
+    return [trial for cells in recipes(collection) if (trial := _trial(cells)) is not None]
+
+
+def _trial(cells: list[CellRun]) -> RateTrial | None:
+    places: dict[str, dict[float, CellRun]] = defaultdict(dict)
+    for cell in cells:
+        if held_out(cell.settings) and (rate := _rate(cell)) is not None:
+            places[place_of(cell)][rate] = cell
+    if not any(len(rates) > 1 for rates in places.values()):
+        return None
+    first = cells[0]
+    experiment = first.folder.rpartition("/")[0]
+    epochs = "" if first.epochs is None else f", {first.epochs:g} epochs"
+    lines = []
+    for rates in places.values():
+        one = next(iter(rates.values()))
+        lines.append(RateLine(one.norm, one.batch, dict(sorted(rates.items()))))
+    return RateTrial(
+        f"{experiment and experiment + ': '}learning rates, {first.model} on {first.data}{epochs}",
+        tuple(sorted(lines, key=lambda line: (line.norm, line.batch))),
+    )
+
+
+def _rate(cell: CellRun) -> float | None:
+    try:
+        rate = float(rate_of(cell))
+    except ValueError:
+        return None
+    return rate if rate > 0 else None
+
+
+def _errors(cell: CellRun) -> list[float]:
+    accuracies = [result.val_accuracy for result in cell.finished]
+    return [100 * (1 - accuracy) for accuracy in accuracies if accuracy is not None]

@@ -1,0 +1,115 @@
+"""Which cells differ in nothing but what a comparison is about: norm, batch size, learning rate."""
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from normbench.config import PLACES
+from normbench.report.read.cells import CellRun, Collection
+from normbench.store.results import short
+
+NO_PART = frozenset(PLACES)
+"""Settings that cannot change a result. Any other setting, known here or not, keeps cells apart
+where it differs."""
+
+COMPARED = frozenset(("norm", "batch", "norm_batch"))
+"""Settings that a comparison is about."""
+
+
+def norm_settings(cell: CellRun) -> dict[str, Any]:
+    """The norm's own settings, without its name."""
+    norm = cell.settings.get("norm", {})
+    return {k: v for k, v in norm.items() if k != "name"}
+
+
+def same_rates(cells: Sequence[CellRun]) -> list[list[CellRun]]:
+    """Cells that differ in no other setting, split by learning rate unless each has its own.
+
+    Where no norm has two rates at one batch size, the rates were chosen, and all are compared.
+    Trials of rates on held-out images are in no comparison (:mod:`.rates`).
+    """
+    tried: dict[str, set[str]] = defaultdict(set)
+    for cell in cells:
+        tried[place_of(cell)].add(rate_of(cell))
+    if all(len(rates) == 1 for rates in tried.values()):
+        return [list(cells)]
+    if any(held_out(cell.settings) for cell in cells):
+        return []
+    rates = list(dict.fromkeys(rate_of(cell) for cell in cells))
+    return [[cell for cell in cells if rate_of(cell) == rate] for rate in rates]
+
+
+def place_of(cell: CellRun) -> str:
+    """A cell's norm with its settings, batch size and norm batch size, as text."""
+    what = [cell.norm, norm_settings(cell), cell.batch, cell.norm_batch]
+    return json.dumps(what, sort_keys=True, default=str)
+
+
+def rate_of(cell: CellRun) -> str:
+    """The learning rate that a cell was given, as text; "" where it is not recorded."""
+    optim = cell.settings.get("optim")
+    return short(optim.get("lr")) if isinstance(optim, Mapping) else ""
+
+
+def held_out(settings: Mapping[str, Any]) -> bool:
+    """Whether training images were held out, so that the curves are of them."""
+    data = settings.get("data")
+    return isinstance(data, Mapping) and bool(data.get("val_fraction"))
+
+
+def recipes(collection: Collection) -> list[list[CellRun]]:
+    """The readable cells, those together that differ only in norm, batch and learning rate."""
+    buckets: dict[str, list[CellRun]] = defaultdict(list)
+    readable = _with_digests([cell for cell in collection.cells if cell.problem is None])
+    for cell in sorted(readable, key=_unknown):
+        buckets[_home(cell, buckets) or _recipe(cell)].append(cell)
+    return list(buckets.values())
+
+
+def _with_digests(cells: Sequence[CellRun]) -> list[CellRun]:
+    """Lends cells that have no summary yet the digest of their data set, if it can only be one."""
+    known = defaultdict(set)
+    for cell in cells:
+        if cell.sha256 is not None:
+            known[cell.data].add(cell.sha256)
+    return [
+        replace(cell, sha256=next(iter(known[cell.data])))
+        if cell.sha256 is None and len(known[cell.data]) == 1
+        else cell
+        for cell in cells
+    ]
+
+
+def _unknown(cell: CellRun) -> bool:
+    """Whether a cell has not begun, so that nothing but its plan is known."""
+    return not cell.settings and not any(run.result or run.curve for run in cell.seeds)
+
+
+def _home(cell: CellRun, buckets: Mapping[str, Sequence[CellRun]]) -> str | None:
+    """The recipe of a cell that has not begun, where its experiment has only one for its network
+    and data set."""
+    if not _unknown(cell):
+        return None
+    what = _experiment(cell)
+    homes = [key for key, cells in buckets.items() if what in map(_experiment, cells)]
+    return homes[0] if len(homes) == 1 else None
+
+
+def _experiment(cell: CellRun) -> tuple[str, str, str]:
+    return cell.folder.rpartition("/")[0], cell.model, cell.data
+
+
+def _recipe(cell: CellRun) -> str:
+    """What has to be equal for two cells to stand in one picture, as text."""
+    settings = {k: v for k, v in cell.settings.items() if k not in NO_PART | COMPARED}
+    if isinstance(settings.get("optim"), dict):
+        settings["optim"] = {k: v for k, v in settings["optim"].items() if k != "lr"}
+    if isinstance(settings.get("data"), dict):
+        asked = settings["data"]
+        settings["data"] = {k: v for k, v in asked.items() if k not in ("source", "name")}
+    elif cell.data:  # without a configuration, what little is known keeps cells apart
+        settings = {"model": cell.model, "epochs": cell.epochs}
+    what = [cell.folder.rpartition("/")[0], cell.data, cell.sha256, settings]
+    return json.dumps(what, sort_keys=True, default=str)

@@ -1,0 +1,215 @@
+"""Means over seeds, differences between cells and equivalence, all with intervals.
+
+Seeds of different cells have nothing in common that shows in their errors (the correlation over
+seeds is about 0), so cells are compared by Welch's test, never seed by seed. Only two evaluations
+of the same weights are paired. Two seeds are the least for an interval.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import sqrt
+from statistics import StatisticsError, fmean, variance
+from statistics import correlation as pearson
+
+LEVEL = 0.95
+"""How often an interval holds the true value, if the seeds' values are normally distributed."""
+
+POWER = 0.8
+"""How often the number of seeds that is asked for would suffice."""
+
+MOST_SEEDS = 100
+"""More are not asked for: the difference is then too small to be worth them."""
+
+EQUIVALENT, DIFFERENT, UNDECIDED = "equivalent", "different", "undecided"
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean over seeds, or a difference of such means.
+
+    Attributes:
+        mean: in the unit of the values.
+        low, high: ends of its 95 % interval; None for one seed.
+        n: how many seeds; of several cells, the fewest.
+        error: its standard error; None for one seed, and where only an interval is known.
+        freedom: the degrees of freedom of Student's t.
+    """
+
+    mean: float
+    low: float | None
+    high: float | None
+    n: int
+    error: float | None = field(default=None, compare=False)
+    freedom: float = field(default=0.0, compare=False)
+
+    @property
+    def half(self) -> float | None:
+        """Half the interval's width, what stands after ±; None for one seed."""
+        return None if self.low is None or self.high is None else (self.high - self.low) / 2
+
+    def above(self, value: float) -> bool:
+        """Whether the whole interval lies above ``value``; without an interval: no."""
+        return self.low is not None and self.low > value
+
+    def below(self, value: float) -> bool:
+        """Whether the whole interval lies below ``value``; without an interval: no."""
+        return self.high is not None and self.high < value
+
+    @property
+    def clear(self) -> bool:
+        """Whether the interval does not hold 0."""
+        return self.above(0) or self.below(0)
+
+    def at(self, level: float) -> "Estimate":
+        """The same mean with an interval of another level."""
+        if self.error is None:
+            return self
+        half = quantile((1 + level) / 2, self.freedom) * self.error
+        return Estimate(
+            self.mean, self.mean - half, self.mean + half, self.n, self.error, self.freedom
+        )
+
+    @property
+    def p(self) -> float | None:
+        """The two-sided p value of the mean being 0; None without a standard error."""
+        if self.error is None:
+            return None
+        if self.error == 0:
+            return float(self.mean == 0)
+        from scipy.special import stdtr  # imported late: it takes a while
+
+        return float(2 * stdtr(self.freedom, -abs(self.mean) / self.error))
+
+
+def quantile(share: float, freedom: float) -> float:
+    """The quantile of Student's t."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, share))
+
+
+def combine(terms: Iterable[tuple[int, Iterable[float]]]) -> Estimate | None:
+    """A sum of means of independent cells, each with its sign; degrees of freedom by Welch 1947.
+
+    None where a cell has no value; without an interval where one has a single value.
+    """
+    cells = [(sign, list(values)) for sign, values in terms]
+    if not cells or not all(values for _, values in cells):
+        return None
+    mean = sum(sign * fmean(values) for sign, values in cells)
+    n = min(len(values) for _, values in cells)
+    if n < 2:
+        return Estimate(mean, None, None, n)
+    parts = [(variance(values) / len(values), len(values) - 1) for _, values in cells]
+    total = sum(part for part, _ in parts)
+    freedom: float = sum(one for _, one in parts)
+    if total > 0:
+        freedom = total**2 / sum(part**2 / one for part, one in parts)
+    return Estimate(mean, None, None, n, sqrt(total), freedom).at(LEVEL)
+
+
+def estimate(values: Iterable[float]) -> Estimate | None:
+    """The mean of ``values``, one a seed, with Student's interval; None where there are none."""
+    return combine([(1, values)])
+
+
+def welch(first: Mapping[int, float], second: Mapping[int, float]) -> Estimate | None:
+    """The mean of ``first`` minus that of ``second``, two cells' values by seed (Welch 1947)."""
+    return combine([(1, first.values()), (-1, second.values())])
+
+
+def paired(first: Mapping[int, float], second: Mapping[int, float]) -> Estimate | None:
+    """The mean of ``first`` minus ``second`` over the seeds that both have.
+
+    Only for two evaluations of the same weights; :func:`correlation` says what pairing gains.
+    """
+    return estimate(first[seed] - second[seed] for seed in sorted(first.keys() & second.keys()))
+
+
+def correlation(first: Mapping[int, float], second: Mapping[int, float]) -> float | None:
+    """Pearson's r over the seeds that both have; None with fewer than three."""
+    seeds = sorted(first.keys() & second.keys())
+    if len(seeds) < 3:
+        return None
+    try:
+        return pearson([first[seed] for seed in seeds], [second[seed] for seed in seeds])
+    except StatisticsError:  # all equal in one of them
+        return None
+
+
+def of_deviations(mean: float, deviations: Sequence[float], n: int) -> Estimate:
+    """A sum of means over ``n`` seeds each, of which only the standard deviations are known."""
+    parts = [deviation**2 / n for deviation in deviations]
+    freedom = (n - 1) * sum(parts) ** 2 / sum(part**2 for part in parts)
+    return Estimate(mean, None, None, n, sqrt(sum(parts)), freedom).at(LEVEL)
+
+
+# --- Several comparisons at once ------------------------------------------------------------------
+
+
+def holm(values: Sequence[Estimate | None]) -> list[Estimate | None]:
+    """The same estimates, their intervals widened for being several (Holm 1979).
+
+    The k-th smallest of m p values is held against 0.05 / (m - k + 1), and its interval has the
+    level of that step; from the first that fails on, all have the level at which it failed.
+    """
+    ps = [(value.p, i) for i, value in enumerate(values) if value is not None]
+    ranked = sorted((p, i) for p, i in ps if p is not None)
+    adjusted = list(values)
+    left = len(ranked)
+    for p, i in ranked:
+        value = values[i]
+        assert value is not None
+        adjusted[i] = value.at(1 - (1 - LEVEL) / left)
+        if p <= (1 - LEVEL) / left:
+            left -= 1
+    return adjusted
+
+
+# --- Equivalence ----------------------------------------------------------------------------------
+
+
+def equivalence(value: Estimate | None, bound: float) -> str:
+    """Whether a change is within ±``bound``: two one-sided t tests at 5 % (Schuirmann 1987).
+
+    DIFFERENT: it is shown to be beyond ``bound`` at the same level.
+    """
+    inner = None if value is None else value.at(2 * LEVEL - 1)
+    if inner is None or value is None or value.half is None:
+        return UNDECIDED
+    if inner.above(-bound) and inner.below(bound):
+        return EQUIVALENT
+    return DIFFERENT if inner.above(bound) or inner.below(-bound) else UNDECIDED
+
+
+# --- How many seeds would tell --------------------------------------------------------------------
+
+
+def seeds_to_tell(first: Iterable[float], second: Iterable[float]) -> int | None:
+    """Seeds in each cell that would tell the difference from 0, were it and the spread as measured.
+
+    With a probability of 80 %. None where nothing can be said, or more than 100 would be needed.
+    """
+    one, other = list(first), list(second)
+    if min(len(one), len(other)) < 2:
+        return None
+    return _enough(
+        variance(one) + variance(other), abs(fmean(one) - fmean(other)), (1 + LEVEL) / 2, POWER
+    )
+
+
+def seeds_to_equal(first: Iterable[float], second: Iterable[float], bound: float) -> int | None:
+    """Seeds in each cell that would show a change within ±``bound``, were there none at all."""
+    one, other = list(first), list(second)
+    if min(len(one), len(other)) < 2:
+        return None
+    return _enough(variance(one) + variance(other), bound, LEVEL, (1 + POWER) / 2)
+
+
+def _enough(variances: float, size: float, share: float, power: float) -> int | None:
+    for n in range(2, MOST_SEEDS + 1):
+        freedom = 2 * (n - 1)
+        reach = quantile(share, freedom) + quantile(power, freedom)
+        if reach * sqrt(variances / n) <= size:
+            return n
+    return None

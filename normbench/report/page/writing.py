@@ -1,0 +1,172 @@
+"""normbench report: folders of records -> Markdown, CSV, pictures and one HTML page.
+
+Equal records give equal bytes. Nothing is believed that is read, and nothing is fetched.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from normbench.errors import UsageError
+from normbench.files import write_bytes, write_text
+from normbench.report.compare.comparisons import Comparison, compare
+from normbench.report.compare.rates import RateTrial, rate_trials
+from normbench.report.page.contents import contents
+from normbench.report.page.document import Block, First, Folded, Pictures, to_html, to_markdown
+from normbench.report.plots.style import Drawing
+from normbench.report.read.cells import Collection, collect
+from normbench.report.read.states import overview, state
+from normbench.report.text.findings import RATE_COLUMNS, grid, rate_rows
+from normbench.report.text.tables import (
+    cell_columns,
+    cell_rows,
+    cells_csv,
+    differences_csv,
+    rates_csv,
+    seeds_csv,
+)
+from normbench.terminal.screen import Screen
+
+FOLDER = "report"
+"""Where a report goes unless told otherwise: into this folder of the runs it is about."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A report that has been written.
+
+    Attributes:
+        folder: where.
+        page: the HTML page.
+        collection: all cells that were found.
+        comparisons: what they were put into.
+        trials: the learning rates that were tried on held-out images.
+    """
+
+    folder: Path
+    page: Path
+    collection: Collection
+    comparisons: tuple[Comparison, ...]
+    trials: tuple[RateTrial, ...]
+
+
+def write(
+    directory: Path,
+    screen: Screen,
+    *,
+    beside: Path | None = None,
+    out: Path | None = None,
+    papers: bool = False,
+) -> Report:
+    """Writes a report on the cells in ``directory`` and shows their table.
+
+    Args:
+        directory: a cell, ``runs/NAME`` or ``runs``.
+        screen: where the table is shown.
+        beside: another folder, whose cells stand side by side with the first one's.
+        out: the folder to write to; by default ``directory/report``, of two folders
+            ``directory/report-NAME`` with the name of the second.
+        papers: whether pictures of published lines are drawn.
+
+    Raises:
+        UsageError: there are no cells, or the folder cannot be written to.
+    """
+    collection = collect(directory) if beside is None else _both(directory, beside)
+    comparisons, trials = compare(collection), rate_trials(collection)
+    blocks = contents(
+        collection, comparisons, trials, papers=papers, side_by_side=beside is not None
+    )
+    name = FOLDER if beside is None else f"{FOLDER}-{beside.resolve().name}"
+    folder = directory / name if out is None else out
+    texts = {
+        "seeds.csv": seeds_csv(collection),
+        "cells.csv": cells_csv(comparisons),
+        "differences.csv": differences_csv(comparisons),
+        **({"rates.csv": rates_csv(trials)} if trials else {}),
+        "report.md": to_markdown(blocks),
+        "report.html": to_html(f"normbench: {collection.name}", blocks),
+    }
+    try:
+        _write_files(folder, texts, list(_drawings(blocks)))
+    except OSError as error:
+        raise UsageError(
+            f"{folder}: cannot be written to: {error.strerror}; choose another folder with --out"
+        ) from None
+    _show(screen, collection, comparisons, trials)
+    screen.line(f"report: {folder / 'report.html'}")
+    page = folder / "report.html"
+    return Report(folder, page, collection, tuple(comparisons), tuple(trials))
+
+
+def _both(first: Path, second: Path) -> Collection:
+    """The cells of two folders, each under its folder's name."""
+    found = [collect(first), collect(second)]
+    names = [collection.name for collection in found]
+    if names[0] == names[1]:
+        names = [f"{name} ({n})" for n, name in enumerate(names, start=1)]
+    cells = [
+        replace(cell, folder=f"{name}/{cell.folder}")
+        for name, collection in zip(names, found, strict=True)
+        for cell in collection.cells
+    ]
+    problems = [problem for collection in found for problem in collection.problems]
+    return Collection(" and ".join(names), tuple(cells), tuple(problems))
+
+
+def _write_files(folder: Path, texts: Mapping[str, str], drawings: Sequence[Drawing]) -> None:
+    """Writes a report's files; pictures of an earlier one that this one has not are deleted."""
+    before = _shown_before(folder)
+    for drawing in drawings:
+        write_text(folder / f"{drawing.name}.svg", drawing.svg)
+        write_bytes(folder / f"{drawing.name}.png", drawing.png)
+    for name, text in texts.items():
+        write_text(folder / name, text)
+    for name in before - {drawing.name for drawing in drawings}:
+        for suffix in ("png", "svg"):
+            (folder / f"{name}.{suffix}").unlink(missing_ok=True)
+
+
+def _show(
+    screen: Screen,
+    collection: Collection,
+    comparisons: Sequence[Comparison],
+    trials: Sequence[RateTrial],
+) -> None:
+    for comparison in comparisons:
+        screen.table(comparison.title, cell_columns(comparison), cell_rows(comparison))
+        columns, rows = grid(comparison)
+        if rows:
+            screen.table("which norm", columns, rows)
+    for trial in trials:
+        screen.table(trial.title, RATE_COLUMNS, rate_rows(trial))
+    bad = [cell for cell in collection.cells if cell.problem is not None]
+    if bad:
+        rows = [[cell.folder, state(cell), cell.problem or ""] for cell in bad]
+        screen.table("cells that cannot be read", ("cell", "state", "why"), rows)
+    for problem in collection.problems:
+        screen.line(problem)
+    screen.line(overview(collection.cells))
+
+
+def _drawings(blocks: Sequence[Block]) -> Iterator[Drawing]:
+    for block in blocks:
+        match block:
+            case Pictures(drawings):
+                yield from drawings
+            case First(_, drawing):
+                yield drawing
+            case Folded(_, inner):
+                yield from _drawings(inner)
+            case _:
+                pass
+
+
+def _shown_before(folder: Path) -> set[str]:
+    """The pictures that the report of an earlier time in ``folder`` shows, by name."""
+    try:
+        text = (folder / "report.md").read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return set()
+    names = re.findall(r"^!\[.*\]\(([a-z0-9-]+)\.png\)$", text, re.MULTILINE)
+    return {name for name in names if (folder / f"{name}.svg").exists()}

@@ -1,0 +1,10 @@
+"""Records of a folder -> cells and seeds. Nothing found on disk is believed or changed.
+
+From the top down::
+
+    states.py    how far cells are, in words
+    settings.py  what settings mean: defaults, the groups of group norm
+    cells.py     folders -> cells and seeds
+    outcomes.py  which test images a seed got right
+    files.py     configurations, environments and curves, checked
+"""

@@ -1,0 +1,82 @@
+"""What a cell's settings mean: their defaults, and the groups of group norm they make."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from enum import Enum
+from typing import Any
+
+from normbench.errors import UsageError
+from normbench.report.read.cells import CellRun
+
+_MOST = 1 << 16  # channels; more are no network's, and finding their divisors takes a while
+
+
+def defaults(group: str, name: str) -> dict[str, Any]:
+    """What the settings of a group are unless they are given; empty where it is not known.
+
+    Args:
+        group: ``norm``, ``model``, ``data`` or ``optim``.
+        name: which of them, such as ``resnet``.
+    """
+    from normbench.data import DATA  # these bring torch
+    from normbench.models import MODELS
+    from normbench.norms import NORMS
+    from normbench.training.optim import SGDConfig
+
+    classes: dict[str, Mapping[str, Any]] = {"norm": NORMS, "model": MODELS, "data": DATA}
+    cls: Any = SGDConfig if group == "optim" else classes[group].get(name)
+    try:
+        found = asdict(cls()) if cls is not None else {}
+    except (TypeError, UsageError):
+        return {}
+    return {k: v.value if isinstance(v, Enum) else v for k, v in found.items()}
+
+
+def has_groups(cell: CellRun, number: int) -> bool:
+    """Whether a cell's group norm is known to have ``number`` groups in every stage."""
+    return {groups for groups, _ in _groups(cell)} == {number}
+
+
+def groups_of(cell: CellRun) -> list[str]:
+    """``G × C/G = 8 × 2, 16 × 2, 32 × 2``, from the first stage to the last.
+
+    With what group norm has become where it is layer norm (G = 1) or instance norm (C/G = 1).
+    Empty for other norms, and where the records do not say.
+    """
+    found = _groups(cell)
+    return [f"G × C/G = {', '.join(_named(g, size) for g, size in found)}"] if found else []
+
+
+def _named(groups: int, size: int) -> str:
+    became = " (layer norm)" if groups == 1 else " (instance norm)" if size == 1 else ""
+    return f"{groups} × {size}{became}"
+
+
+def _groups(cell: CellRun) -> list[tuple[int, int]]:
+    from normbench.models import MODELS  # these bring torch
+    from normbench.norms.group import GroupNormConfig
+
+    model = cell.settings.get("model")
+    if cell.norm != "group" or not isinstance(model, dict):
+        return []
+    try:
+        channels = _made(MODELS[model["name"]], model).norm_channels
+        config = _made(GroupNormConfig, cell.settings.get("norm", {}))
+        if max(channels, default=0) > _MOST:
+            return []
+        return [(g := config.num_groups(c), c // g) for c in channels]
+    except (UsageError, KeyError, TypeError, ValueError, ArithmeticError):
+        return []
+
+
+def _made(cls: Any, settings: dict[str, Any]) -> Any:
+    """A configuration from records, which may be of another version.
+
+    Raises:
+        UsageError, TypeError, ValueError: it makes no sense.
+    """
+    known = {field.name for field in fields(cls)}
+    values = {key: value for key, value in settings.items() if key in known}
+    if any(isinstance(value, list | dict) for value in values.values()):
+        raise TypeError
+    return cls(**values)

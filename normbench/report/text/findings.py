@@ -1,0 +1,285 @@
+"""The first screen in words: which norm at which batch size, and one sentence for each finding."""
+
+from collections.abc import Sequence
+
+from normbench.report.compare.choice import Choice, all_at_chance, choices
+from normbench.report.compare.comparisons import NAMES, Comparison, Line, axis_value
+from normbench.report.compare.differences import (
+    change,
+    decomposition,
+    error,
+    meeting,
+    reference,
+    rivals,
+)
+from normbench.report.compare.rates import RateTrial
+from normbench.report.compare.statistics import (
+    EQUIVALENT,
+    LEVEL,
+    UNDECIDED,
+    Estimate,
+    equivalence,
+    holm,
+    seeds_to_equal,
+    welch,
+)
+from normbench.report.read.states import settled
+from normbench.report.text.wording import (
+    count,
+    difference,
+    fixed,
+    join,
+    number,
+    place,
+    plus_minus,
+    ratio,
+    seeds,
+    size,
+)
+
+BOUND = 1.0
+"""Points of test error: a norm whose change is shown to be within ± this is called stable."""
+
+RANGES = ((2, 32), (2, 128))
+"""Batch sizes over which a norm is asked to be stable."""
+
+
+# --- The grid -------------------------------------------------------------------------------------
+
+
+def grid(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    """Columns and a row a batch size: which norm, its error, its lead, how sure, what it costs.
+
+    No rows where every cell is at chance, and on an axis of groups.
+    """
+    if comparison.axis not in ("batch", "norm_batch") or all_at_chance(comparison.cells):
+        return [], []
+    found = choices(comparison)
+    columns = [
+        NAMES[comparison.axis], "lowest error", "error, %", "lead", "over", "how sure", "time",
+        "memory",
+    ]  # fmt: skip
+    return columns, [_grid_row(choice) for choice in found]
+
+
+def _grid_row(choice: Choice) -> list[str]:
+    ahead = "-" if choice.ahead is None else size(choice.ahead)
+    over = "-" if choice.second is None else choice.second.label
+    said = plus_minus(choice.error)
+    if choice.error_new is not None:
+        said += f" (± {fixed(choice.error_new, 1)} on new images)"
+    costs = ratio(choice.time), ratio(choice.memory)
+    return [str(choice.x), choice.best.label, said, ahead, over, sureness(choice), *costs]
+
+
+def sureness(choice: Choice) -> str:
+    """``clear``, or how many more seeds would tell."""
+    if choice.second is None:
+        return "nothing to compare"
+    return "clear" if choice.clear else f"unclear: {choice.more}"
+
+
+# --- Findings -------------------------------------------------------------------------------------
+
+
+def findings(comparison: Comparison) -> list[str]:
+    """Sentences, the most important first; at least one."""
+    lines = [line for line in comparison.lines if any(p.ended for p in line.points)]
+    if not lines:
+        return ["No seed has finished yet."]
+    if all_at_chance(comparison.cells):
+        return [
+            "Every cell is at chance: no network has learned more than guessing, so nothing is"
+            " concluded. Train longer, on more images or at another learning rate.",
+            *_missing(comparison),
+        ]
+    said = _diverged(comparison, lines)
+    if comparison.axis in ("batch", "norm_batch"):
+        said += [*_fall(comparison), *_stable(comparison), *_crossing(comparison)]
+        said += _parts(comparison)
+    else:
+        said += _best_along(comparison, lines)
+    said = said or [_single(comparison, line) for line in lines if line.measured][:1]
+    return [sentence[:1].upper() + sentence[1:] for sentence in [*said, *_missing(comparison)]]
+
+
+def _missing(comparison: Comparison) -> list[str]:
+    open_cells = [cell for cell in comparison.cells if not settled(cell)]
+    if not open_cells:
+        return []
+    return [f"Not finished yet: {len(open_cells)} of {count(len(comparison.cells), 'cell')}."]
+
+
+def _single(comparison: Comparison, line: Line) -> str:
+    point = line.measured[0]
+    value = error(point)
+    where = axis_value(comparison.axis, point.x)
+    known = "" if value is None else f" ({seeds(value.n)})"
+    return f"At {where}, {line.named} has {plus_minus(value)} % test error{known}."
+
+
+def _diverged(comparison: Comparison, lines: Sequence[Line]) -> list[str]:
+    """Which norms lost seeds where: said first, because no mean shows it."""
+    said = []
+    for line in lines:
+        for point in line.points[:1] if line.level else line.points:
+            if point.diverged:
+                where = "" if line.level else f" at {axis_value(comparison.axis, point.x)}"
+                total = len(point.cell.seeds)
+                said.append(f"{point.diverged} of {total} seeds of {line.named}{where}")
+    if not said:
+        return []
+    return [f"Diverged: {join(said)}; these cells are in the table and in no comparison."]
+
+
+def _fall(comparison: Comparison) -> list[str]:
+    """How much batch norm's error rises from 32 to the smallest batch, and at least how much."""
+    both = rivals(comparison)
+    points = [] if both is None else [p for p in both[0].measured if not p.diverged]
+    if both is None or both[0].level or len(points) < 2:
+        return []
+    line, against = both[0], reference(points)
+    moved = change(line, points[0].x, against.x)
+    if moved is None or points[0].x >= against.x:
+        return []
+    where = f"from {axis_value(comparison.axis, against.x)} to {points[0].x}"
+    verb = "rises" if moved.mean > 0 else "falls"
+    said = f"{where}, {line.named}'s test error {verb} by {size(moved)} points"
+    inner = moved.at(2 * LEVEL - 1)
+    if inner.low is not None and inner.low > 0:
+        said += f", by at least {fixed(inner.low, 1)} (95 %, one-sided)"
+    return [f"{said}{not_clear(moved)}."]
+
+
+def not_clear(value: Estimate) -> str:
+    """What to add to a difference that may be chance."""
+    if value.half is None:
+        return " (one seed, may be chance)"
+    return "" if value.clear else " (may be chance)"
+
+
+def _stable(comparison: Comparison) -> list[str]:
+    """Whether group norm, or the other rival, is stable over each of the ranges measured."""
+    both = rivals(comparison)
+    if both is None or both[1].level:
+        return []
+    found = [stability(both[1], comparison.axis, low, high) for low, high in RANGES]
+    return [sentence for sentence in found if sentence]
+
+
+def stability(line: Line, axis: str, low: int, high: int) -> str:
+    """Whether every place of a range is within ± 1 point of its largest; "" if not measured."""
+    points = [p for p in line.measured if low <= p.x <= high and not p.diverged]
+    if len(points) < 2 or (points[0].x, points[-1].x) != (low, high):
+        return ""
+    last = points[-1]
+    moves = [(p, welch(p.errors, last.errors)) for p in points[:-1]]
+    results = [equivalence(move, BOUND) for _, move in moves]
+    point, worst = max(moves, key=lambda one: abs(one[1].mean) if one[1] else 0.0)
+    said = f"largest change {difference(worst)} points, at {point.x} against {last.x}"
+    head = f"{line.named} from {axis_value(axis, low)} to {high}:"
+    if all(result == EQUIVALENT for result in results):
+        return f"{head} equivalent, within ± {BOUND:g} point ({said})."
+    if any(result not in (EQUIVALENT, UNDECIDED) for result in results):
+        return f"{head} different, by more than {BOUND:g} point ({said})."
+    needed = seeds_to_equal(point.errors.values(), last.errors.values(), BOUND)
+    many = "more than 100" if needed is None else f"about {needed}"
+    return (
+        f"{head} undecided whether within ± {BOUND:g} point ({said}); if it did not change at all,"
+        f" {many} seeds a cell would show it."
+    )
+
+
+def _crossing(comparison: Comparison) -> list[str]:
+    """Where batch norm crosses group norm, or the first other line."""
+    both = rivals(comparison)
+    if both is None or any(point.diverged for line in both for point in line.points):
+        return []
+    first, second = both
+    shared = sorted(first.errors.keys() & second.errors.keys())
+    if len(shared) < 2 or (first.level and second.level):
+        return []
+    found = meeting(first, second)
+    named = f"{first.named} and {second.named}"
+    if not found:
+        moved = welch(first.errors[shared[0]], second.errors[shared[0]])
+        lower = second if moved is not None and moved.mean > 0 else first
+        measured = f"from {axis_value(comparison.axis, shared[0])} to {shared[-1]:g}"
+        return [f"{named} do not cross: {lower.named}'s mean error is lower {measured}."]
+    said = f"{named} cross {place(found)}" if found[0].located or len(found) > 1 else (
+        f"the means of {named} cross at {found[0].at:.1f}, but these seeds do not locate the"
+        " crossing"
+    )  # fmt: skip
+    if len(found) > 1:
+        return [f"{said}."]
+    low, high = found[0].between
+    return [f"{said}, on a straight line between {low:g} and {high:g}."]
+
+
+def _parts(comparison: Comparison) -> list[str]:
+    """What batch norm loses to what at the smallest place."""
+    rows = [
+        row
+        for row in decomposition(comparison)
+        if (point := row.line.at(row.x)) is not None and not point.diverged
+    ]
+    row = min(rows, key=lambda row: row.x, default=None)
+    if row is None:
+        return []
+    where = axis_value(comparison.axis, row.x)
+    said = (
+        f"re-estimated statistics (PreciseBN) lower {row.line.named}'s error at {where} by"
+        f" {plus_minus(row.gap)} points"
+    )
+    if row.lost is not None and row.lost.above(0):
+        said += f" of the {plus_minus(row.lost)} that it loses"
+    return [f"{said}{not_clear(row.gap)}."]
+
+
+def _best_along(comparison: Comparison, lines: Sequence[Line]) -> list[str]:
+    """The best place on an axis of groups, and which others are worse (Holm)."""
+    said = []
+    for line in (line for line in lines if not line.level):
+        whole = [p for p in line.measured if not p.diverged]
+        best = min(whole, key=lambda p: sum(p.errors.values()) / len(p.errors), default=None)
+        if best is None:
+            continue
+        others = [p for p in whole if p is not best]
+        moves = holm([welch(p.errors, best.errors) for p in others])
+        worse = [f"{p.x}" for p, move in zip(others, moves, strict=True) if _above(move)]
+        same = [f"{p.x}" for p, move in zip(others, moves, strict=True) if not _above(move)]
+        where = axis_value(comparison.axis, best.x)
+        words = f"{line.named}'s lowest mean error is {plus_minus(error(best))} % at {where}"
+        words += f"; clearly worse: {join(worse)}" if worse else ""
+        words += f"; not clearly worse: {join(same)}" if same else ""
+        said.append(f"{words}.")
+    return said
+
+
+def _above(value: Estimate | None) -> bool:
+    return value is not None and value.above(0)
+
+
+# --- Learning rates -------------------------------------------------------------------------------
+
+RATE_COLUMNS = ("norm", "batch size", "best rate", "error there, %", "n", "next best", "note")
+
+
+def rate_rows(trial: RateTrial) -> list[list[str]]:
+    """A row a norm and batch size: the best learning rate by held-out error."""
+    rows = []
+    for line in trial.lines:
+        best = line.best
+        if best is None:
+            rows.append([line.norm, str(line.batch), "-", "-", "0", "-", "not finished yet"])
+            continue
+        means = {r: value.mean for r in line.errors if (value := line.at(r)) and r != best}
+        following = min(means, key=lambda rate: means[rate], default=None)
+        value = line.at(best)
+        told = f"{number(following)} ({fixed(means[following], 1)})" if following else "-"
+        note = "" if line.inside else "at the end of the rates tried"
+        note = note if all(settled(cell) for cell in line.cells.values()) else "not finished yet"
+        n = "0" if value is None else str(value.n)
+        row = [line.norm, str(line.batch), number(best), plus_minus(value), n, told, note]
+        rows.append(row)
+    return rows

@@ -1,0 +1,116 @@
+"""Which norm at each batch size: ranking, sureness, costs, chance."""
+
+import json
+from pathlib import Path
+
+import pytest
+from scipy import stats
+
+from normbench.report.compare.choice import all_at_chance, at_chance, choices, untimed
+from normbench.report.compare.comparisons import Comparison, compare
+from normbench.report.read.cells import collect
+from tests.report_helpers import around, edit_result, write_cell, write_sweep
+
+
+def only(directory: Path) -> Comparison:
+    (comparison,) = compare(collect(directory))
+    return comparison
+
+
+def test_the_lowest_mean_error_is_chosen_at_every_batch_size(tmp_path: Path) -> None:
+    found = choices(only(write_sweep(tmp_path)))
+
+    assert [(c.x, c.best.norm) for c in found] == [
+        (2, "group"), (8, "batch"), (32, "batch"), (128, "batch"),
+    ]  # fmt: skip
+    assert all(c.clear for c in found)
+    assert found[0].ahead is not None
+    assert found[0].ahead.mean == pytest.approx(6.5)
+
+
+def test_a_lead_is_clear_only_with_all_rows_taken_together(tmp_path: Path) -> None:
+    """p = 0.035 alone is clear; as one of two rows it is not."""
+    for batch in (2, 4):
+        write_cell(tmp_path, "batch", batch, [0.600, 0.610, 0.620])
+        write_cell(tmp_path, "group", batch, [0.624, 0.634, 0.644])
+    found = choices(only(tmp_path))
+    p = stats.ttest_ind([60.0, 61.0, 62.0], [62.4, 63.4, 64.4], equal_var=False).pvalue
+
+    assert 0.025 < p < 0.05
+    assert [(c.ahead is not None and c.ahead.clear, c.clear) for c in found] == [(True, False)] * 2
+
+
+def test_what_is_unclear_says_how_many_more_seeds_would_tell(tmp_path: Path) -> None:
+    write_cell(tmp_path, "batch", 2, [0.60, 0.61, 0.62])
+    write_cell(tmp_path, "group", 2, [0.61, 0.62, 0.63])
+    (found,) = choices(only(tmp_path))
+
+    assert not found.clear
+    assert found.seeds == 17  # a difference of one standard deviation, with a power of 80 %
+    assert "14 more seeds" in found.more
+
+
+def test_one_seed_cannot_tell(tmp_path: Path) -> None:
+    write_cell(tmp_path, "batch", 2, [0.5])
+    write_cell(tmp_path, "group", 2, [0.6])
+    (found,) = choices(only(tmp_path))
+
+    assert (found.clear, found.seeds) == (False, None)
+
+
+def test_a_norm_that_lost_seeds_does_not_win_by_the_others(tmp_path: Path) -> None:
+    write_cell(tmp_path, "group", 2, around(0.6))
+    write_cell(tmp_path, "batch", 2, [0.70, 0.71, None])
+    (found,) = choices(only(tmp_path))
+
+    assert (found.best.norm, found.second) == ("group", None)
+
+
+def test_costs_are_over_batch_norm_s(tmp_path: Path) -> None:
+    write_cell(tmp_path, "batch", 2, [0.5])
+    group = write_cell(tmp_path, "group", 2, [0.6])
+    edit_result(group, seconds=3 * 90.0)
+    (found,) = choices(only(tmp_path))
+
+    assert found.time == pytest.approx(1.5)
+    assert found.memory == pytest.approx(1.0)
+
+
+def test_times_of_a_busy_machine_are_not_compared(tmp_path: Path) -> None:
+    write_cell(tmp_path, "batch", 2, [0.5, 0.5])
+    group = write_cell(tmp_path, "group", 2, [0.6, 0.6])
+    assert untimed(only(tmp_path)) == ""
+    edit_result(group, seconds=3 * 90.0)
+    (found,) = choices(only(tmp_path))
+
+    assert found.time is None
+    assert "1 of 2 cells" in untimed(only(tmp_path))
+
+
+def test_times_of_two_machines_are_not_compared(tmp_path: Path) -> None:
+    write_cell(tmp_path, "batch", 2, [0.5])
+    group = write_cell(tmp_path, "group", 2, [0.6])
+    path = group / "environment.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"processor": "another"}))
+
+    assert "different machines" in untimed(only(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("data", "accuracy", "chance"),
+    [
+        ("cifar10-jpeg", 0.11, True),
+        ("cifar10-jpeg", 0.2, False),
+        ("cifar100", 0.11, False),
+        ("cifar100", 0.011, True),
+        ("mine", 0.1, False),
+    ],
+)
+def test_chance_is_one_over_the_classes(
+    tmp_path: Path, data: str, accuracy: float, chance: bool
+) -> None:
+    write_cell(tmp_path, "group", 2, [accuracy], data=data)
+    (cell,) = collect(tmp_path).cells
+
+    assert at_chance(cell) == chance
+    assert all_at_chance([cell]) == chance

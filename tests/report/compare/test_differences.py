@@ -1,0 +1,230 @@
+"""Differences, crossings, what is lost to what, and costs, against NumPy and SciPy."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from scipy import stats
+
+from normbench.report.compare.comparisons import Comparison, compare
+from normbench.report.compare.differences import (
+    change,
+    changes,
+    cost,
+    decomposition,
+    difference,
+    differences,
+    error,
+    meeting,
+    peak_rate,
+    with_new_images,
+)
+from normbench.report.read.cells import collect
+from tests.report_helpers import around, edit_result, write_cell, write_sweep
+
+RUNNING = {2: [0.600, 0.612, 0.591], 32: [0.701, 0.709, 0.699]}
+ANEW = {2: [0.641, 0.650, 0.633], 32: [0.702, 0.711, 0.699]}
+
+
+def only(directory: Path) -> Comparison:
+    (comparison,) = compare(collect(directory))
+    return comparison
+
+
+def half(values: list[float]) -> float:
+    return float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
+
+
+@pytest.fixture
+def batch_norm(tmp_path: Path) -> Comparison:
+    for batch, accuracies in RUNNING.items():
+        anew, by_batch = ANEW[batch], around(0.5)
+        write_cell(
+            tmp_path, "batch", batch, accuracies, reestimated=anew, batch_statistics=by_batch
+        )
+    write_cell(tmp_path, "group", 2, [0.65, 0.66])
+    return only(tmp_path)
+
+
+def test_errors_are_percentages_with_intervals(batch_norm: Comparison) -> None:
+    value = error(batch_norm.lines[0].points[0])
+
+    assert value is not None
+    expected = [100 * (1 - a) for a in RUNNING[2]]
+    assert (value.mean, value.half) == pytest.approx((np.mean(expected), half(expected)))
+
+
+def test_differences_are_welch_s(batch_norm: Comparison) -> None:
+    (found,) = differences(batch_norm)
+    theirs = stats.ttest_ind([40.0, 38.8, 40.9], [35.0, 34.0], equal_var=False)
+    interval = theirs.confidence_interval(0.95)
+
+    assert (found.first.label, found.second.label, found.x) == ("batch", "group", 2)
+    assert found.points is not None
+    assert (found.points.low, found.points.high) == pytest.approx((interval.low, interval.high))
+    assert difference(found.first, found.second, 32).points is None
+
+
+def test_a_change_is_welch_s_too(batch_norm: Comparison) -> None:
+    found = change(batch_norm.lines[0], 2, 32)
+    theirs = stats.ttest_ind(*([100 * (1 - a) for a in RUNNING[x]] for x in (2, 32)),
+                             equal_var=False).confidence_interval(0.95)  # fmt: skip
+
+    assert found is not None
+    assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high))
+    assert [(c.first.label, c.x) for c in changes(batch_norm)] == [("batch", 32)]
+
+
+def test_what_is_lost_is_split_without_a_rest_unaccounted_for(batch_norm: Comparison) -> None:
+    small, large = decomposition(batch_norm)
+
+    gaps = {x: [100 * (b - a) for a, b in zip(RUNNING[x], ANEW[x], strict=True)] for x in ANEW}
+    for row in (small, large):  # the same weights, so paired
+        assert (row.gap.mean, row.gap.half) == pytest.approx(
+            (np.mean(gaps[row.x]), half(gaps[row.x]))
+        )
+        assert row.correlation == pytest.approx(np.corrcoef(RUNNING[row.x], ANEW[row.x])[0, 1])
+    for value, here, there in (
+        (small.lost, RUNNING[32], RUNNING[2]),
+        (small.rest, ANEW[32], ANEW[2]),
+        (small.averages, [gap / 100 for gap in gaps[2]], [gap / 100 for gap in gaps[32]]),
+    ):
+        theirs = stats.ttest_ind(np.multiply(here, 100), np.multiply(there, 100), equal_var=False)
+        assert value is not None
+        assert value.p == pytest.approx(theirs.pvalue)
+    assert small.lost is not None
+    assert small.averages is not None
+    assert small.rest is not None
+    assert small.lost.mean == pytest.approx(small.averages.mean + small.rest.mean)
+    assert small.batch is not None
+    assert small.batch.mean == pytest.approx(50.0)
+    assert (large.lost, large.averages, large.rest) == (None, None, None)
+
+
+def test_what_the_reference_loses_to_its_averages_is_not_lost_on_the_way(tmp_path: Path) -> None:
+    for batch in (2, 32):
+        write_cell(tmp_path, "batch", batch, around(0.6), reestimated=around(0.65))
+    small, _ = decomposition(only(tmp_path))
+
+    assert small.averages is not None
+    assert small.averages.mean == pytest.approx(0)
+    assert small.gap.mean == pytest.approx(5.0)
+
+
+def test_the_reference_is_32_even_where_larger_batches_were_measured(tmp_path: Path) -> None:
+    for batch in (2, 32, 128):
+        write_cell(tmp_path, "batch", batch, around(0.6), reestimated=around(0.6))
+
+    assert [row.reference for row in decomposition(only(tmp_path))] == [False, True, False]
+
+
+def test_norms_without_running_averages_lose_nothing_to_them(tmp_path: Path) -> None:
+    write_cell(tmp_path, "group", 2, around(0.5))
+
+    assert decomposition(only(tmp_path)) == []
+
+
+def test_lines_meet_where_they_cross(tmp_path: Path) -> None:
+    (crossing,) = meeting(*only(write_sweep(tmp_path)).lines)
+
+    # 6.5 points at 2 and -1.3 at 8, on log2
+    assert crossing.at == pytest.approx(2 ** (1 + 2 * 6.5 / 7.8))
+
+
+def test_lines_with_one_common_place_do_not_meet(batch_norm: Comparison) -> None:
+    assert meeting(*batch_norm.lines) == []
+
+
+# --- A new test set -------------------------------------------------------------------------------
+
+
+def write_outcomes(cell: Path, correct: "npt.NDArray[np.bool_]") -> None:
+    for seed, row in enumerate(correct):
+        packed = np.packbits(row).tobytes().hex()
+        text = json.dumps({"images": len(row), "correct": packed})
+        (cell / f"seed-{seed}" / "outcomes.json").write_text(text)
+
+
+def test_a_new_test_set_adds_the_variance_over_images(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    correct = random.random((3, 2000)) < random.choice([0.3, 0.9], 2000)
+    cell = write_cell(tmp_path, "group", 2, [float(row.mean()) for row in correct])
+    point = only(tmp_path).lines[0].points[0]
+    assert with_new_images(error(point), point) is None
+    write_outcomes(cell, correct)
+    point = only(tmp_path).lines[0].points[0]
+    value = error(point)
+    found = with_new_images(value, point)
+
+    assert value is not None
+    assert value.half is not None
+    images = 1.961 * 100 * stats.sem(correct.mean(axis=0))
+    assert found == pytest.approx(np.hypot(value.half, images), rel=1e-3)
+
+
+def test_images_that_are_hard_for_both_cancel_in_a_difference(tmp_path: Path) -> None:
+    correct = np.random.default_rng(0).random((3, 2000)) < 0.7
+    for norm in ("batch", "group"):
+        cell = write_cell(tmp_path, norm, 2, [float(row.mean()) for row in correct])
+        write_outcomes(cell, correct)
+    first, second = only(tmp_path).lines
+    value = difference(first, second, 2).points
+
+    assert value is not None
+    assert with_new_images(value, first.points[0], second.points[0]) == pytest.approx(value.half)
+
+
+# --- Costs ----------------------------------------------------------------------------------------
+
+
+def test_costs_are_of_an_epoch_and_a_step(tmp_path: Path) -> None:
+    write_cell(tmp_path, "group", 2, [0.5, 0.6, 0.7])
+    paid = cost(only(tmp_path).cells[0])
+
+    assert paid.seconds == pytest.approx(61)  # 60 + seed
+    assert paid.images == pytest.approx(50_000 / 61, rel=1e-3)
+    assert paid.memory == 2_000_000
+    assert paid.rate == pytest.approx(0.1 * 2 / 32)
+    assert not paid.busy
+
+
+def test_seeds_whose_times_differ_were_timed_on_a_busy_machine(tmp_path: Path) -> None:
+    cell = write_cell(tmp_path, "group", 2, [0.5, 0.6, 0.7])
+    edit_result(cell, 2, seconds=3 * 900.0)
+    paid = cost(only(tmp_path).cells[0])
+
+    assert (paid.busy, paid.seconds, paid.images) == (True, None, None)
+
+
+def test_a_cell_that_has_not_finished_cost_nothing_yet(tmp_path: Path) -> None:
+    write_cell(tmp_path, "group", 2, [None])
+    paid = cost(only(tmp_path).cells[0])
+
+    assert (paid.seconds, paid.images, paid.memory) == (None, None, None)
+
+
+@pytest.mark.parametrize(("scaling", "rate"), [("linear", 0.00625), ("sqrt", 0.025), ("none", 0.1)])
+def test_the_peak_rate_follows_the_rule(tmp_path: Path, scaling: str, rate: float) -> None:
+    write_cell(tmp_path, "group", 2, [0.5], changes={"optim.scaling": scaling})
+
+    assert peak_rate(only(tmp_path).cells[0]) == pytest.approx(rate)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"optim.scaling": "cubic"},
+        {"optim.lr": "fast"},
+        {"optim.lr": []},
+        {"optim.scaling_batch": 0},
+        {"optim.scaling": ["linear"]},
+    ],
+)
+def test_an_odd_rule_leaves_the_rate_to_the_curves(
+    tmp_path: Path, changes: dict[str, object]
+) -> None:
+    write_cell(tmp_path, "group", 2, [0.5], changes=changes)
+
+    assert peak_rate(only(tmp_path).cells[0]) == pytest.approx(0.1)

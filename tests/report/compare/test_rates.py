@@ -1,0 +1,87 @@
+"""Trials of learning rates are told from comparisons, and scored on held-out images only."""
+
+from pathlib import Path
+
+from normbench.report.compare.comparisons import compare
+from normbench.report.compare.rates import RateTrial, rate_trials
+from normbench.report.read.cells import collect
+from tests.report_helpers import edit_result, write_cell
+
+ERRORS = {0.025: 40.0, 0.05: 35.0, 0.1: 36.0, 0.2: 50.0}
+
+
+def write_trial(
+    directory: Path, norm: str, batch: int, rate: float, errors: list[float | None]
+) -> Path:
+    """A cell whose test accuracy would choose another rate than its held-out accuracy."""
+    changes = {"optim.lr": rate, "data.val_fraction": 0.1}
+    accuracies = [None if error is None else rate for error in errors]
+    cell = write_cell(directory, norm, batch, accuracies, changes=changes)
+    for seed, error in enumerate(errors):
+        if error is not None:
+            edit_result(cell, seed, val_accuracy=1 - error / 100)
+    return cell
+
+
+def only(directory: Path) -> RateTrial:
+    (trial,) = rate_trials(collect(directory))
+    return trial
+
+
+def test_the_best_rate_has_the_lowest_held_out_error(tmp_path: Path) -> None:
+    for batch in (2, 16):
+        for rate, error in ERRORS.items():
+            write_trial(tmp_path, "batch", batch, rate, [error + batch])
+    trial = only(tmp_path)
+
+    assert [(line.norm, line.batch, line.best) for line in trial.lines] == [
+        ("batch", 2, 0.05),
+        ("batch", 16, 0.05),
+    ]
+    assert all(line.inside for line in trial.lines)
+    assert trial.rates == list(ERRORS)
+    assert compare(collect(tmp_path)) == []
+
+
+def test_a_rate_with_fewer_seeds_does_not_win_by_luck(tmp_path: Path) -> None:
+    write_trial(tmp_path, "batch", 2, 0.05, [34.0])
+    write_trial(tmp_path, "batch", 2, 0.1, [35.0, 36.0])
+    write_trial(tmp_path, "batch", 2, 0.2, [36.0, 37.0])
+    (line,) = only(tmp_path).lines
+
+    assert line.best == 0.1
+
+
+def test_the_best_at_the_end_of_the_rates_is_not_inside(tmp_path: Path) -> None:
+    for rate, error in ((0.1, 30.0), (0.2, 31.0)):
+        write_trial(tmp_path, "batch", 2, rate, [error])
+    (line,) = only(tmp_path).lines
+
+    assert (line.best, line.inside) == (0.1, False)
+
+
+def test_a_rate_that_diverged_is_tried_and_has_no_error(tmp_path: Path) -> None:
+    write_trial(tmp_path, "batch", 2, 0.1, [30.0])
+    write_trial(tmp_path, "batch", 2, 0.8, [None])
+    (line,) = only(tmp_path).lines
+
+    assert list(line.cells) == [0.1, 0.8]
+    assert line.best == 0.1
+    assert line.at(0.8) is None
+
+
+def test_cells_with_a_chosen_rate_each_are_one_comparison(tmp_path: Path) -> None:
+    for norm, batch, rate in (("batch", 2, 0.05), ("batch", 32, 0.1), ("group", 2, 0.2)):
+        write_cell(tmp_path, norm, batch, [0.5, 0.6], changes={"optim.lr": rate})
+    (comparison,) = compare(collect(tmp_path))
+
+    assert comparison.xs == [2, 32]
+    assert comparison.rates == ["0.05", "0.1", "0.2"]
+    assert rate_trials(collect(tmp_path)) == []
+
+
+def test_two_rates_at_one_place_without_held_out_images_are_two_comparisons(tmp_path: Path) -> None:
+    for rate in (0.1, 0.2):
+        write_cell(tmp_path, "batch", 2, [0.5, 0.6], changes={"optim.lr": rate})
+
+    assert len(compare(collect(tmp_path))) == 2

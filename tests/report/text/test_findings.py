@@ -1,0 +1,214 @@
+"""The first screen goes as far as the numbers go, and no further."""
+
+from pathlib import Path
+
+import pytest
+
+from normbench.report.compare.comparisons import Comparison, compare
+from normbench.report.compare.rates import rate_trials
+from normbench.report.read.cells import collect
+from normbench.report.text.findings import RATE_COLUMNS, findings, grid, rate_rows
+from tests.report.compare.test_rates import write_trial
+from tests.report_helpers import around, write_cell, write_sweep
+
+
+def only(directory: Path) -> Comparison:
+    (comparison,) = compare(collect(directory))
+    return comparison
+
+
+def said(directory: Path) -> list[str]:
+    return findings(only(directory))
+
+
+def one(directory: Path, *words: str) -> str:
+    """The only sentence with all these words."""
+    found = [s for s in said(directory) if all(word in s for word in words)]
+    assert len(found) == 1, said(directory)
+    return found[0]
+
+
+# --- The grid -------------------------------------------------------------------------------------
+
+
+def rows(directory: Path) -> list[dict[str, str]]:
+    columns, found = grid(only(directory))
+    return [dict(zip(columns, row, strict=True)) for row in found]
+
+
+def test_a_row_a_batch_size_says_which_norm_and_how_sure(tmp_path: Path) -> None:
+    first, *_, last = rows(write_sweep(tmp_path))
+
+    assert first["batch size"] == "2"
+    assert (first["lowest error"], first["over"]) == ("group", "batch")
+    assert first["error, %"] == "33.50 ± 0.50"
+    assert first["lead"].startswith("6.50 ± 0.4")
+    assert first["how sure"] == "clear"
+    assert (first["time"], first["memory"]) == ("× 1.00", "× 1.00")
+    assert (last["batch size"], last["lowest error"]) == ("128", "batch")
+
+
+def test_an_unclear_lead_says_how_many_more_seeds_would_tell(tmp_path: Path) -> None:
+    write_cell(tmp_path, "batch", 2, [0.60, 0.61, 0.62])
+    write_cell(tmp_path, "group", 2, [0.61, 0.62, 0.63])
+    (row,) = rows(tmp_path)
+
+    assert row["how sure"].startswith("unclear: about 14 more seeds")
+
+
+def test_one_norm_alone_leads_nobody(tmp_path: Path) -> None:
+    write_cell(tmp_path, "group", 2, [0.60, 0.61, 0.62])
+    (row,) = rows(tmp_path)
+
+    assert (row["lead"], row["over"], row["how sure"]) == ("-", "-", "nothing to compare")
+
+
+@pytest.mark.parametrize("accuracy", [0.1, 0.11])
+def test_a_report_at_chance_concludes_nothing(tmp_path: Path, accuracy: float) -> None:
+    for norm in ("batch", "group"):
+        for batch in (2, 32):
+            write_cell(tmp_path, norm, batch, around(accuracy, 3, 0.001))
+    (sentence,) = said(tmp_path)
+
+    assert "at chance" in sentence
+    assert grid(only(tmp_path)) == ([], [])
+
+
+# --- Findings -------------------------------------------------------------------------------------
+
+
+def test_batch_norm_s_fall_has_a_lower_bound(tmp_path: Path) -> None:
+    sentence = one(write_sweep(tmp_path), "batch norm's test error", "at least")
+
+    assert "rises by 11.00 ± 0.4" in sentence
+    assert "at least 10.7" in sentence
+
+
+def test_a_change_that_may_be_chance_is_said_to_be(tmp_path: Path) -> None:
+    write_cell(tmp_path, "batch", 2, [0.50, 0.56, 0.59])
+    write_cell(tmp_path, "batch", 32, around(0.56))
+    write_cell(tmp_path, "group", 2, around(0.56))
+
+    assert "may be chance" in one(tmp_path, "batch norm's test error")
+    assert "at least" not in one(tmp_path, "batch norm's test error")
+
+
+@pytest.mark.parametrize(
+    ("small", "word"),
+    [
+        (around(0.661), "equivalent"),
+        (around(0.60), "different"),
+        ([0.64, 0.66, 0.68], "undecided"),
+    ],
+)
+def test_stable_is_an_equivalence_test(tmp_path: Path, small: list[float], word: str) -> None:
+    write_cell(tmp_path, "group", 2, small)
+    write_cell(tmp_path, "group", 32, around(0.66))
+    write_cell(tmp_path, "batch", 2, around(0.5))
+    sentence = one(tmp_path, "Group norm from batch size 2 to 32")
+
+    assert word in sentence
+    assert ("seeds a cell" in sentence) == (word == "undecided")
+
+
+def test_every_place_of_the_range_has_to_be_stable(tmp_path: Path) -> None:
+    for batch, accuracy in ((2, 0.66), (8, 0.60), (32, 0.66), (128, 0.66)):
+        write_cell(tmp_path, "group", batch, around(accuracy))
+    write_cell(tmp_path, "batch", 2, around(0.5))
+
+    assert "different" in one(tmp_path, "2 to 32:")
+    assert "at 8 against 128" in one(tmp_path, "2 to 128:")
+
+
+def test_a_crossing_has_its_interval_and_its_straight_line(tmp_path: Path) -> None:
+    sentence = one(write_sweep(tmp_path), "cross")
+
+    assert "at 6.3 (95 % interval 5.9 to 6.8)" in sentence
+    assert "straight line between 2 and 8" in sentence
+
+
+def test_seeds_that_do_not_locate_a_crossing_are_said_not_to(tmp_path: Path) -> None:
+    write_cell(tmp_path, "batch", 2, [0.50, 0.62, 0.55])
+    write_cell(tmp_path, "batch", 32, [0.60, 0.69, 0.52])
+    write_cell(tmp_path, "group", 2, [0.53, 0.60, 0.58])
+    write_cell(tmp_path, "group", 32, [0.55, 0.66, 0.57])
+
+    assert "these seeds do not locate the crossing" in one(tmp_path, "cross")
+
+
+def test_no_crossing_is_said(tmp_path: Path) -> None:
+    for batch in (2, 32):
+        write_cell(tmp_path, "batch", batch, around(0.5))
+        write_cell(tmp_path, "group", batch, around(0.6))
+
+    assert "group norm's mean error is lower" in one(tmp_path, "do not cross")
+
+
+def test_what_re_estimated_statistics_give_back_is_paired(tmp_path: Path) -> None:
+    sentence = one(write_sweep(tmp_path), "PreciseBN")
+
+    assert "by 2.00 ± 0.00 points of the 11.00 ± 0.4" in sentence
+
+
+def test_diverged_seeds_come_first_and_leave_their_cells_out(tmp_path: Path) -> None:
+    for batch in (2, 32):
+        write_cell(tmp_path, "group", batch, around(0.6))
+    write_cell(tmp_path, "batch", 2, [0.70, 0.71, None, None])
+    write_cell(tmp_path, "batch", 32, around(0.7))
+    sentences = said(tmp_path)
+
+    assert sentences[0].startswith("Diverged: 2 of 4 seeds of batch norm at batch size 2")
+    assert not [s for s in sentences if "cross" in s or "batch norm's test error" in s]
+
+
+def test_of_several_variants_the_usual_one_is_meant(tmp_path: Path) -> None:
+    for batch in (2, 32):
+        write_cell(tmp_path, "batch", batch, around(0.60 + batch / 1000))
+        write_cell(tmp_path, "batch", batch, around(0.20), changes={"norm.eps": 0.001})
+        write_cell(tmp_path, "group", batch, around(0.50))
+
+    assert "batch norm (eps=1e-05)'s test error rises by 3.0" in one(tmp_path, "test error rises")
+
+
+def test_nothing_finished_says_nothing(tmp_path: Path) -> None:
+    write_cell(tmp_path, "group", 2, [], seeds=2)
+
+    assert said(tmp_path) == ["No seed has finished yet."]
+
+
+def test_what_is_still_to_come_is_said(tmp_path: Path) -> None:
+    write_cell(tmp_path, "group", 2, [0.5], seeds=2)
+    write_cell(tmp_path, "group", 4, [0.5, None])
+
+    assert said(tmp_path)[-1] == "Not finished yet: 1 of 2 cells."
+
+
+def test_one_cell_is_a_finding_too(tmp_path: Path) -> None:
+    write_cell(tmp_path, "group", 2, [0.60, 0.61, 0.62])
+
+    assert said(tmp_path) == ["At batch size 2, group norm has 39.0 ± 2.5 % test error (3 seeds)."]
+
+
+@pytest.mark.parametrize("best", [2, 8])
+def test_groups_are_answered_with_the_best_place(tmp_path: Path, best: int) -> None:
+    for groups in (1, 2, 8):
+        accuracy = 0.65 if groups == best else 0.60
+        write_cell(tmp_path, "group", 32, around(accuracy), changes={"norm.groups": groups})
+    (sentence,) = said(tmp_path)
+
+    others = " and ".join(str(g) for g in (1, 2, 8) if g != best)
+    assert f"at G = {best}; clearly worse: {others}." in sentence
+
+
+# --- Learning rates -------------------------------------------------------------------------------
+
+
+def test_the_best_rate_is_in_the_table_and_the_edge_is_named(tmp_path: Path) -> None:
+    for rate, error in ((0.05, 30.0), (0.1, 28.0), (0.2, 33.0)):
+        write_trial(tmp_path, "batch", 2, rate, [error])
+        write_trial(tmp_path, "group", 2, rate, [100 * rate])
+    (trial,) = rate_trials(collect(tmp_path))
+    batch, group = (dict(zip(RATE_COLUMNS, row, strict=True)) for row in rate_rows(trial))
+
+    assert (batch["best rate"], batch["next best"], batch["note"]) == ("0.1", "0.05 (30.0)", "")
+    assert (group["best rate"], group["note"]) == ("0.05", "at the end of the rates tried")
