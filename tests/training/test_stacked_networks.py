@@ -21,6 +21,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from normbench import NORMS, stack, swap_norm, unstack
 from normbench.models import MODELS
+from normbench.norms.parts import Part
 from normbench.training.stacking import StackError
 
 IMAGES = (4, 3, 8, 8)
