@@ -24,17 +24,17 @@ from omegaconf.errors import OmegaConfBaseException
 
 from normbench.config import PLACES, Config
 from normbench.errors import UsageError
-from normbench.launch import sweep
+from normbench.launch import hints, sweep
+from normbench.launch.choices import CONFIGS
 from normbench.launch.compose import (
-    CONFIGS,
     Typed,
     check,
     check_names,
-    group_keys,
     in_words,
     parse,
     register_schemas,
 )
+from normbench.launch.hints import group_names
 from normbench.launch.sweep import Cells, Planned
 from normbench.terminal.screen import Screen
 
@@ -56,7 +56,7 @@ _QUIET = (
 _EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
 
 
-def train_all(arguments: Sequence[str], screen: Screen) -> Cells:
+def train_all(arguments: Sequence[str], screen: Screen, *, dry_run: bool = False) -> Cells:
     """Plans the cells of a sweep, trains those that are not finished, and returns all of them.
 
     Args:
@@ -71,12 +71,14 @@ def train_all(arguments: Sequence[str], screen: Screen) -> Cells:
     launcher = [text for text in arguments if text.startswith("hydra")]
     for text in launcher:
         _check_launcher(text)
-    own = [parse(text) for text in arguments if text not in launcher]
+    typed = [text for text in arguments if text not in launcher]
+    hints.check_arguments("sweep", typed)
+    own = [parse(text) for text in typed]
     GlobalHydra.instance().clear()
     with initialize_config_module(CONFIGS, version_base="1.3", job_name="normbench"):
-        for typed in own:
-            _check_axis(typed)
-        overrides = [*_QUIET, *launcher, *(typed.readable for typed in own)]
+        for each in own:
+            _check_axis(each)
+        overrides = [*_QUIET, *launcher, *(each.readable for each in own)]
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
         try:
@@ -132,7 +134,7 @@ class _Grid:
 
     def _compose(self, overrides: Sequence[Typed]) -> Config:
         """What Hydra will compose of ``overrides``: one composition a choice of groups."""
-        groups = tuple(each.readable for each in overrides if each.key in group_keys())
+        groups = tuple(each.readable for each in overrides if each.key in group_names())
         try:
             if groups not in self._trees:
                 loader = self._context.config_loader
@@ -142,7 +144,7 @@ class _Grid:
                 self._trees[groups] = tree
             tree = copy.deepcopy(self._trees[groups])
             for each in overrides:
-                if each.key not in group_keys():
+                if each.key not in group_names():
                     OmegaConf.update(tree, each.key, each.value, merge=True)
             config = OmegaConf.to_object(tree)
         except (HydraException, OmegaConfBaseException) as error:
@@ -217,7 +219,7 @@ def _check_axis(typed: Typed) -> None:
     """Refuses what no run takes, and axes along which the records cannot be told apart."""
     values = _values(typed)
     if len(values) > 1 and typed.key in ("seed", "seeds"):
-        raise UsageError(f"{typed.text}: every cell has all its seeds, for example seeds=5")
+        raise hints.several_seeds(typed.text, (value.value for value in values))
     if len(values) > 1 and typed.key in ("experiment", *PLACES):
         raise UsageError(f"{typed.text}: a sweep takes one {typed.key}")
     for value in values:

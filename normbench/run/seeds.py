@@ -7,13 +7,13 @@ from pathlib import Path
 from threading import Event, Lock
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from normbench.config import Precision
 from normbench.data.batches import Splits, Training
 from normbench.errors import UsageError
-from normbench.files import write_atomically, write_json
+from normbench.files import write_bytes, write_json
 from normbench.models.inspection import memory_of_step
 from normbench.norms import Norm
 from normbench.run.autosave import Saver
@@ -335,4 +335,5 @@ def _log(tracker: Tracker, metrics: Metrics, replica: int) -> None:
 
 def _save_weights(model: nn.Module, folder: Path) -> None:
     state = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
-    write_atomically(folder / "model.safetensors", lambda path: save_file(state, path))
+    content = save(state)  # its own writing to a file reports a full disk as another error
+    write_bytes(folder / "model.safetensors", content)

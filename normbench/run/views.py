@@ -12,7 +12,8 @@ from normbench.norms.group import GroupNormConfig
 from normbench.run.cell import Cell
 from normbench.run.placement import Arrangement
 from normbench.store import curves
-from normbench.store.results import Result, summarize
+from normbench.store.lock import holder
+from normbench.store.results import Result, read_results, summarize
 from normbench.terminal.screen import Screen, duration
 
 
@@ -170,6 +171,46 @@ def check_curves(screen: Screen, directory: Path, *, rebuild: bool) -> None:
         screen.line(f"{folder}: TensorBoard's file does not say what {curves.METRICS} says")
     if bad:
         screen.line(f"normbench tensorboard --rebuild {directory} makes them anew")
+
+
+def show_runs(screen: Screen, directory: Path) -> None:
+    """Prints a line for each cell below ``directory``: its seeds, its state, its result."""
+    folders = sorted({path.parent.parent for path in directory.glob("**/seed-*/metrics.jsonl")})
+    with screen.working("reading") as bar:
+        rows = []
+        for number, folder in enumerate(folders):
+            bar.update("reading", number, len(folders))
+            rows.append(_run_row(folder))
+    screen.table(
+        f"Cells in {directory}",
+        ("cell", "seeds", "state", "accuracy", "trained"),
+        rows,
+        droppable=("trained", "seeds"),
+    )
+
+
+def _run_row(folder: Path) -> tuple[str, ...]:
+    ended = read_results(folder)
+    begun = len(list(folder.glob("seed-*/metrics.jsonl")))
+    summary = summarize(ended)
+    if holder(folder) is not None:
+        state = "running"
+    elif begun > len(ended):
+        state = "interrupted"
+    else:
+        state = summary["status"]
+    mean, interval = summary["test_accuracy_mean"], summary["test_accuracy_ci95"]
+    accuracy = "-" if mean is None else f"{mean:.2%}"
+    if interval is not None:
+        accuracy += f" ± {(interval[1] - interval[0]) / 2:.2%}"
+    seconds = sum(result.seconds for result in ended)
+    return (
+        f"{folder.parent.name}/{folder.name}",
+        f"{len(ended)}/{begun}",
+        state,
+        accuracy,
+        duration(seconds) if ended else "-",
+    )
 
 
 def show_results(screen: Screen, cell: Cell, ended: Sequence[Result]) -> None:

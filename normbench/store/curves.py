@@ -8,6 +8,7 @@ from contextlib import suppress
 from io import BytesIO
 from math import isfinite
 from pathlib import Path
+from threading import Event as ThreadEvent
 from time import time
 from typing import Any, BinaryIO
 
@@ -17,7 +18,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard.summary import hparams
 
-from normbench.errors import UnreadableError
+from normbench.errors import UnreadableError, UsageError
 from normbench.files import LARGE, read_json, read_text, write_bytes, write_json, write_text
 
 HPARAM_METRIC = "eval/accuracy"
@@ -228,6 +229,31 @@ def _rendered(folder: Path) -> bytes:
         raise UnreadableError(f"{HPARAMS}: it makes no sense: {error}") from None
     events.flush()
     return file.getvalue()
+
+
+def serve(directory: Path, port: int) -> None:
+    """Serves TensorBoard over ``directory`` on this machine, until the process is interrupted.
+
+    Raises:
+        UsageError: the port is taken.
+    """
+    from tensorboard import default, program
+    from tensorboard.data import server_ingester
+
+    fast = "true"  # by default it decides so as well, and says so in four lines
+    try:
+        server_ingester.get_server_binary()
+    except server_ingester.NoDataServerError:
+        fast = "false"
+    board = program.TensorBoard(plugins=default.get_plugins())
+    board.configure(logdir=str(directory), port=port, load_fast=fast)
+    try:
+        url = board.launch()
+    except program.TensorBoardServerException as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"--port {port}: {reason}; --port 0 takes any that is free") from None
+    print(f"TensorBoard at {url} (Ctrl-C ends it)", flush=True)
+    ThreadEvent().wait()
 
 
 def _new_name() -> str:

@@ -41,6 +41,9 @@ WIDE = 100
 
 _NO_LINKS = getattr(os, "O_NOFOLLOW", 0)
 
+_PADDING = 2
+"""Blanks between two columns of a table."""
+
 _NUMERIC = frozenset("0123456789-+.±")
 
 
@@ -147,9 +150,22 @@ class Screen:
         """Prints one line that brings its own colours."""
         self.console.print(Text.from_ansi(text), soft_wrap=True)
 
-    def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-        """Prints a table; columns of numbers are aligned to the right."""
+    def table(
+        self,
+        title: str,
+        columns: Sequence[str],
+        rows: Iterable[Sequence[str]],
+        droppable: Sequence[str] = (),
+    ) -> None:
+        """Prints a table; columns of numbers are aligned to the right.
+
+        Where it is too wide for the terminal, ``droppable`` columns are left out, in that order,
+        before words are broken.
+        """
         filled = [list(row) for row in rows]
+        kept = self._fitting(columns, filled, droppable)
+        columns = [columns[index] for index in kept]
+        filled = [[row[index] for index in kept] for row in filled]
         table = Table(
             title=Text(title),
             title_justify="left",
@@ -165,6 +181,21 @@ class Screen:
         for row in filled:
             table.add_row(*(Text(cell) for cell in row))
         self.console.print(table)
+
+    def _fitting(
+        self, columns: Sequence[str], rows: Sequence[Sequence[str]], droppable: Sequence[str]
+    ) -> list[int]:
+        """The columns, by index, that fit side by side without breaking a word."""
+        least = [
+            max(len(word) for cell in cells for word in cell.split() or [""])
+            for cells in zip(columns, *rows, strict=True)
+        ]
+        kept = list(range(len(columns)))
+        for name in droppable:
+            if sum(least[index] for index in kept) + _PADDING * len(kept) <= self.console.width:
+                break
+            kept.remove(list(columns).index(name))
+        return kept
 
     @contextmanager
     def training(self, label: str, *, steps: int, epochs: int) -> Iterator["TrainingBar"]:

@@ -1,6 +1,7 @@
 """``normbench show``, ``norms``, ``data`` and ``tensorboard``, and help."""
 
 import errno
+import json
 import os
 import re
 import signal
@@ -8,17 +9,24 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
-import typer
 import yaml
 
-from normbench import cli
+from normbench.cli import endings
 from normbench.errors import UsageError
 from normbench.norms import NORMS
 from normbench.terminal import catalog
 from tests.cli_helpers import ESCAPE, on_terminal
-from tests.conftest import NUM_TEST, NUM_TRAIN, Command, process_environment, write_pictures
+from tests.conftest import (
+    NUM_TEST,
+    NUM_TRAIN,
+    Command,
+    Finished,
+    process_environment,
+    write_pictures,
+)
 
 # ---- normbench show, norms, data ----
 
@@ -116,19 +124,31 @@ def test_list_on_an_empty_machine_says_how_to_get_data(nb: Command) -> None:
     assert "synthetic" in result.stdout
 
 
-def test_tensorboard_is_started_over_the_runs_on_this_machine_only(
-    nb: Command, tiny: list[str], monkeypatch: pytest.MonkeyPatch
+def test_tensorboard_serves_the_runs_on_this_machine_until_it_is_interrupted(
+    script: str, finished: Finished, tiny_library: Path
 ) -> None:
-    assert nb("run", *tiny).exit_code == 0
-    started: list[tuple[str, list[str]]] = []
-    monkeypatch.setattr(
-        os, "execv", lambda program, arguments: started.append((program, arguments))
+    process = subprocess.Popen(
+        [script, "tensorboard", "--port", "0"],
+        cwd=finished.home,
+        env=process_environment(tiny_library),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
-    assert nb("tensorboard", "--port", "0").exit_code == 0
+    try:
+        assert process.stdout is not None
+        said = process.stdout.readline()
+        address = re.search(r"http://localhost:\d+/", said)
+        assert address is not None, said
+        with urlopen(f"{address[0]}data/environment", timeout=60) as answer:
+            assert json.load(answer)["data_location"] == "runs"
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    finally:
+        process.kill()
+        process.wait()
 
-    ((program, arguments),) = started
-    assert program == sys.executable
-    assert arguments[1:] == ["-P", "-m", "tensorboard.main", "--logdir", "runs", "--port", "0"]
+    assert (process.returncode, errors) == (130, "normbench: interrupted\n")
 
 
 class Interrupted:
@@ -144,12 +164,12 @@ def test_an_interruption_while_a_library_is_imported_is_one_line(
 ) -> None:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        with pytest.raises(typer.Exit) as left, cli._one_line_errors("again"):
+        with pytest.raises(SystemExit) as left, endings.one_line("again"):
             type("Imported", (), {word: Interrupted()})
     finally:
         signal.signal(signal.SIGINT, before)
 
-    assert left.value.exit_code == code
+    assert left.value.code == code
     assert capsys.readouterr().err == f"normbench: {word}; again\n"
 
 
@@ -242,7 +262,7 @@ def test_help_imports_nothing_that_takes_a_while() -> None:
 def test_a_library_that_makes_an_error_of_sigterm_does_not_hide_it(
     nb: Command, tiny: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(_: object) -> None:
+    def interrupted(*_: object) -> None:
         try:
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(10)
