@@ -51,11 +51,11 @@ def tensorboard(
     with one_line():
         _check_runs(directory)
         from normbench.run import views
-        from normbench.store import curves
+        from normbench.store.events import serve
         from normbench.terminal.screen import Screen
 
         views.check_curves(Screen(), directory, rebuild=rebuild)
-        curves.serve(directory, port)
+        serve(directory, port)
 
 
 def _check_runs(directory: Path) -> None:

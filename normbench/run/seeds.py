@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from normbench.config import Precision
 from normbench.data.batches import Splits, Training
+from normbench.data.sheet import sample_sheet
 from normbench.errors import UsageError
 from normbench.files import write_bytes, write_json
 from normbench.models.inspection import memory_of_step
@@ -122,7 +123,7 @@ class Replicas:
         steps = config.epochs * self.training.steps
         # A seed may have been finished alone, and is trained along with its stack all the same.
         trackers = {
-            replica: _open_tracker(self.cell, seed, progress, screen)
+            replica: _open_tracker(self.cell, self.splits, seed, progress, screen)
             for replica, seed in enumerate(self.seeds)
             if not is_done(self.cell.seed_folder(seed))
         }
@@ -291,7 +292,9 @@ def _result(
     )
 
 
-def _open_tracker(cell: Cell, seed: int, progress: Progress, screen: Screen) -> Tracker:
+def _open_tracker(
+    cell: Cell, splits: Splits, seed: int, progress: Progress, screen: Screen
+) -> Tracker:
     folder = cell.seed_folder(seed)
     folder.mkdir(parents=True, exist_ok=True)
     config = cell.config
@@ -305,8 +308,16 @@ def _open_tracker(cell: Cell, seed: int, progress: Progress, screen: Screen) -> 
         "peak learning rate": config.optim.peak(config.batch),
         "seed": seed,
     }
+    written = cell.directory / "config.yaml"
     try:
-        return Tracker(folder, hparams, after=progress.recorded, warn=screen.line)
+        return Tracker(
+            folder,
+            hparams,
+            config=written.read_text(encoding="utf-8") if written.is_file() else "",
+            images=sample_sheet(splits.train) if seed == config.seed else b"",
+            after=progress.recorded,
+            warn=screen.line,
+        )
     except (OSError, ValueError) as error:
         if progress.recorded == 0:
             raise
