@@ -3,11 +3,21 @@
 Nothing heavy is imported before a command needs it, so that ``--help`` is there in a blink.
 """
 
-from normbench.cli import endings
+import os
+import signal
+
+
+def _leave(*_: object) -> None:
+    os.write(2, b"normbench: interrupted\n")
+    os._exit(130)
 
 
 def main() -> None:
     """The ``normbench`` command."""
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as nohup wants it
+        signal.signal(signal.SIGINT, _leave)  # until there is something to put away
+    from normbench.cli import endings
+
     with endings.process():
         from normbench.cli.app import app
 

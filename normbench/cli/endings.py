@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from normbench.errors import UsageError
 
-PATIENCE = 1.5
+PATIENCE = 1.0
 """Seconds between an interruption and leaving in any case."""
 
 _WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}

@@ -10,6 +10,7 @@ import itertools
 import math
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 
 from hydra import initialize_config_module
 from hydra._internal.callbacks import Callbacks
@@ -63,6 +64,7 @@ def train_all(arguments: Sequence[str], screen: Screen, *, dry_run: bool = False
         arguments: overrides as on the command line; ``batch=2,8`` is a grid's axis, and
             ``hydra/launcher=…`` and ``hydra.launcher.…`` say how cells are spread.
         screen: where progress is shown.
+        dry_run: whether to say what would be trained, and how long it would take, and no more.
 
     Raises:
         UsageError: an override or a cell cannot be; nothing has been trained then.
@@ -87,9 +89,14 @@ def train_all(arguments: Sequence[str], screen: Screen, *, dry_run: bool = False
             raise UsageError(in_words(error, own)) from None
         grid = _Grid(master, HydraContext(hydra.config_loader, Callbacks(master)))
         elsewhere = _launcher_of(master) == "submitit_slurm"
-        cells = sweep.planned_cells(grid.cells(own), screen, elsewhere=elsewhere)
+        cells = sweep.planned_cells(grid.cells(own), screen, elsewhere=elsewhere, write=not dry_run)
+        if dry_run:
+            sweep.dry_run(cells, screen)
+            return cells
         if todo := cells.unfinished():
-            sweep.finish(cells, todo, grid.launch, screen)
+            here = _launcher_of(master) == "basic"
+            with sweep.foreseen(todo, screen) if here else nullcontext():
+                sweep.finish(cells, todo, grid.launch, screen)
     return cells
 
 

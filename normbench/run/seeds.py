@@ -23,7 +23,13 @@ from normbench.store.curves import Tracker
 from normbench.store.environment import environment
 from normbench.store.results import DIVERGED, FINISHED, Result, is_done, write_result
 from normbench.terminal.screen import Screen
-from normbench.training.loop import evaluate, norm_parameters, step_function, train
+from normbench.training.loop import (
+    EVALUATION_BATCH,
+    evaluate,
+    norm_parameters,
+    step_function,
+    train,
+)
 from normbench.training.optim import SGD
 from normbench.training.precise_bn import Decomposition, decompose
 from normbench.training.progress import Evaluation, Metrics, Progress
@@ -129,17 +135,25 @@ class Replicas:
         }
         try:
             self._say_where(trackers)
-            with screen.training(self.label, steps=steps, epochs=config.epochs) as bar:
+            evaluation = self.splits.validation or self.splits.test
+            with screen.training(
+                self.label, steps=steps, epochs=config.epochs, tested=len(evaluation)
+            ) as bar:
+
+                def tested() -> None:
+                    check()
+                    bar.tested(EVALUATION_BATCH)
+
                 for metrics in train(
                     self.model,
                     self.training,
                     self.optimizer,
                     config.optim,
                     epochs=config.epochs,
-                    evaluation=self.splits.validation or self.splits.test,
+                    evaluation=evaluation,
                     progress=progress,
                     autocast=self.autocast,
-                    check=check,
+                    check=tested,
                 ):
                     if metrics is not None:
                         for replica, tracker in trackers.items():

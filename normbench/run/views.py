@@ -35,6 +35,7 @@ def show_layers(screen: Screen, config: Config, preface: str = "") -> None:
             *(_layer_row(info) for info in infos),
             _total_row(infos, config),
         ],
+        droppable=("MFLOPs", "params", "batch-dependent", "output", "C/G", "G"),
     )
     for note in dict.fromkeys(_degenerate(info, config) for info in infos):
         if note is not None:
@@ -233,6 +234,7 @@ def show_results(screen: Screen, cell: Cell, ended: Sequence[Result]) -> None:
         f"{config.norm.name}, batch {config.batch}, {config.model.title} on {cell.images.name}",
         ("", "status", "accuracy", "test loss", "train loss", "images/s", "time"),
         rows,
+        droppable=("train loss", "images/s", "test loss", "time"),
     )
     if summary["test_accuracy_ci95"] is not None:
         mean, (low, high) = summary["test_accuracy_mean"], summary["test_accuracy_ci95"]

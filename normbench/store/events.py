@@ -31,6 +31,9 @@ DESCRIPTIONS = {
     " by `data.val_fraction`.",
     "eval/accuracy": "Share of right answers (0..1) on the same images.",
     "gradient/norm": "Euclidean norm of the gradient of all parameters in one step.",
+    "stray_mean": "By layer: |batch mean - running mean| in running standard deviations, mean over"
+    " channels.",
+    "stray_variance": "By layer: |log of batch variance / running variance|, mean over channels.",
     "result/test_error": "Share of wrong answers (0..1) on the whole test set after the last step.",
     "result/images_per_second": "Training images of this seed over its seconds of training.",
     "result/memory_mb": "What one training step of one seed holds, in units of 10⁶ bytes.",
@@ -118,7 +121,8 @@ class EventFile:
         if tag in self._described:
             return Summary.Value(tag=tag, simple_value=value)
         self._described.add(tag)
-        about = DESCRIPTIONS.get(tag.removeprefix(f"{self._batch}/"), "")
+        plain = tag.removeprefix(f"{self._batch}/")
+        about = DESCRIPTIONS.get(plain) or DESCRIPTIONS.get(plain.partition("/")[0], "")
         metadata = SummaryMetadata(summary_description=about, data_class=DATA_CLASS_SCALAR)
         metadata.plugin_data.plugin_name = "scalars"
         return Summary.Value(tag=tag, simple_value=value, metadata=metadata)

@@ -43,6 +43,7 @@ def _show_zoo(screen: Screen) -> None:
             (key, cls.axes, "yes" if cls.batch_dependent else "no", cls.cite)
             for key, cls in NORMS.items()
         ],
+        droppable=("batch-dependent", "paper (arXiv)", "averages over"),
     )
     screen.line("normbench norms NAME: formula, picture of the averaged axes, defaults, paper")
 
@@ -121,6 +122,7 @@ def list_data(screen: Screen) -> None:
             )
             for e in entries
         ],
+        droppable=("sha256", "from", "MB", "classes", "size", "test"),
     )
     missing = SOURCES.keys() - {entry.name for entry in entries}
     rows = [

@@ -179,7 +179,7 @@ def test_what_the_machine_refuses_is_one_line_and_exit_code_1(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/summary.json")
 
-    monkeypatch.setattr("normbench.store.results.write_json", full)
+    monkeypatch.setattr("normbench.run.run.write_json", full)
     result = nb("run", *tiny)
 
     assert result.exit_code == 1
@@ -203,6 +203,24 @@ def test_lists_fit_a_terminal_of_80_columns(script: str, tmp_path: Path, command
     assert [line for line in lines if len(line) > 80] == []
     if command == "norms":
         assert len([line for line in lines if re.search(r" \d{4}\.\d{5}", line)]) == 4
+
+
+@pytest.mark.parametrize("command", ["norms", "data list", "show", "runs"])
+def test_at_40_columns_tables_drop_columns_instead_of_breaking_words(
+    script: str, tiny_library: Path, finished: Finished, command: str
+) -> None:
+    arguments = [*command.split(), *(finished.arguments[1:-1] if command == "show" else [])]
+    sent = on_terminal(script, tiny_library, finished.home, 40, *arguments)
+    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", sent).splitlines()
+    words = {
+        "norms": ["instance", "name"],
+        "data list": ["tiny", "training"],
+        "show": ["blocks.0", "averages", "conv"],
+        "runs": [finished.cell.name.rpartition("-")[2], "finished", "accuracy"],
+    }
+
+    table = [line for line in lines if len(line) <= 40]
+    assert [word for word in words[command] if not any(word in line for line in table)] == []
 
 
 # ---- help ----

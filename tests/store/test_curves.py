@@ -159,8 +159,19 @@ def test_every_tag_says_what_it_is(finished: Finished) -> None:
         first.setdefault(value.tag, value.metadata)
     scalars = [tag for tag, about in first.items() if about.plugin_data.plugin_name == "scalars"]
 
-    assert set(DESCRIPTIONS) | {"batch 4/eval/accuracy"} == set(scalars)
+    of_batch_norm = {"stray_mean", "stray_variance"}
+    assert set(DESCRIPTIONS) - of_batch_norm | {"batch 4/eval/accuracy"} == set(scalars)
     assert all(len(first[tag].summary_description) > 10 for tag in scalars)
+
+
+def test_a_layer_s_tag_says_what_it_is_too(tmp_path: Path) -> None:
+    tracker = Tracker(tmp_path, HPARAMS)
+    tracker.log(1, 1.0, {"stray_mean/blocks.0": 0.5, "stray_variance/blocks.0": 0.5})
+    tracker.close()
+    about = {value.tag: value.metadata.summary_description for value in summaries(tmp_path)}
+
+    assert about["stray_mean/blocks.0"] == DESCRIPTIONS["stray_mean"]
+    assert about["stray_variance/blocks.0"] == DESCRIPTIONS["stray_variance"]
 
 
 def test_the_event_file_of_a_whole_run_follows_from_the_json_files(finished: Finished) -> None:
