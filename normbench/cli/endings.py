@@ -110,6 +110,8 @@ def one_line(interrupted: str = "") -> Iterator[None]:
     previous = {each: signal.signal(each, ending.hear) for each in heard}
     try:
         yield
+        if ending.received:  # a library has swallowed the exception
+            ending.end()
     except (Exception, KeyboardInterrupt, _Terminated) as error:
         # A library that is interrupted may make an error of its own of it.
         if ending.received or _has(error, KeyboardInterrupt):

@@ -186,7 +186,7 @@ def show_runs(screen: Screen, directory: Path) -> None:
         f"Cells in {directory}",
         ("cell", "seeds", "state", "accuracy", "trained"),
         rows,
-        droppable=("trained", "seeds"),
+        droppable=("trained", "seeds", "state"),
     )
 
 

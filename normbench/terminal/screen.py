@@ -43,7 +43,7 @@ WIDE = 100
 
 _NO_LINKS = getattr(os, "O_NOFOLLOW", 0)
 
-_PADDING = 2
+_PADDING = 3
 """Blanks between two columns of a table."""
 
 _NUMERIC = frozenset("0123456789-+.±")
@@ -167,8 +167,12 @@ class Screen:
         before words are broken.
         """
         filled = [list(row) for row in rows]
-        kept = self._fitting(columns, filled, droppable)
-        columns = [columns[index] for index in kept]
+        least = [
+            max(len(word) for cell in cells for word in cell.split() or [""])
+            for cells in zip(columns, *filled, strict=True)
+        ]
+        kept = self._fitting(columns, least, droppable)
+        columns, least = [columns[i] for i in kept], [least[i] for i in kept]
         filled = [[row[index] for index in kept] for row in filled]
         table = Table(
             title=Text(title),
@@ -181,19 +185,20 @@ class Screen:
         for index, column in enumerate(columns):
             cells = [row[index] for row in filled if row[index]]
             numeric = bool(cells) and all(cell[0] in _NUMERIC for cell in cells)
-            table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+            table.add_column(
+                column,
+                justify="right" if numeric else "left",
+                overflow="fold",
+                min_width=min(least[index], self.console.width - 2 * _PADDING),
+            )
         for row in filled:
             table.add_row(*(Text(cell) for cell in row))
         self.console.print(table)
 
     def _fitting(
-        self, columns: Sequence[str], rows: Sequence[Sequence[str]], droppable: Sequence[str]
+        self, columns: Sequence[str], least: Sequence[int], droppable: Sequence[str]
     ) -> list[int]:
-        """The columns, by index, that fit side by side without breaking a word."""
-        least = [
-            max(len(word) for cell in cells for word in cell.split() or [""])
-            for cells in zip(columns, *rows, strict=True)
-        ]
+        """The columns, by index, that fit side by side where each is at ``least`` so wide."""
         kept = list(range(len(columns)))
         for name in droppable:
             if sum(least[index] for index in kept) + _PADDING * len(kept) <= self.console.width:

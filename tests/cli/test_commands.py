@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -216,7 +217,7 @@ def test_at_40_columns_tables_drop_columns_instead_of_breaking_words(
         "norms": ["instance", "name"],
         "data list": ["tiny", "training"],
         "show": ["blocks.0", "averages", "conv"],
-        "runs": [finished.cell.name.rpartition("-")[2], "finished", "accuracy"],
+        "runs": [finished.cell.name, "accuracy"],
     }
 
     table = [line for line in lines if len(line) <= 40]
@@ -292,3 +293,63 @@ def test_a_library_that_makes_an_error_of_sigterm_does_not_hide_it(
 
     assert done.exit_code == 143
     assert done.stderr == "normbench: terminated; the same command trains what is missing\n"
+
+
+SWALLOWS = """
+import sys, time
+from normbench.cli import endings
+with endings.process(), endings.one_line("again"):
+    print("ready", flush=True)
+    try:
+        time.sleep(60)
+    except BaseException:
+        {then}
+"""
+
+
+@pytest.mark.parametrize("then", ["pass", "time.sleep(60)"])
+def test_a_library_that_swallows_the_interruption_does_not_go_on_for_long(then: str) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", SWALLOWS.format(then=then)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        start = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    finally:
+        process.kill()
+        process.wait()
+
+    assert (process.returncode, errors) == (130, "normbench: interrupted; again\n")
+    assert time.monotonic() - start < 10
+
+
+def test_the_version_is_the_package_s(nb: Command) -> None:
+    assert nb("--version").stdout == f"normbench {version('normbench')}\n"
+
+
+def test_a_bare_sweep_prints_its_help(nb: Command, tmp_path: Path) -> None:
+    result = nb("sweep")
+
+    assert "Usage: normbench sweep" in result.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_runs_lists_cells_seeds_states_and_results(
+    nb: Command, tiny: list[str], tmp_path: Path
+) -> None:
+    assert nb("run", *tiny, "norm=group", "seeds=2").exit_code == 0
+    assert nb("run", *tiny, "norm=none", "optim.lr=1e9").exit_code == 1
+    assert nb("run", *tiny, "norm=batch").exit_code == 0
+    (interrupted,) = tmp_path.glob("runs/default/batch-*/seed-0/result.json")
+    interrupted.unlink()
+    lines = {line.split("-")[0].strip(): line for line in nb("runs").stdout.splitlines()}
+
+    assert re.search(r" 2/2 +finished +\d+\.\d+% ± \d+\.\d+% ", lines["default/group"])
+    assert re.search(r" 1/1 +diverged +- ", lines["default/none"])
+    assert re.search(r" 0/1 +interrupted +- ", lines["default/batch"])
