@@ -174,6 +174,7 @@ class Screen:
         kept = self._fitting(columns, least, droppable)
         columns, least = [columns[i] for i in kept], [least[i] for i in kept]
         filled = [[row[index] for index in kept] for row in filled]
+        widths = self._widths(columns, least, filled)
         table = Table(
             title=Text(title),
             title_justify="left",
@@ -189,7 +190,7 @@ class Screen:
                 column,
                 justify="right" if numeric else "left",
                 overflow="fold",
-                min_width=min(least[index], self.console.width - 2 * _PADDING),
+                width=widths[index],
             )
         for row in filled:
             table.add_row(*(Text(cell) for cell in row))
@@ -201,10 +202,30 @@ class Screen:
         """The columns, by index, that fit side by side where each is at ``least`` so wide."""
         kept = list(range(len(columns)))
         for name in droppable:
-            if sum(least[index] for index in kept) + _PADDING * len(kept) <= self.console.width:
+            if sum(least[index] for index in kept) <= self._room(len(kept)):
                 break
             kept.remove(list(columns).index(name))
         return kept
+
+    def _room(self, columns: int) -> int:
+        """The characters that a table of so many columns has for what is in them."""
+        return self.console.width - _PADDING * columns + 1
+
+    def _widths(
+        self, columns: Sequence[str], least: Sequence[int], rows: Sequence[Sequence[str]]
+    ) -> list[int | None]:
+        """The width of each column: wide ones give way first, and none breaks a word."""
+        widths = [
+            max(len(line) for cell in cells for line in cell.splitlines() or [""])
+            for cells in zip(columns, *rows, strict=True)
+        ]
+        room = self._room(len(columns))
+        if sum(widths) <= room or sum(least) > room:  # it fits, or words have to be broken
+            return [None] * len(columns)
+        while sum(widths) > room:
+            slack = [width - low for width, low in zip(widths, least, strict=True)]
+            widths[slack.index(max(slack))] -= 1
+        return list(widths)
 
     @contextmanager
     def training(
