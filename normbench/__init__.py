@@ -24,7 +24,8 @@ command line::
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+
+TYPE_CHECKING = False  # as mypy takes it; the command line must not wait for typing either
 
 if TYPE_CHECKING:
     from normbench.norms import NORMS, swap_norm
@@ -40,7 +41,7 @@ _HOME = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Imports a public name when it is asked for: the command line must not wait for torch."""
     if name in _HOME:
         return getattr(import_module(_HOME[name]), name)

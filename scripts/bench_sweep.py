@@ -25,7 +25,8 @@ from rich.console import Console
 from timing import machine
 
 from normbench.data.library.importing import import_images
-from normbench.launch.compose import CONFIGS, load_config, register_schemas
+from normbench.launch.choices import CONFIGS
+from normbench.launch.compose import load_config, register_schemas
 from normbench.launch.grid import train_all
 from normbench.run.autosave import Saver
 from normbench.run.cell import Cell, Replica

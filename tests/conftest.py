@@ -81,7 +81,7 @@ def _local_only(self: socket.socket, address: Any) -> None:
 @pytest.fixture
 def nb() -> Command:
     """``normbench`` in this process: quick, for what needs no process of its own."""
-    from normbench.cli import app
+    from normbench.cli.app import app
 
     def invoke(*arguments: str) -> Result:
         return CliRunner().invoke(app, list(arguments), prog_name="normbench")

@@ -1,8 +1,9 @@
-"""The images. A new source is a class in this package and a file in ``configs/data``.
+"""The images. A new source is a class in this package.
 
 From the top down::
 
     batches.py      the epoch plan: order, crops and flips, from (seed, epoch) alone
+    sheet.py        a sheet of sample images
     base.py         what all sources share: the configuration
     synthetic.py    the built-in images
     library/        the data sets on this machine: import, fetch, read, check

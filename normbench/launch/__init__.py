@@ -4,5 +4,8 @@ From the top down::
 
     grid.py       a sweep's settings -> its cells -> Hydra's launchers
     sweep.py      the cells of a sweep: which are left to train, what becomes of each
+    course.py     how long a sweep will take, and where it is
     compose.py    settings -> configuration, or one line that says what is wrong
+    hints.py      what was probably meant
+    choices.py    what can be set, read off the sources: completion cannot wait for torch
 """

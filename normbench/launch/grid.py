@@ -10,6 +10,7 @@ import itertools
 import math
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 
 from hydra import initialize_config_module
 from hydra._internal.callbacks import Callbacks
@@ -24,17 +25,17 @@ from omegaconf.errors import OmegaConfBaseException
 
 from normbench.config import PLACES, Config
 from normbench.errors import UsageError
-from normbench.launch import sweep
+from normbench.launch import hints, sweep
+from normbench.launch.choices import CONFIGS
 from normbench.launch.compose import (
-    CONFIGS,
     Typed,
     check,
     check_names,
-    group_keys,
     in_words,
     parse,
     register_schemas,
 )
+from normbench.launch.hints import group_names
 from normbench.launch.sweep import Cells, Planned
 from normbench.terminal.screen import Screen
 
@@ -56,13 +57,14 @@ _QUIET = (
 _EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
 
 
-def train_all(arguments: Sequence[str], screen: Screen) -> Cells:
+def train_all(arguments: Sequence[str], screen: Screen, *, dry_run: bool = False) -> Cells:
     """Plans the cells of a sweep, trains those that are not finished, and returns all of them.
 
     Args:
         arguments: overrides as on the command line; ``batch=2,8`` is a grid's axis, and
             ``hydra/launcher=…`` and ``hydra.launcher.…`` say how cells are spread.
         screen: where progress is shown.
+        dry_run: whether to say what would be trained, and how long it would take, and no more.
 
     Raises:
         UsageError: an override or a cell cannot be; nothing has been trained then.
@@ -71,12 +73,14 @@ def train_all(arguments: Sequence[str], screen: Screen) -> Cells:
     launcher = [text for text in arguments if text.startswith("hydra")]
     for text in launcher:
         _check_launcher(text)
-    own = [parse(text) for text in arguments if text not in launcher]
+    typed = [text for text in arguments if text not in launcher]
+    hints.check_arguments("sweep", typed)
+    own = [parse(text) for text in typed]
     GlobalHydra.instance().clear()
     with initialize_config_module(CONFIGS, version_base="1.3", job_name="normbench"):
-        for typed in own:
-            _check_axis(typed)
-        overrides = [*_QUIET, *launcher, *(typed.readable for typed in own)]
+        for each in own:
+            _check_axis(each)
+        overrides = [*_QUIET, *launcher, *(each.readable for each in own)]
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
         try:
@@ -85,9 +89,14 @@ def train_all(arguments: Sequence[str], screen: Screen) -> Cells:
             raise UsageError(in_words(error, own)) from None
         grid = _Grid(master, HydraContext(hydra.config_loader, Callbacks(master)))
         elsewhere = _launcher_of(master) == "submitit_slurm"
-        cells = sweep.planned_cells(grid.cells(own), screen, elsewhere=elsewhere)
+        cells = sweep.planned_cells(grid.cells(own), screen, elsewhere=elsewhere, write=not dry_run)
+        if dry_run:
+            sweep.dry_run(cells, screen)
+            return cells
         if todo := cells.unfinished():
-            sweep.finish(cells, todo, grid.launch, screen)
+            here = _launcher_of(master) == "basic"
+            with sweep.foreseen(todo, screen) if here else nullcontext():
+                sweep.finish(cells, todo, grid.launch, screen)
     return cells
 
 
@@ -132,7 +141,7 @@ class _Grid:
 
     def _compose(self, overrides: Sequence[Typed]) -> Config:
         """What Hydra will compose of ``overrides``: one composition a choice of groups."""
-        groups = tuple(each.readable for each in overrides if each.key in group_keys())
+        groups = tuple(each.readable for each in overrides if each.key in group_names())
         try:
             if groups not in self._trees:
                 loader = self._context.config_loader
@@ -142,7 +151,7 @@ class _Grid:
                 self._trees[groups] = tree
             tree = copy.deepcopy(self._trees[groups])
             for each in overrides:
-                if each.key not in group_keys():
+                if each.key not in group_names():
                     OmegaConf.update(tree, each.key, each.value, merge=True)
             config = OmegaConf.to_object(tree)
         except (HydraException, OmegaConfBaseException) as error:
@@ -216,7 +225,7 @@ def _check_axis(typed: Typed) -> None:
     """Refuses what no run takes, and axes along which the records cannot be told apart."""
     values = _values(typed)
     if len(values) > 1 and typed.key in ("seed", "seeds"):
-        raise UsageError(f"{typed.text}: every cell has all its seeds, for example seeds=5")
+        raise hints.several_seeds(typed.text, (value.value for value in values))
     if len(values) > 1 and typed.key in ("experiment", *PLACES):
         raise UsageError(f"{typed.text}: a sweep takes one {typed.key}")
     for value in values:

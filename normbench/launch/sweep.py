@@ -17,6 +17,7 @@ from uuid import uuid4
 
 from normbench.config import Config
 from normbench.errors import UsageError
+from normbench.launch.course import Course, estimated, said, show_plan
 from normbench.run import run as experiment
 from normbench.run.cell import Cell
 from normbench.run.seeds import StoppedError
@@ -26,7 +27,7 @@ from normbench.store import plan
 from normbench.store.lock import HOLDER, SWEEP, HeldError, Holder, holder
 from normbench.store.plan import PlannedCell
 from normbench.store.results import FAILED, FINISHED, RESULT, KilledError, Result, read_results
-from normbench.terminal.screen import Screen
+from normbench.terminal.screen import Screen, duration
 
 GRACE = 3.5
 """Seconds that other processes get to save their state when the sweep is interrupted."""
@@ -34,6 +35,9 @@ GRACE = 3.5
 KILLED = "its process was killed"
 
 _THIS = uuid4().hex
+
+_courses: list[Course] = []
+"""Where the sweep is that trains its cells in this process, if there is one."""
 
 
 class InterruptedSweepError(BaseException):
@@ -148,7 +152,11 @@ class Cells(list[Planned]):
 
 
 def planned_cells(
-    configs: Iterable[tuple[Config, list[str]]], screen: Screen, *, elsewhere: bool = False
+    configs: Iterable[tuple[Config, list[str]]],
+    screen: Screen,
+    *,
+    elsewhere: bool = False,
+    write: bool = True,
 ) -> Cells:
     """Finds the cells of ``configs``, each once, and writes down which they are.
 
@@ -156,6 +164,7 @@ def planned_cells(
         configs: configurations and the overrides that compose them.
         screen: where it is said what was found.
         elsewhere: whether they will be trained on other machines, with other devices.
+        write: whether to write them down.
 
     Raises:
         UsageError: one of them cannot be trained, or the folder cannot be written to.
@@ -171,6 +180,35 @@ def planned_cells(
             found.setdefault(planned.directory, planned)
             bar.update("planning", count + 1, None)
     cells = Cells(found.values())
+    if write:
+        _write_plan(cells)
+    left = len(cells.unfinished())
+    done = "" if left == len(cells) else f", {len(cells) - left} of them trained already"
+    screen.line(f"{len(cells)} cells{done}: {cells.directory}")
+    return cells
+
+
+def dry_run(cells: Cells, screen: Screen) -> None:
+    """Prints the cells, what of them is done, and how long the rest will take."""
+    seconds = _estimated(cells, screen)
+    rows = [
+        (
+            each.directory.name,
+            f"{len(each.cell.config.all_seeds) - len(each.left)}/{len(each.cell.config.all_seeds)}",
+            duration(seconds[each.directory]) if each.left else "-",
+        )
+        for each in cells
+    ]
+    show_plan(screen, rows, sum(seconds.values()))
+
+
+def _estimated(cells: Cells, screen: Screen) -> dict[Path, float]:
+    left = {each.directory: len(each.left) for each in cells}
+    return estimated([each.cell for each in cells], left, screen)
+
+
+def _write_plan(cells: Cells) -> None:
+    """Writes down which cells there are."""
     try:
         plan.add(cells.directory, [each.entry() for each in cells])
     except OSError as error:
@@ -178,10 +216,6 @@ def planned_cells(
             f"cannot write to {cells.directory}: {error.strerror}; choose another folder with"
             " runs=FOLDER"
         ) from None
-    left = len(cells.unfinished())
-    done = "" if left == len(cells) else f", {len(cells) - left} of them trained already"
-    screen.line(f"{len(cells)} cells{done}: {cells.directory}")
-    return cells
 
 
 def train(config: Config, screen: Screen) -> None:
@@ -190,6 +224,9 @@ def train(config: Config, screen: Screen) -> None:
     Whatever goes wrong becomes their result, not an error.
     """
     configs = config.apart
+    if _courses and (overall := _courses[-1].at([Cell.of(each).directory for each in configs])):
+        screen.overall = overall
+        screen.line(overall.said)
     try:
         experiment.run_together(configs, screen, brief=True)
     except HeldError as error:
@@ -213,6 +250,18 @@ def _note_failure(cell: Cell, error: BaseException, details: str) -> None:
         log.log(details)
         note_failure(cell.replicas(), error)
         experiment.write_summary(cell, read_results(cell.directory))
+
+
+@contextmanager
+def foreseen(todo: Cells, screen: Screen) -> Iterator[None]:
+    """Says how long ``todo`` will take; within it, every cell says how much is left."""
+    seconds = _estimated(todo, screen)
+    screen.line(said(sum(seconds.values())))
+    _courses.append(Course(seconds))
+    try:
+        yield
+    finally:
+        _courses.pop()
 
 
 def finish(

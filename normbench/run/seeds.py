@@ -7,13 +7,14 @@ from pathlib import Path
 from threading import Event, Lock
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from normbench.config import Config, Precision
 from normbench.data.batches import Splits, Training
+from normbench.data.sheet import sample_sheet
 from normbench.errors import UsageError
-from normbench.files import write_atomically, write_json
+from normbench.files import write_bytes, write_json
 from normbench.models.inspection import memory_of_step
 from normbench.run.autosave import Saver
 from normbench.run.cell import Replica
@@ -22,7 +23,14 @@ from normbench.store.curves import Tracker
 from normbench.store.environment import environment
 from normbench.store.results import DIVERGED, FINISHED, Result, write_result
 from normbench.terminal.screen import Screen
-from normbench.training.loop import evaluate, networks_of, norm_parameters, step_function, train
+from normbench.training.loop import (
+    EVALUATION_BATCH,
+    evaluate,
+    networks_of,
+    norm_parameters,
+    step_function,
+    train,
+)
 from normbench.training.optim import SGD, SGDConfig, build_stacked
 from normbench.training.precise_bn import Decomposition, decompose
 from normbench.training.progress import Evaluation, Metrics, Progress
@@ -135,25 +143,36 @@ class Replicas:
         steps = config.epochs * self.training.steps
         # One may have been finished alone, and is trained along with its stack all the same.
         trackers = {
-            number: _open_tracker(member, progress, screen)
+            number: _open_tracker(member, self.splits, progress, screen)
             for number, member in enumerate(self.members)
             if not member.done
         }
         try:
             self._say_where(trackers)
-            with screen.training(self.label, steps=steps, epochs=config.epochs) as bar:
+            evaluation = self.splits.validation or self.splits.test
+            with screen.training(
+                self.label,
+                steps=steps,
+                epochs=config.epochs,
+                tested=len(evaluation) * len(self.members),
+            ) as bar:
+
+                def tested() -> None:
+                    check()
+                    bar.tested(EVALUATION_BATCH)
+
                 for metrics in train(
                     self.model,
                     self.training,
                     self.optimizer,
                     self.optims,
                     epochs=config.epochs,
-                    evaluation=self.splits.validation or self.splits.test,
+                    evaluation=evaluation,
                     networks=self.networks,
                     evaluate_every=config.evaluate_every,
                     progress=progress,
                     autocast=self.autocast,
-                    check=check,
+                    check=tested,
                 ):
                     if metrics is not None:
                         for replica, tracker in trackers.items():
@@ -320,7 +339,7 @@ def _result(
     )
 
 
-def _open_tracker(member: Replica, progress: Progress, screen: Screen) -> Tracker:
+def _open_tracker(member: Replica, splits: Splits, progress: Progress, screen: Screen) -> Tracker:
     folder, config = member.folder, member.cell.config
     folder.mkdir(parents=True, exist_ok=True)
     hparams: dict[str, str | int | float | bool] = {
@@ -333,8 +352,16 @@ def _open_tracker(member: Replica, progress: Progress, screen: Screen) -> Tracke
         "peak learning rate": config.optim.peak(config.batch),
         "seed": member.seed,
     }
+    written = member.cell.directory / "config.yaml"
     try:
-        return Tracker(folder, hparams, after=progress.recorded, warn=screen.line)
+        return Tracker(
+            folder,
+            hparams,
+            config=written.read_text(encoding="utf-8") if written.is_file() else "",
+            images=sample_sheet(splits.train) if member.seed == config.seed else b"",
+            after=progress.recorded,
+            warn=screen.line,
+        )
     except (OSError, ValueError) as error:
         if progress.recorded == 0:
             raise
@@ -363,4 +390,5 @@ def _log(tracker: Tracker, metrics: Metrics, replica: int) -> None:
 
 def _save_weights(model: nn.Module, folder: Path) -> None:
     state = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
-    write_atomically(folder / "model.safetensors", lambda path: save_file(state, path))
+    content = save(state)  # its own writing to a file reports a full disk as another error
+    write_bytes(folder / "model.safetensors", content)

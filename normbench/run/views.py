@@ -11,7 +11,8 @@ from normbench.models.inspection import LayerInfo, layers
 from normbench.run.cell import Cell
 from normbench.run.placement import Arrangement
 from normbench.store import curves
-from normbench.store.results import Result, summarize
+from normbench.store.lock import holder
+from normbench.store.results import Result, read_results, summarize
 from normbench.terminal.screen import Screen, duration
 
 
@@ -33,6 +34,7 @@ def show_layers(screen: Screen, config: Config, preface: str = "") -> None:
             *(_layer_row(info) for info in infos),
             _total_row(infos),
         ],
+        droppable=("MFLOPs", "params", "batch-dependent", "output", "C/G", "G"),
     )
     channels = [info.norm.channels for info in infos if info.norm is not None]
     for note in dict.fromkeys(config.norm.note(each) for each in channels):
@@ -164,6 +166,46 @@ def check_curves(screen: Screen, directory: Path, *, rebuild: bool) -> None:
         screen.line(f"normbench tensorboard --rebuild {directory} makes them anew")
 
 
+def show_runs(screen: Screen, directory: Path) -> None:
+    """Prints a line for each cell below ``directory``: its seeds, its state, its result."""
+    folders = sorted({path.parent.parent for path in directory.glob("**/seed-*/metrics.jsonl")})
+    with screen.working("reading") as bar:
+        rows = []
+        for number, folder in enumerate(folders):
+            bar.update("reading", number, len(folders))
+            rows.append(_run_row(folder))
+    screen.table(
+        f"Cells in {directory}",
+        ("cell", "seeds", "state", "accuracy", "trained"),
+        rows,
+        droppable=("trained", "seeds", "state"),
+    )
+
+
+def _run_row(folder: Path) -> tuple[str, ...]:
+    ended = read_results(folder)
+    begun = len(list(folder.glob("seed-*/metrics.jsonl")))
+    summary = summarize(ended)
+    if holder(folder) is not None:
+        state = "running"
+    elif begun > len(ended):
+        state = "interrupted"
+    else:
+        state = summary["status"]
+    mean, interval = summary["test_accuracy_mean"], summary["test_accuracy_ci95"]
+    accuracy = "-" if mean is None else f"{mean:.2%}"
+    if interval is not None:
+        accuracy += f" ± {(interval[1] - interval[0]) / 2:.2%}"
+    seconds = sum(result.seconds for result in ended)
+    return (
+        f"{folder.parent.name}/{folder.name}",
+        f"{len(ended)}/{begun}",
+        state,
+        accuracy,
+        duration(seconds) if ended else "-",
+    )
+
+
 def show_results(
     screen: Screen, cell: Cell, ended: Sequence[Result], seconds: Mapping[str, float]
 ) -> None:
@@ -186,6 +228,7 @@ def show_results(
         f"{config.norm.name}, batch {config.batch}, {config.model.title} on {cell.images.name}",
         ("", "status", "accuracy", "test loss", "train loss", "images/s", "time"),
         rows,
+        droppable=("train loss", "images/s", "test loss", "time"),
     )
     if summary["test_accuracy_ci95"] is not None:
         mean, (low, high) = summary["test_accuracy_mean"], summary["test_accuracy_ci95"]

@@ -3,7 +3,8 @@
 From the top down::
 
     plan.py           sweep.json: which cells a sweep has
-    curves.py         metrics.jsonl, and TensorBoard's copy of it
+    curves.py         metrics.jsonl, and when TensorBoard's copy of it is written
+    events.py         TensorBoard's file, byte for byte what the JSON files say; its server
     checkpoint.py     the state of a training in one file, checked before it is loaded
     results.py        results, summary, configuration
     environment.py    versions and machine

@@ -3,24 +3,20 @@
 import errno
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from base64 import b64encode
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from io import BytesIO
 from math import isfinite
 from pathlib import Path
 from time import time
-from typing import Any, BinaryIO
-
-from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
-from tensorboard.summary.writer.record_writer import RecordWriter
-from torch.utils.tensorboard.summary import hparams
+from typing import Any
 
 from normbench.errors import UnreadableError
 from normbench.files import LARGE, read_json, read_text, write_bytes, write_json, write_text
+from normbench.store.events import EventFile
+from normbench.store.results import Result, is_done, read_result
 
-HPARAM_METRIC = "eval/accuracy"
 METRICS, HPARAMS, EVENTS = "metrics.jsonl", "hparams.json", "events.out.tfevents."
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -38,6 +34,8 @@ class Tracker:
     Args:
         folder: the seed's own; it exists.
         values: what TensorBoard's HParams page lists for the run.
+        config: the configuration as text.
+        images: some of the images, as one picture in a format that browsers know.
         after: the step that training goes on after: what was recorded later, by a run that was
             killed, is dropped, and the rest is kept.
         warn: told, in one line, why recording has stopped.
@@ -51,6 +49,8 @@ class Tracker:
         folder: Path,
         values: Mapping[str, HParam],
         *,
+        config: str = "",
+        images: bytes = b"",
         after: int = 0,
         warn: Callable[[str], None] = print,
     ) -> None:
@@ -59,25 +59,29 @@ class Tracker:
         self._recording = True
         kept = [line for line in read_metrics(folder) if line["step"] <= after] if after else []
         head = {"time": kept[0]["time"] if kept else round(time(), 3), "values": dict(values)}
+        if config:
+            head["config"] = config
+        if images:
+            head["images"] = b64encode(images).decode()
         try:
             write_text(folder / METRICS, "".join(json.dumps(line) + "\n" for line in kept))
             write_json(folder / HPARAMS, head)
-            self._open(folder / METRICS, folder / _new_name())
+            self._open(folder / METRICS, folder / _new_name(), head)
         except OSError as error:
             if error.errno not in FULL:
                 raise
-            self._open(Path(os.devnull), Path(os.devnull))
+            self._open(Path(os.devnull), Path(os.devnull), head)
             self._stop(error)
-        self._guarded(lambda: self._events.write_all(head, kept))
+        self._guarded(lambda: self._events.write_all(kept, None))
         self.flush()  # where nothing is left to record, nobody else does before the results
 
-    def _open(self, lines: Path, events: Path) -> None:
+    def _open(self, lines: Path, events: Path, head: Mapping[str, Any]) -> None:
         for stale in self._folder.glob(f"{EVENTS}*"):
             stale.unlink()
         # A line at a time, so that a killed run has left all but its last.
         self._lines = lines.open("a", encoding="utf-8", buffering=1)
         # PyTorch's SummaryWriter has a thread of its own, whose errors nobody can catch.
-        self._events = _Events(events.open("wb"))
+        self._events = EventFile(events.open("wb"), head)
 
     def log(self, step: int, epoch: float, metrics: Mapping[str, float]) -> None:
         """Records ``metrics`` after ``step`` steps; those that are not finite are left out."""
@@ -100,7 +104,10 @@ class Tracker:
         self._guarded(lambda: os.fsync(self._lines.fileno()))
 
     def close(self) -> None:
-        """Ends the record."""
+        """Ends the record, with the result if there is one by now."""
+        result = _ended(self._folder)
+        if result is not None:
+            self._guarded(lambda: self._events.write_result(result))
         self._guarded(self._events.flush)
         for file in (self._lines, self._events):
             with suppress(OSError):
@@ -119,35 +126,6 @@ class Tracker:
         self._recording = False
         reason = error.strerror or error
         self._warn(f"recording stopped, training goes on: {self._folder}: {reason}")
-
-
-class _Events:
-    """TensorBoard's file of one run; what is in it follows from the JSON files alone."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._writer = RecordWriter(file)
-        self.flush = self._writer.flush
-        self.close = self._writer.close
-
-    def write_all(self, head: Mapping[str, Any], metrics: Iterable[Mapping[str, Any]]) -> None:
-        """Writes what ``hparams.json`` says, and ``metrics``."""
-        self._write(head["time"], file_version="brain.Event:2")
-        for summary in hparams(dict(head["values"]), {HPARAM_METRIC: None}):
-            for value in summary.value:  # maps: each process has an order of its own
-                plugin = value.metadata.plugin_data
-                parsed = HParamsPluginData.FromString(plugin.content)
-                plugin.content = parsed.SerializeToString(deterministic=True)
-            self._write(head["time"], summary=summary)
-        for line in metrics:
-            self.write_metrics(line)
-
-    def write_metrics(self, line: Mapping[str, Any]) -> None:
-        """Writes one line of ``metrics.jsonl``; its metrics are the keys with a slash."""
-        scalars = [Summary.Value(tag=t, simple_value=v) for t, v in line.items() if "/" in t]
-        self._write(line["time"], step=line["step"], summary=Summary(value=scalars))
-
-    def _write(self, walltime: float, **content: Any) -> None:
-        self._writer.write(Event(wall_time=walltime, **content).SerializeToString())
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
@@ -220,14 +198,19 @@ def rebuild(folder: Path) -> None:
 def _rendered(folder: Path) -> bytes:
     """What the event file of a run should be."""
     file = BytesIO()
-    events = _Events(file)
     head = read_json(folder / HPARAMS) or {}
     try:
-        events.write_all(head, read_metrics(folder))
+        events = EventFile(file, head)
+        events.write_all(read_metrics(folder), _ended(folder))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UnreadableError(f"{HPARAMS}: it makes no sense: {error}") from None
     events.flush()
     return file.getvalue()
+
+
+def _ended(folder: Path) -> Result | None:
+    """How a run has come to its end; a failure is none, for it is tried again."""
+    return read_result(folder) if is_done(folder) else None
 
 
 def _new_name() -> str:

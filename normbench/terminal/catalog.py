@@ -21,10 +21,8 @@ def show_norms(screen: Screen, name: str | None, figure: Path | None) -> None:
     """Prints the zoo, or one norm in detail; draws what is averaged where ``figure`` asks for it.
 
     Raises:
-        UsageError: there is no norm of that name, or the figure cannot be written.
+        UsageError: the figure cannot be written.
     """
-    if name is not None and name not in NORMS:
-        raise UsageError(f"norm {name}: unknown (choose from {', '.join(sorted(NORMS))})")
     if figure is not None:
         chosen = ["batch", "layer", "instance", "group"] if name is None else [name]
         cube_figure({key: _cube(key) for key in chosen}, figure)
@@ -44,6 +42,7 @@ def _show_zoo(screen: Screen) -> None:
             (key, cls.axes, "yes" if cls.batch_dependent else "no", cls.cite)
             for key, cls in NORMS.items()
         ],
+        droppable=("batch-dependent", "paper (arXiv)", "averages over"),
     )
     screen.line("normbench norms NAME: formula, picture of the averaged axes, defaults, paper")
 
@@ -132,6 +131,7 @@ def list_data(screen: Screen) -> None:
             )
             for e in entries
         ],
+        droppable=("sha256", "from", "MB", "classes", "size", "test"),
     )
     missing = SOURCES.keys() - {entry.name for entry in entries}
     rows = [
@@ -157,7 +157,11 @@ def show_imported(screen: Screen, imported: Imported) -> None:
         ("took", duration(imported.seconds)),
     ]
     if imported.num_resized:
-        facts.append(("resized", f"{imported.num_resized:,} images"))
+        facts.append(("resized", _resized(imported)))
+    if imported.broken:
+        facts.append(
+            ("broken", "\n".join([f"{len(imported.broken):,} left out:", *imported.broken]))
+        )
     if imported.made_test_split:
         facts.append(("test set", "there was none: a sixth of each class, chosen by file name"))
     if imported.left_out:
@@ -168,6 +172,14 @@ def show_imported(screen: Screen, imported: Imported) -> None:
     own = entry.name not in SOURCES
     use = f"data=images data.name={entry.name}" if own else f"data={entry.name}"
     screen.line(f"train on it: normbench run norm=group batch=2 {use}")
+
+
+def _resized(imported: Imported) -> str:
+    size = "×".join(map(str, imported.entry.image_size))
+    many = f"{imported.num_resized:,} images"
+    if imported.fit == "pad":
+        return f"{many}: scaled to fit into {size}, the rest black"
+    return f"{many}: scaled, and cropped to the middle {size}; all of each image: --fit pad"
 
 
 def verify_data(screen: Screen, name: str | None) -> bool:

@@ -1,24 +1,33 @@
 """``normbench show``, ``norms``, ``data`` and ``tensorboard``, and help."""
 
 import errno
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
-import typer
 import yaml
 
-from normbench import cli
+from normbench.cli import endings
 from normbench.errors import UsageError
 from normbench.norms import NORMS
 from normbench.terminal import catalog
 from tests.cli_helpers import ESCAPE, on_terminal
-from tests.conftest import NUM_TEST, NUM_TRAIN, Command, process_environment, write_pictures
+from tests.conftest import (
+    NUM_TEST,
+    NUM_TRAIN,
+    Command,
+    Finished,
+    process_environment,
+    write_pictures,
+)
 
 # ---- normbench show, norms, data ----
 
@@ -116,19 +125,31 @@ def test_list_on_an_empty_machine_says_how_to_get_data(nb: Command) -> None:
     assert "synthetic" in result.stdout
 
 
-def test_tensorboard_is_started_over_the_runs_on_this_machine_only(
-    nb: Command, tiny: list[str], monkeypatch: pytest.MonkeyPatch
+def test_tensorboard_serves_the_runs_on_this_machine_until_it_is_interrupted(
+    script: str, finished: Finished, tiny_library: Path
 ) -> None:
-    assert nb("run", *tiny).exit_code == 0
-    started: list[tuple[str, list[str]]] = []
-    monkeypatch.setattr(
-        os, "execv", lambda program, arguments: started.append((program, arguments))
+    process = subprocess.Popen(
+        [script, "tensorboard", "--port", "0"],
+        cwd=finished.home,
+        env=process_environment(tiny_library),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
-    assert nb("tensorboard", "--port", "0").exit_code == 0
+    try:
+        assert process.stdout is not None
+        said = process.stdout.readline()
+        address = re.search(r"http://localhost:\d+/", said)
+        assert address is not None, said
+        with urlopen(f"{address[0]}data/environment", timeout=60) as answer:
+            assert json.load(answer)["data_location"] == "runs"
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    finally:
+        process.kill()
+        process.wait()
 
-    ((program, arguments),) = started
-    assert program == sys.executable
-    assert arguments[1:] == ["-P", "-m", "tensorboard.main", "--logdir", "runs", "--port", "0"]
+    assert (process.returncode, errors) == (130, "normbench: interrupted\n")
 
 
 class Interrupted:
@@ -144,12 +165,12 @@ def test_an_interruption_while_a_library_is_imported_is_one_line(
 ) -> None:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        with pytest.raises(typer.Exit) as left, cli._one_line_errors("again"):
+        with pytest.raises(SystemExit) as left, endings.one_line("again"):
             type("Imported", (), {word: Interrupted()})
     finally:
         signal.signal(signal.SIGINT, before)
 
-    assert left.value.exit_code == code
+    assert left.value.code == code
     assert capsys.readouterr().err == f"normbench: {word}; again\n"
 
 
@@ -159,7 +180,7 @@ def test_what_the_machine_refuses_is_one_line_and_exit_code_1(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/summary.json")
 
-    monkeypatch.setattr("normbench.store.results.write_json", full)
+    monkeypatch.setattr("normbench.run.run.write_json", full)
     result = nb("run", *tiny)
 
     assert result.exit_code == 1
@@ -183,6 +204,24 @@ def test_lists_fit_a_terminal_of_80_columns(script: str, tmp_path: Path, command
     assert [line for line in lines if len(line) > 80] == []
     if command == "norms":
         assert len([line for line in lines if re.search(r" \d{4}\.\d{5}", line)]) == 4
+
+
+@pytest.mark.parametrize("command", ["norms", "data list", "show", "runs"])
+def test_at_40_columns_tables_drop_columns_instead_of_breaking_words(
+    script: str, tiny_library: Path, finished: Finished, command: str
+) -> None:
+    arguments = [*command.split(), *(finished.arguments[1:-1] if command == "show" else [])]
+    sent = on_terminal(script, tiny_library, finished.home, 40, *arguments)
+    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", sent).splitlines()
+    words = {
+        "norms": ["instance", "name"],
+        "data list": ["tiny", "training"],
+        "show": ["blocks.0", "averages", "conv"],
+        "runs": [finished.cell.name, "accuracy"],
+    }
+
+    table = [line for line in lines if len(line) <= 40]
+    assert [word for word in words[command] if not any(word in line for line in table)] == []
 
 
 # ---- help ----
@@ -242,7 +281,7 @@ def test_help_imports_nothing_that_takes_a_while() -> None:
 def test_a_library_that_makes_an_error_of_sigterm_does_not_hide_it(
     nb: Command, tiny: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(_: object) -> None:
+    def interrupted(*_: object) -> None:
         try:
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(10)
@@ -254,3 +293,63 @@ def test_a_library_that_makes_an_error_of_sigterm_does_not_hide_it(
 
     assert done.exit_code == 143
     assert done.stderr == "normbench: terminated; the same command trains what is missing\n"
+
+
+SWALLOWS = """
+import sys, time
+from normbench.cli import endings
+with endings.process(), endings.one_line("again"):
+    print("ready", flush=True)
+    try:
+        time.sleep(60)
+    except BaseException:
+        {then}
+"""
+
+
+@pytest.mark.parametrize("then", ["pass", "time.sleep(60)"])
+def test_a_library_that_swallows_the_interruption_does_not_go_on_for_long(then: str) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", SWALLOWS.format(then=then)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        start = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    finally:
+        process.kill()
+        process.wait()
+
+    assert (process.returncode, errors) == (130, "normbench: interrupted; again\n")
+    assert time.monotonic() - start < 10
+
+
+def test_the_version_is_the_package_s(nb: Command) -> None:
+    assert nb("--version").stdout == f"normbench {version('normbench')}\n"
+
+
+def test_a_bare_sweep_prints_its_help(nb: Command, tmp_path: Path) -> None:
+    result = nb("sweep")
+
+    assert "Usage: normbench sweep" in result.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_runs_lists_cells_seeds_states_and_results(
+    nb: Command, tiny: list[str], tmp_path: Path
+) -> None:
+    assert nb("run", *tiny, "norm=group", "seeds=2").exit_code == 0
+    assert nb("run", *tiny, "norm=none", "optim.lr=1e9").exit_code == 1
+    assert nb("run", *tiny, "norm=batch").exit_code == 0
+    (interrupted,) = tmp_path.glob("runs/default/batch-*/seed-0/result.json")
+    interrupted.unlink()
+    lines = {line.split("-")[0].strip(): line for line in nb("runs").stdout.splitlines()}
+
+    assert re.search(r" 2/2 +finished +\d+\.\d+% ± \d+\.\d+% ", lines["default/group"])
+    assert re.search(r" 1/1 +diverged +- ", lines["default/none"])
+    assert re.search(r" 0/1 +interrupted +- ", lines["default/batch"])

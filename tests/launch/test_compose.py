@@ -12,7 +12,8 @@ from normbench.config import Config, Precision
 from normbench.data import DATA
 from normbench.data.sources import AutoConfig, SyntheticConfig
 from normbench.errors import UsageError
-from normbench.launch.compose import check, group_names, load_config, parse, to_yaml
+from normbench.launch.compose import check, load_config, parse, to_yaml
+from normbench.launch.hints import group_names
 from normbench.models import MODELS
 from normbench.models.convnet import ConvNetConfig
 from normbench.models.resnet import ResNetConfig
@@ -117,9 +118,9 @@ def test_a_number_with_too_many_digits_is_one_line() -> None:
 
 
 def test_the_choices_are_the_files() -> None:
-    assert group_names("norm") == sorted(NORMS)
-    assert group_names("model") == sorted(MODELS)
-    assert group_names("data") == sorted(DATA)
+    assert group_names()["norm"] == sorted(NORMS)
+    assert group_names()["model"] == sorted(MODELS)
+    assert group_names()["data"] == sorted(DATA)
 
 
 def test_the_printed_configuration_is_whole_and_says_what_was_asked() -> None:
@@ -187,7 +188,7 @@ def test_an_unknown_choice_lists_what_there_is(group: str) -> None:
     message = refusal(f"{group}=xyzzy")
 
     assert (
-        message == f"{group}=xyzzy: unknown {group} (choose from {', '.join(group_names(group))})"
+        message == f"{group}=xyzzy: unknown {group} (choose from {', '.join(group_names()[group])})"
     )
 
 

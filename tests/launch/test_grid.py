@@ -170,7 +170,7 @@ def test_every_experiment_fits_the_built_in_images(monkeypatch: pytest.MonkeyPat
         ("experiment=quick,long", "experiment=quick,long: a sweep takes one experiment"),
         ("experiment=quikc", "experiment=quikc: unknown experiment; did you mean quick?"),
         ("experiment=groups norm=batch", "norm.groups=1: norm=batch has no groups"),
-        ("seeds=1,2", "seeds=1,2: every cell has all its seeds, for example seeds=5"),
+        ("seeds=1,2", "seeds=1,2: every cell has all its seeds; write seed=1 seeds=2"),
         ("seed=range(1,3)", "seed=range(1,3): every cell has all its seeds"),
         ("name=a,b", "name=a,b: a sweep takes one name"),
         ("stack=1,2", "stack=1,2: a sweep takes one stack"),

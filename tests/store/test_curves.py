@@ -1,5 +1,6 @@
 """Curves: the JSON lines are the truth, TensorBoard says the same, and HParams has one session."""
 
+import io
 import json
 import os
 import random
@@ -12,11 +13,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from tensorboard.backend.event_processing.event_file_loader import (
+    EventFileLoader,
+    LegacyEventFileLoader,
+)
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.hparams import metadata
 
-from normbench.store.curves import HPARAM_METRIC, Tracker, is_sound, read_metrics, rebuild
+from normbench.store.curves import Tracker, is_sound, read_metrics, rebuild
+from normbench.store.events import DESCRIPTIONS, RESULT_TAGS
+from normbench.store.results import Result, read_result, write_result
 from tests.conftest import Finished
 
 Curves = dict[str, dict[int, float]]
@@ -42,9 +50,23 @@ def curves_of_events(folder: Path) -> Curves:
     }
 
 
+def curves_of_result(folder: Path) -> Curves:
+    result = read_result(folder)
+    assert result is not None
+    assert result.test_accuracy is not None
+    assert result.memory_bytes is not None
+    values = (1 - result.test_accuracy, result.images_per_second, result.memory_bytes / 1e6)
+    return {tag: {result.steps: v} for tag, v in zip(RESULT_TAGS, values, strict=True)}
+
+
 def event_file(folder: Path) -> Path:
     (found,) = folder.glob("events.out.tfevents.*")
     return found
+
+
+def raw_summaries(folder: Path) -> list[Any]:
+    events = LegacyEventFileLoader(str(event_file(folder))).Load()
+    return [value for event in events for value in event.summary.value]
 
 
 def summaries(folder: Path) -> list[Any]:
@@ -60,7 +82,9 @@ def test_both_records_of_a_run_agree_value_for_value(finished: Finished) -> None
         folder = finished.cell / f"seed-{seed}"
         lines, events = curves_of_lines(folder), curves_of_events(folder)
 
-        assert lines.keys() == events.keys()
+        assert events.keys() - lines.keys() == {*RESULT_TAGS, "batch 4/eval/accuracy"}
+        assert events["batch 4/eval/accuracy"] == events["eval/accuracy"]
+        lines |= curves_of_result(folder)
         for tag, curve in lines.items():
             assert curve.keys() == events[tag].keys(), tag
             for step, value in curve.items():
@@ -126,10 +150,116 @@ def test_hparams_has_one_session_a_seed_with_its_settings(finished: Finished) ->
         experiment = metadata.parse_experiment_plugin_data(
             ours[tags.index(metadata.EXPERIMENT_TAG)].metadata.plugin_data.content
         )
-        assert [info.name.tag for info in experiment.metric_infos] == [HPARAM_METRIC]
+        assert [info.name.tag for info in experiment.metric_infos] == list(RESULT_TAGS)
+
+
+def test_every_tag_says_what_it_is(finished: Finished) -> None:
+    first: dict[str, Any] = {}
+    for value in summaries(finished.cell / "seed-0"):
+        first.setdefault(value.tag, value.metadata)
+    scalars = [tag for tag, about in first.items() if about.plugin_data.plugin_name == "scalars"]
+
+    of_batch_norm = {"stray_mean", "stray_variance"}
+    assert set(DESCRIPTIONS) - of_batch_norm | {"batch 4/eval/accuracy"} == set(scalars)
+    assert all(len(first[tag].summary_description) > 10 for tag in scalars)
+
+
+def test_a_layer_s_tag_says_what_it_is_too(tmp_path: Path) -> None:
+    tracker = Tracker(tmp_path, HPARAMS)
+    tracker.log(1, 1.0, {"stray_mean/blocks.0": 0.5, "stray_variance/blocks.0": 0.5})
+    tracker.close()
+    about = {value.tag: value.metadata.summary_description for value in summaries(tmp_path)}
+
+    assert about["stray_mean/blocks.0"] == DESCRIPTIONS["stray_mean"]
+    assert about["stray_variance/blocks.0"] == DESCRIPTIONS["stray_variance"]
+
+
+def test_the_event_file_of_a_whole_run_follows_from_the_json_files(finished: Finished) -> None:
+    assert all(is_sound(finished.cell / f"seed-{seed}") for seed in (0, 1))
+
+
+def test_a_chart_compares_the_norms_of_one_batch_size(finished: Finished) -> None:
+    (value,) = [
+        value
+        for value in summaries(finished.cell / "seed-0")
+        if value.metadata.plugin_data.plugin_name == "custom_scalars"
+    ]
+    layout = Layout.FromString(value.tensor.string_val[0])
+
+    ((category, chart),) = [(each.title, *each.chart) for each in layout.category]
+    assert "batch size" in category
+    assert (chart.title, list(chart.multiline.tag)) == ("batch 4", ["batch 4/eval/accuracy"])
+
+
+def test_the_configuration_is_there_as_text_and_the_images_once(finished: Finished) -> None:
+    texts, sheets = [], []
+    for seed in (0, 1):
+        found = {value.tag: value for value in summaries(finished.cell / f"seed-{seed}")}
+        texts.append(found["config/text_summary"].tensor.string_val[0].decode())
+        sheets.append("images" in found)
+    picture = Image.open(
+        io.BytesIO(
+            next(
+                value.image.encoded_image_string
+                for value in raw_summaries(finished.cell / "seed-0")
+                if value.tag == "images"
+            )
+        )
+    )
+
+    config = (finished.cell / "config.yaml").read_text(encoding="utf-8")
+    assert all(
+        [line.strip() for line in text.splitlines()]
+        == [line.strip() for line in config.splitlines()]
+        for text in texts
+    )
+    assert sheets == [True, False]
+    assert picture.size == (8 * 9 - 1, 4 * 9 - 1)
 
 
 # ---- the tracker by itself ----
+
+
+def test_sub_batches_have_charts_of_their_own(tmp_path: Path) -> None:
+    values = HPARAMS | {"batch": 8, "norm_batch": 2}
+    tracker = Tracker(tmp_path, values)
+    tracker.log(1, 1.0, {"eval/accuracy": 0.5})
+    tracker.close()
+
+    assert curves_of_events(tmp_path)["batch 8, statistics of 2/eval/accuracy"] == {1: 0.5}
+
+
+@pytest.mark.parametrize("status", ["finished", "diverged", "failed"])
+def test_the_result_is_drawn_once_it_is_there(tmp_path: Path, status: str) -> None:
+    folder = tmp_path / "seed-0"
+    folder.mkdir()
+    tracker = recorded(folder)
+    accuracy = 0.75 if status == "finished" else None
+    result = Result(
+        seed=0,
+        status=status,
+        test_accuracy=accuracy,
+        test_loss=None,
+        train_loss=None,
+        epochs=1.0,
+        steps=6,
+        seconds=1.0,
+        images_per_second=12.0,
+    )
+    write_result(folder, result)
+    tracker.close()
+
+    curves = curves_of_events(folder)
+    drawn = {tag: curves[tag] for tag in RESULT_TAGS if tag in curves}
+    assert (
+        drawn
+        == {
+            "finished": {"result/test_error": {6: 0.25}, "result/images_per_second": {6: 12.0}},
+            "diverged": {"result/images_per_second": {6: 12.0}},
+            "failed": {},
+        }[status]
+    )
+    assert is_sound(folder)
 
 
 def test_what_is_not_finite_is_left_out_of_both(tmp_path: Path) -> None:

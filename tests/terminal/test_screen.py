@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from normbench.terminal.screen import Screen, TrainingBar, duration
+from normbench.terminal.screen import Overall, Screen, TrainingBar, clock, duration
 from normbench.training.progress import Evaluation, Metrics
 
 METRICS = Metrics(
@@ -49,8 +49,10 @@ def bar_lines(columns: int, label: str = "seed 0") -> list[str]:
     paper.console.width = columns
     with shown.training(label, steps=99_999, epochs=20) as bar:
         bar.update(METRICS)
-        assert bar._progress is not None
-        paper.console.print(bar._progress.get_renderable())
+        bar._begun -= 3600
+        bar.update(replace(METRICS, step=METRICS.step + 10))
+        assert shown._live is not None
+        paper.console.print(shown._live.get_renderable())
     return drawn.getvalue().rstrip("\n").split("\n")
 
 
@@ -108,7 +110,7 @@ def test_a_duration_is_said_as_a_person_does(seconds: float, said: str) -> None:
 def test_the_bar_shows_epoch_step_loss_accuracy_speed_and_time_left(columns: int) -> None:
     (line,) = bar_lines(columns)
 
-    for part in ("seed 0", "epoch 3/20", "step 12,345/99,999", "loss 1.000", "acc 62.5%", "left"):
+    for part in ("seed 0", "epoch 3/20", "step 12,355/99,999", "loss 1.000", "acc 62.5%", "left"):
         assert part in line
     assert re.search(r"1,23[45] img/s", line)
     assert "━" in line
@@ -133,9 +135,83 @@ def test_the_bar_counts_the_epoch_that_is_running() -> None:
     with shown.training("seed 0", steps=40, epochs=4) as bar:
         for epoch, said in ((0.1, 1), (0.9, 1), (1.0, 1), (1.1, 2), (3.9, 4), (4.0, 4)):
             bar.update(replace(METRICS, epoch=epoch))
-            assert bar._progress is not None
-            (task,) = bar._progress.tasks
+            assert shown._live is not None
+            (task,) = shown._live.tasks
             assert f"epoch {said}/4" in task.fields["state"], epoch
+
+
+def bar_at(shown: Screen) -> list[tuple[str, str]]:
+    """What each bar says: of where it is, and of what is left."""
+    assert shown._live is not None
+    return [(task.fields["state"], task.fields["left"]) for task in shown._live.tasks]
+
+
+def test_loss_and_accuracy_are_means_over_the_epoch_so_far() -> None:
+    shown, _ = screen(120, terminal=True)
+    with shown.training("seed 0", steps=40, epochs=4) as bar:
+        bar.update(replace(METRICS, loss=[9.0, 9.0], accuracy=[0.0, 0.0]))
+        ((state, _),) = bar_at(shown)
+
+    assert "loss 1.000  acc 62.5%" in state
+
+
+def test_an_evaluation_is_counted() -> None:
+    shown, _ = screen(120, terminal=True)
+    with shown.training("seed 0", steps=40, epochs=4, tested=600) as bar:
+        bar.update(replace(METRICS, step=9))
+        bar.update(replace(METRICS, step=10))
+        said = []
+        for _ in range(5):  # two replicas, one after the other
+            bar.tested(250)
+            said.append(bar_at(shown)[0][0].partition("testing ")[2])
+        bar.update(replace(AT_END, step=11))
+
+        assert said == ["250/600", "500/600", "600/600", "400/600", "600/600"]
+        assert "testing" not in bar_at(shown)[0][0]
+
+
+def test_the_time_left_has_the_evaluations_in_it() -> None:
+    """Ten steps of a second each and four evaluations, of which the first takes ten seconds."""
+    shown, _ = screen(120, terminal=True)
+    with shown.training("seed 0", steps=40, epochs=4, tested=600) as bar:
+        bar.update(replace(METRICS, step=8))
+        assert bar_at(shown)[0][1] == "-:-- left", "nothing is known yet"
+        bar.update(replace(METRICS, step=9))
+        assert bar.left == pytest.approx(31 + 4 * 20)  # 600 images cost a third of 600·4/40 steps
+        bar.tested(600)
+        bar._since -= 10
+        bar.update(replace(AT_END, step=10))
+        assert bar.left == pytest.approx(30 + 3 * 10, abs=0.5)
+        assert bar_at(shown)[0][1] == "1:00 left"
+
+
+def test_a_training_that_goes_on_knows_nothing_of_the_time_before() -> None:
+    shown, _ = screen(120, terminal=True)
+    with shown.training("seed 0", steps=1000, epochs=4) as bar:
+        bar.update(replace(METRICS, step=900))
+        bar.update(replace(METRICS, step=901))
+        assert bar.left == pytest.approx(99)
+
+
+def test_a_sweep_has_a_bar_of_its_own_below() -> None:
+    shown, _ = screen(120, terminal=True)
+    shown.overall = Overall("cell 3 of 5", before=100.0, this=60.0, after=40.0)
+    with shown.training("seed 0", steps=100, epochs=1) as bar:
+        bar.update(replace(METRICS, step=49))
+        bar.update(replace(METRICS, step=50))
+        assert shown._live is not None
+        tasks = {task.description: task for task in shown._live.tasks}
+        sweep = tasks["cell 3 of 5"]
+
+        assert sweep.fields["left"] == "1:30 left"  # 50 steps, and the cells after it
+        assert sweep.completed == pytest.approx(110)
+        assert sweep.total == pytest.approx(200)
+    assert shown.overall.said == "cell 3 of 5, about 1 min 40 s left"
+
+
+@pytest.mark.parametrize(("seconds", "shown"), [(8.4, "0:08"), (725, "12:05"), (12_000, "3:20:00")])
+def test_a_clock(seconds: float, shown: str) -> None:
+    assert clock(seconds) == shown
 
 
 def test_an_epochs_line_stays_above_the_bar() -> None:
@@ -219,6 +295,23 @@ def test_a_table_that_is_not_on_a_terminal_is_not_squeezed() -> None:
 
     assert "x" * 50 in file.getvalue()
     assert "y" * 50 in file.getvalue()
+
+
+def narrow_table(columns: int, *droppable: str) -> list[str]:
+    shown, file = screen(columns)
+    shown.console.width = columns
+    names = ("name", "accuracy", "seconds")
+    shown.table("Title", names, [("batch-b2-12345678", "98.76%", "1,234")], droppable=droppable)
+    return [line.rstrip() for line in file.getvalue().splitlines()]
+
+
+def test_a_narrow_table_drops_columns_instead_of_breaking_words() -> None:
+    for columns, there in ((40, (True, True)), (36, (True, False)), (20, (False, False))):
+        lines = narrow_table(columns, "seconds", "accuracy")
+
+        assert any("batch-b2-12345678" in line for line in lines), columns
+        assert (any("98.76%" in x for x in lines), any("1,234" in x for x in lines)) == there
+        assert all(len(line) <= columns for line in lines)
 
 
 def test_what_looks_like_markup_is_printed_as_it_is() -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from platformdirs import user_data_path
 from safetensors import SafetensorError
 
-from normbench.data.library import image_set
+from normbench.data.library import cifar, image_set
 from normbench.data.library.image_set import (
     DamageError,
     Description,
@@ -113,10 +113,16 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+        reason = getattr(error, "strerror", None) or _reason(str(error))
         raise UsageError(
             f"cannot write {path}: {reason}; make room, or set NORMBENCH_DATA to another folder"
         ) from None
+
+
+def _reason(text: str) -> str:
+    """What the system says, in what safetensors makes of it: ``… I/O error: … (os error 28)``."""
+    code = re.search(r"\(os error (\d+)\)", text)
+    return os.strerror(int(code[1])) if code else text
 
 
 def save(images: ImageSet, source: str) -> Path:
@@ -229,5 +235,9 @@ def _bring(name: str) -> str:
     """The commands that bring a data set."""
     own = f"`normbench data import PATH --name {name}`"
     if name in DOWNLOADABLE:
-        return f"run `normbench data fetch {name}` or {own}"
+        like = next((e.name for e in available() if cifar.has_classes_of(name, e.classes)), None)
+        also = (
+            f", or train on `data=images data.name={like}`, which has its classes" if like else ""
+        )
+        return f"run `normbench data fetch {name}` or {own}{also}"
     return f"run {own} (or `normbench data fetch cifar10` for CIFAR-10)"

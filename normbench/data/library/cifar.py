@@ -8,7 +8,8 @@ import hashlib
 import io
 import math
 import pickle
-from collections.abc import Callable, Mapping
+import pickletools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -183,10 +184,14 @@ def parse(layout: Layout, files: Mapping[str, bytes], where: str) -> Cifar:
 
 def is_genuine(layout: Layout, files: Mapping[str, bytes], classes: tuple[str, ...]) -> bool:
     """Returns whether these are the published files, by their digests and class names."""
-    names = hashlib.sha256("\n".join(classes).encode()).hexdigest()
-    return names == _NAMES[layout.name] and all(
+    return has_classes_of(layout.name, classes) and all(
         _digest(files[name], len(digest)) == digest for name, digest in layout.digests.items()
     )
+
+
+def has_classes_of(name: str, classes: Sequence[str]) -> bool:
+    """Whether these are the classes of ``cifar10`` or ``cifar100``, in its order."""
+    return hashlib.sha256("\n".join(classes).encode()).hexdigest() == _NAMES[name]
 
 
 def _digest(content: bytes, num_digits: int) -> str:
@@ -237,6 +242,7 @@ class _RefusedError(Exception):
 
 def _unpickle(content: bytes, where: str) -> dict[Any, Any]:
     try:
+        _check_memo(content)
         # latin1 maps bytes to characters one to one; Python 2 wrote the published files
         loaded = _Unpickler(io.BytesIO(content), encoding="latin1").load()
     except _RefusedError as refused:
@@ -246,6 +252,18 @@ def _unpickle(content: bytes, where: str) -> dict[Any, Any]:
     if not isinstance(loaded, dict):
         _damaged(where, f"it holds a {type(loaded).__name__}, not a dictionary")
     return loaded
+
+
+def _check_memo(content: bytes) -> None:
+    """Refuses a place in the memo far beyond those in use: nine bytes could ask for gigabytes."""
+    count = 0
+    for opcode, place, _ in pickletools.genops(content):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT"):
+            count += 1
+            if place is None or place > count:
+                raise _RefusedError(f"asks for a memo of {place:,} places after {count:,} values")
+        elif opcode.name == "MEMOIZE":
+            count += 1
 
 
 class _Dtype:

@@ -7,7 +7,7 @@ import io
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -32,17 +32,28 @@ _ORIENTATION = 0x0112
 _BLOCK_BYTES = 64 << 20
 
 
+Fit = Literal["crop", "pad"]
+"""How an image becomes a square: scaled so that its shorter side fits and the middle of the longer
+one is kept, or so that its longer side fits and the rest is black."""
+
+
+class BrokenImageError(UsageError):
+    """An image that cannot be decoded."""
+
+
 class Stack:
     """Images decoded one after another, kept in blocks, since nobody knows how many there will be.
 
     Args:
         size: height and width of the images, in pixels.
         path: where they come from, for messages.
+        fit: how an image of another shape becomes a square.
     """
 
-    def __init__(self, size: int, path: Path) -> None:
+    def __init__(self, size: int, path: Path, fit: Fit = "crop") -> None:
         self.size = size
         self.path = path
+        self.fit = fit
         self.num_resized = 0
         self._count = 0
         self._image_bytes = 3 * size**2
@@ -53,17 +64,18 @@ class Stack:
         """Decodes one more image. Threads were tried, and gained nothing for images this small.
 
         Raises:
-            UsageError: it cannot be decoded, or the images do not fit into memory.
+            BrokenImageError: it cannot be decoded; the stack is as it was.
+            UsageError: the images do not fit into memory.
         """
         if (self._count + 1) * self._image_bytes > MAX_RESULT_BYTES:
             raise UsageError(
                 f"{self.path}: more than {self._count:,} images of {self.size} x {self.size} "
                 f"pixels do not fit into {MAX_RESULT_BYTES >> 30} GiB: choose a smaller size"
             )
+        image, resized = decode(f"{self.path}: {name}", content, self.size, self.fit)
         at = self._count % self._block_size
         if at == 0:
             self._blocks.append(np.empty((self._block_size, 3, self.size, self.size), np.uint8))
-        image, resized = decode(f"{self.path}: {name}", content, self.size)
         self._blocks[-1][at] = image.transpose(2, 0, 1)
         self._count += 1
         self.num_resized += resized
@@ -91,19 +103,20 @@ class Stack:
         return results
 
 
-def decode(what: str, content: bytes, size: int) -> tuple[Pixels, bool]:
-    """Decodes an image, scaling and cropping it to a square.
+def decode(what: str, content: bytes, size: int, fit: Fit = "crop") -> tuple[Pixels, bool]:
+    """Decodes an image, and makes it a square.
 
     Args:
         what: its name, for messages.
         content: the encoded image.
         size: height and width wanted, in pixels.
+        fit: how an image of another shape becomes a square.
 
     Returns:
         The pixels, uint8 [size, size, 3], and whether the image had another size.
 
     Raises:
-        UsageError: it is damaged, too large, or of a format that is not on the list.
+        BrokenImageError: it is damaged, too large, or of a format that is not on the list.
     """
     from PIL import Image, ImageOps
 
@@ -121,12 +134,13 @@ def decode(what: str, content: bytes, size: int) -> tuple[Pixels, bool]:
                 upright = ImageOps.exif_transpose(image)
             rgb = _to_rgb(upright)
             resized = rgb.size != (size, size)
-            if resized:  # so that the shorter side fits, and the middle of the longer one
-                rgb = ImageOps.fit(rgb, (size, size), Image.Resampling.BICUBIC)
+            if resized:
+                square = ImageOps.fit if fit == "crop" else ImageOps.pad
+                rgb = square(rgb, (size, size), Image.Resampling.BICUBIC)
             return np.asarray(rgb), resized
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged data
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UsageError(f"{what} cannot be decoded as an image: {reason}") from None
+        raise BrokenImageError(f"{what} cannot be decoded as an image: {reason}") from None
 
 
 def _to_rgb(image: "Image") -> "Image":

@@ -33,19 +33,23 @@ class Imported:
     Args:
         entry: the data set in the library.
         existed: it was there already, with the same content, and nothing was written.
-        num_resized: images that had another size, and were scaled and cropped.
+        num_resized: images that had another size, and were made to fit.
+        fit: how: the middle of the scaled image, or all of it with black edges.
         num_ignored: files that are no images, and were passed over.
         made_test_split: there was no test set, and a sixth of each class became it.
         left_out: folders beside the training and the test set whose images were not used.
+        broken: images that could not be decoded, and were passed over as wanted.
         seconds: how long it took.
     """
 
     entry: Entry
     existed: bool
     num_resized: int = 0
+    fit: decoding.Fit = "crop"
     num_ignored: int = 0
     made_test_split: bool = False
     left_out: tuple[str, ...] = ()
+    broken: tuple[str, ...] = ()
     seconds: float = 0.0
 
 
@@ -59,6 +63,7 @@ class _Found:
         folders: folders met, with or without images.
         cifar_files: files of the published CIFAR sets, by folder and name.
         num_ignored: how many other files there are.
+        broken: why images could not be decoded, a line each.
     """
 
     images: decoding.Stack
@@ -66,6 +71,7 @@ class _Found:
     folders: set[Parts] = field(default_factory=set)
     cifar_files: dict[str, dict[str, bytes]] = field(default_factory=dict)
     num_ignored: int = 0
+    broken: list[str] = field(default_factory=list)
 
 
 def silent(what: str, done: int, total: int | None) -> None:
@@ -77,6 +83,8 @@ def import_images(
     name: str | None,
     *,
     size: int = 32,
+    fit: decoding.Fit = "crop",
+    skip_broken: bool = False,
     replace: bool = False,
     source: str | None = None,
     progress: Progress = silent,
@@ -90,14 +98,16 @@ def import_images(
     Args:
         path: the folder or archive.
         name: what to call the data set; None: after the file, or ``cifar10`` if it is that.
-        size: height and width of the images, in pixels; others are scaled and cropped. 4 to 512.
+        size: height and width of the images, in pixels, from 4 to 512.
+        fit: how an image of another size is made to fit.
+        skip_broken: whether to go on without images that cannot be decoded.
         replace: whether a data set of that name with other content gives way.
         source: where the images came from, in words; None: the file's name.
         progress: told how many bytes have been read.
 
     Raises:
         UsageError: the name, the size, the file or something in it will not do. The message names
-            it, and nothing has been written.
+            it, each image that cannot be decoded included, and nothing has been written.
     """
     started = time.perf_counter()
     if not 4 <= size <= 512:
@@ -106,7 +116,9 @@ def import_images(
         library.check_name(name)
     with containers.reading(path):
         path = _cifar_inside(path, name)
-        found = _gather(path, size, progress)
+        found = _gather(path, decoding.Stack(size, path, fit), progress)
+    if found.broken and not skip_broken:
+        raise UsageError(_all_broken(found.broken, path))
     read = _cifar_set if found.cifar_files else _folder_set
     images, arrangement = read(found, name, path)
     existed = _store(images, source or path.resolve().name, replace)
@@ -116,11 +128,20 @@ def import_images(
         entry=entry,
         existed=existed,
         num_resized=found.images.num_resized,
+        fit=fit,
         num_ignored=found.num_ignored,
         made_test_split=arrangement.made_test_split,
         left_out=arrangement.left_out,
+        broken=tuple(found.broken),
         seconds=time.perf_counter() - started,
     )
+
+
+def _all_broken(broken: list[str], path: Path) -> str:
+    if len(broken) == 1:
+        return f"{broken[0]}; --skip-broken goes on without it"
+    lines = "\n  ".join(broken)
+    return f"{path}: {len(broken):,} images are broken; --skip-broken goes on without:\n  {lines}"
 
 
 def is_sound(name: str) -> bool:
@@ -151,8 +172,8 @@ def _store(images: ImageSet, source: str, replace: bool) -> bool:
 # ---- one pass over a container ----
 
 
-def _gather(path: Path, size: int, progress: Progress) -> _Found:
-    found = _Found(decoding.Stack(size, path))
+def _gather(path: Path, images: decoding.Stack, progress: Progress) -> _Found:
+    found = _Found(images)
     total, members = containers.members(path)
     what = f"reading {path.resolve().name}"
     for count, member in enumerate(members):
@@ -176,8 +197,12 @@ def _take(member: Member, found: _Found) -> None:
     if layout is not None and parts[-1] in layout.files:
         found.cifar_files.setdefault(folder, {})[parts[-1]] = member.read(MAX_CIFAR_BYTES)
     elif parts[-1].lower().endswith(decoding.SUFFIXES):
-        found.images.add("/".join(parts), member.read(MAX_IMAGE_BYTES))
-        found.paths.append(parts)
+        try:
+            found.images.add("/".join(parts), member.read(MAX_IMAGE_BYTES))
+            found.paths.append(parts)
+        except decoding.BrokenImageError as error:
+            found.broken.append(str(error))
+            found.folders.update({parts[:-1]} - {()})  # a class of none but broken images
     else:
         found.num_ignored += 1
         found.folders.update({parts[:-1]} - {()})

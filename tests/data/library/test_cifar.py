@@ -5,6 +5,7 @@ import hashlib
 import os
 import pickle
 import struct
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -225,3 +226,21 @@ def test_no_name_outside_the_list_can_be_loaded(wanted: str, tmp_path: Path, roo
     content = b"c" + wanted.encode() + b"\n(S'1'\ntR."
     path = write_tar(tmp_path / "mine.tar", with_file(PYTHON100, "train", content))
     assert f"tried to load {wanted.replace(chr(10), '.')}" in refused(path, root)
+
+
+@pytest.mark.parametrize(
+    "put", [b"r\x00\x00\x00\x20", b"p536870912\n", b"q\xff"], ids=["LONG_BINPUT", "PUT", "BINPUT"]
+)
+def test_a_memo_of_gigabytes_is_refused_before_it_is_made(
+    put: bytes, tmp_path: Path, root: Path
+) -> None:
+    layout = cifar.LAYOUTS[0]
+    files = with_file(layout, "data_batch_1", b"\x80\x02}" + put + b".")
+    path = write_folder(tmp_path / "cifar-10-batches-py", files)
+    tracemalloc.start()
+    message = refused(path, root)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert "data_batch_1 asks for a memo of " in message
+    assert peak < 100 << 20

@@ -8,14 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from safetensors import SafetensorError
 
 from normbench.data import library
 from normbench.data.library.importing import import_images
+from normbench.errors import UsageError
 from tests.data_helpers import (
     WRITERS,
+    encode,
     everything_below,
     flat_files,
     image_at,
+    picture,
     pixels,
     refused,
     split_files,
@@ -141,3 +146,88 @@ def test_sixty_thousand_jpegs_import_in_under_a_minute() -> None:
     assert images.train_labels.bincount().tolist() == [5000] * 10
     mean = images.train_images.float().mean(dim=(0, 2, 3)) / 255
     assert torch.allclose(mean, torch.tensor([0.4914, 0.4822, 0.4465]), atol=2e-3)
+
+
+# ---- images that do not fit, or are broken ----
+
+
+def test_an_image_of_another_shape_is_cropped_or_padded(tmp_path: Path) -> None:
+    """White, 64 wide and 32 high: its middle, or all of it between black edges."""
+    white = encode(Image.new("RGB", (64, 32), "white"))
+    path = write_folder(tmp_path / "mine", split_files() | {"train/cat/a wide one.png": white})
+    rows = {}
+    for fit in ("crop", "pad"):
+        done = import_images(path, fit, fit=fit)
+        assert (done.num_resized, done.fit) == (1, fit)
+        images = library.load(fit).train_images
+        (wide,) = [each for each in images if set(each.unique().tolist()) <= {0, 255}]
+        rows[fit] = wide[0, :, 16].tolist()
+
+    assert rows["crop"] == [255] * 32
+    assert rows["pad"] == [0] * 8 + [255] * 16 + [0] * 8
+
+
+BROKEN = {"train/cat/bad.png": b"no picture", "test/dog/worse.png": b"", "train/cat/x.jpg": b"\xff"}
+
+
+def test_every_broken_image_is_listed(tmp_path: Path, root: Path) -> None:
+    with pytest.raises(UsageError) as raised:
+        import_images(write_folder(tmp_path / "mine", split_files() | BROKEN), "mine")
+    first, *listed = str(raised.value).splitlines()
+    assert everything_below(root) == {}
+
+    assert "3 images are broken; --skip-broken goes on without" in first
+    assert len(listed) == 3
+    for name in BROKEN:
+        assert sum(f"{name} cannot be decoded as an image: " in line for line in listed) == 1
+
+
+def test_broken_images_can_be_left_out(tmp_path: Path) -> None:
+    whole = import_images(write_folder(tmp_path / "whole", split_files()), "whole")
+    path = write_zip(tmp_path / "mine.zip", split_files() | BROKEN)
+    done = import_images(path, "mine", skip_broken=True)
+
+    assert done.entry.sha256 == whole.entry.sha256, "as if they had not been there"
+    assert len(done.broken) == 3
+
+
+def test_a_class_of_nothing_but_broken_images_is_refused(tmp_path: Path, root: Path) -> None:
+    path = write_zip(tmp_path / "mine.zip", split_files() | {"train/cow/0.png": b"no picture"})
+
+    assert "class 'cow' has no images" in refused(path, root, skip_broken=True)
+
+
+def test_a_set_with_the_classes_of_cifar_is_named_where_cifar_is_missing(tmp_path: Path) -> None:
+    names = [
+        "airplane",
+        "automobile",
+        "bird",
+        "cat",
+        "deer",
+        "dog",
+        "frog",
+        "horse",
+        "ship",
+        "truck",
+    ]
+    files = {f"{name}/{i}.png": picture(i) for i in range(2) for name in names}
+    import_images(write_folder(tmp_path / "mine", files), "mine")
+
+    with pytest.raises(UsageError, match=r"`data=images data\.name=mine`, which has its classes"):
+        library.load("cifar10")
+    with pytest.raises(UsageError, match="normbench data fetch cifar100") as error:
+        library.load("cifar100")
+    assert "mine`" not in str(error.value)
+
+
+def test_a_full_disk_is_said_in_the_system_s_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise SafetensorError(
+            "Error while serializing: I/O error: No space left on device (os error 28)"
+        )
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(UsageError, match=r"cannot write .*: No space left on device; make room"):
+        import_images(write_folder(tmp_path / "mine", split_files()), "mine")

@@ -1,0 +1,33 @@
+"""The command line; the only part that knows Typer.
+
+Nothing heavy is imported before a command needs it, so that ``--help`` is there in a blink.
+
+From the top down::
+
+    app.py           all commands, and what they have in common
+    training.py      run, sweep, show
+    records.py       runs, report, tensorboard
+    catalog.py       norms, data
+    completion.py    completion of keys and values in bash and zsh
+    endings.py       mistakes and interruptions: one line, one exit code
+"""
+
+import os
+import signal
+
+
+def _leave(*_: object) -> None:
+    os.write(2, b"normbench: interrupted\n")
+    os._exit(130)
+
+
+def main() -> None:
+    """The ``normbench`` command."""
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as nohup wants it
+        signal.signal(signal.SIGINT, _leave)  # until there is something to put away
+    from normbench.cli import endings
+
+    with endings.process():
+        from normbench.cli.app import app
+
+        app()

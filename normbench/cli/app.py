@@ -1,0 +1,74 @@
+"""All commands, and what is common to them."""
+
+import sys
+from importlib.metadata import version as installed_version
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from normbench.cli import catalog, completion, records, training
+
+# Typer has a Click of its own and exports one of its errors, not the one they all derive from.
+_MistypedError: Any = typer.BadParameter.__base__
+
+# What looks like an option may be a setting with dashes too many; whoever reads those says so.
+_SETTINGS = {"ignore_unknown_options": True}
+
+
+class _Commands(TyperGroup):
+    """Commands that answer a mistyped one in one line."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        try:
+            sys.exit(super().main(*args, **extra | {"standalone_mode": False}))
+        except _MistypedError as error:
+            command = error.ctx.command_path if error.ctx else "normbench"
+            if message := error.format_message().rstrip("."):  # empty: help has been printed
+                typer.echo(f"normbench: {message}; see {command} --help", err=True)
+            sys.exit(2)
+
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    add_completion=False,  # it does not know that bash splits words at "="
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"normbench {installed_version('normbench')}")
+        raise typer.Exit
+
+
+@app.callback()
+def normbench(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_print_version, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """Which normalization layer for a small batch, at what cost, and how sure?"""
+
+
+app.command(context_settings=_SETTINGS)(training.run)
+app.command(context_settings=_SETTINGS, no_args_is_help=True)(training.sweep)
+app.command(context_settings=_SETTINGS)(training.show)
+app.command()(records.runs)
+app.command()(records.report)
+app.command()(records.tensorboard)
+app.command()(catalog.norms)
+
+data = typer.Typer(help="The images on this machine.", no_args_is_help=True)
+data.command("list")(catalog.list_data)
+data.command("fetch")(catalog.fetch_data)
+data.command("import")(catalog.import_data)
+data.command("verify")(catalog.verify_data)
+app.add_typer(data, name="data")
+
+app.command()(completion.completion)

@@ -1,0 +1,119 @@
+"""Completion of commands, options, keys and values in bash and zsh.
+
+It reads the files in ``configs/`` and nothing else, so that it answers before a person has noticed.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+import typer
+
+BASH = """\
+_normbench() {
+    local IFS=$'\\n' line="${COMP_LINE:0:COMP_POINT}"
+    local word="${line##*[[:space:]]}"
+    COMPREPLY=($(normbench completion bash --line "$line" 2>/dev/null))
+    if [[ $word == *=* && $COMP_WORDBREAKS == *=* ]]; then  # bash completes what follows the =
+        COMPREPLY=("${COMPREPLY[@]#"${word%=*}="}")
+    fi
+    if [[ ${COMPREPLY[0]} == *= ]]; then
+        compopt -o nospace
+    fi
+}
+complete -o default -F _normbench normbench
+"""
+
+ZSH = """\
+#compdef normbench
+_normbench() {
+    local -a found
+    found=(${(f)"$(normbench completion zsh --line "${(j: :)words[1,CURRENT]}" 2>/dev/null)"})
+    compadd -Q -S '' -- ${(M)found:#*=}
+    compadd -Q -- ${found:#*=}
+    (( $#found )) || _files
+}
+compdef _normbench normbench
+"""
+
+VALUES = {
+    "device": ["auto", "cpu", "cuda"],
+    "precision": ["bf16", "float32"],
+    "stack": ["auto"],
+    "optim.scaling": ["linear", "none", "sqrt"],
+    "optim.schedule": ["constant", "cosine", "linear", "step"],
+}
+"""Values that are words, of keys that are no groups."""
+
+_COMMANDS = ("run", "sweep", "show")
+
+
+def completion(
+    shell: Annotated[Literal["bash", "zsh"], typer.Argument(help="The shell.")],
+    line: Annotated[
+        str | None, typer.Option(hidden=True, help="Complete this line instead.")
+    ] = None,
+) -> None:
+    """Print what makes the TAB key complete commands, keys and values.
+
+    For example, in ~/.bashrc: eval "$(normbench completion bash)"
+    """
+    if line is None:
+        typer.echo(BASH if shell == "bash" else ZSH, nl=False)
+        return
+    root = typer.main.get_command(_app())
+    for found in complete(root, line):
+        typer.echo(found)
+
+
+def _app() -> typer.Typer:
+    from normbench.cli.app import app  # which lists this command
+
+    return app
+
+
+def complete(command: Any, line: str) -> list[str]:
+    """What the last word of ``line`` may become, the whole words.
+
+    Args:
+        command: what the first word calls.
+        line: what has been typed, from the first word to the cursor.
+    """
+    *before, word = re.split(r"\s+", line.lstrip())
+    for name in before[1:]:
+        command = getattr(command, "commands", {}).get(name, command)
+    return sorted({each for each in _candidates(command, word) if each.startswith(word)})
+
+
+def _candidates(command: Any, word: str) -> Iterator[str]:
+    yield from getattr(command, "commands", {})
+    if word.startswith("-"):
+        for parameter in command.params:
+            yield from (each for each in parameter.opts if each.startswith("--"))
+        yield "--help"
+    elif command.name in _COMMANDS:
+        yield from _settings(word, several=command.name == "sweep")
+    elif command.name == "norms":
+        yield from _groups()["norm"]
+
+
+def _settings(word: str, *, several: bool) -> Iterator[str]:
+    from normbench.launch import choices
+
+    key, equals, value = word.partition("=")
+    if not equals:
+        keys = {*_groups(), *choices.defaults()}
+        yield from (f"{each}=" for each in keys)
+        return
+    values = _groups().get(key) or VALUES.get(key) or []
+    if isinstance(choices.defaults().get(key), bool):
+        values = ["false", "true"]
+    given = value.rpartition(",")[0] if several else ""
+    taken = given.split(",")
+    yield from (f"{key}={given}{',' if given else ''}{v}" for v in values if v not in taken)
+
+
+def _groups() -> dict[str, list[str]]:
+    from normbench.launch import choices
+
+    return choices.groups()

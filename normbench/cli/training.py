@@ -1,0 +1,88 @@
+"""The commands about cells: train one, train many, look at one."""
+
+from typing import Annotated
+
+import typer
+
+from normbench.cli.endings import one_line
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY=VALUE]...",
+        help="Settings that differ from the defaults, such as norm=group batch=2 epochs=10;"
+        " `normbench show` lists them all.",
+        show_default=False,
+    ),
+]
+
+
+def run(
+    overrides: Overrides = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Throw away the earlier records of this cell.")
+    ] = False,
+) -> None:
+    """Train one norm at one batch size.
+
+    For example: normbench run norm=group batch=2
+    """
+    again = "the same command without --fresh" if fresh else "the same command"
+    with one_line(f"{again} trains what is missing"):
+        from normbench.launch.compose import load_config
+        from normbench.run import run as experiment
+        from normbench.run.spent import process_start
+        from normbench.terminal.screen import Screen
+
+        config = load_config(overrides or [], "run")
+        outcome = experiment.run(config, Screen(), fresh=fresh, since=process_start())
+    if not outcome.finished:
+        raise typer.Exit(1)
+
+
+def sweep(
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=A,B,...]...",
+            help="Settings, several values where a cell each is wanted: norm=batch,group batch=2,8;"
+            " or experiment=NAME. hydra/launcher=joblib trains several cells at a time.",
+            show_default=False,
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Print the cells, what is done and how long the rest takes; no more."
+        ),
+    ] = False,
+) -> None:
+    """Train every combination of several settings. The same line again goes on where it stopped.
+
+    For example: normbench sweep norm=batch,group batch=2,8,32 seeds=5
+    """
+    with one_line("" if dry_run else "the same command trains what is missing"):
+        from normbench import report
+        from normbench.launch.grid import train_all
+        from normbench.terminal.screen import Screen
+
+        screen = Screen()
+        cells = train_all(overrides or [], screen, dry_run=dry_run)
+        if dry_run:
+            return
+        report.write(cells.directory, screen)
+        for cell in cells.bad():
+            screen.line(f"not finished: {cell.directory}: {cell.problem} (see {cell.log})")
+    if cells.bad():
+        raise typer.Exit(1)
+
+
+def show(overrides: Overrides = None) -> None:
+    """Print the configuration and the network, layer by layer. Trains nothing."""
+    with one_line():
+        from normbench.launch.compose import load_config, to_yaml
+        from normbench.run import views
+        from normbench.terminal.screen import Screen
+
+        config = load_config(overrides or [])
+        views.show_layers(Screen(), config, preface=to_yaml(config) + "\n")

@@ -1,0 +1,70 @@
+"""The course of a sweep: how long it will take, which cell it is at, and how much is left."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from time import monotonic
+
+from normbench.run.cell import Cell
+from normbench.run.estimate import Estimates
+from normbench.run.run import choose_device
+from normbench.terminal.screen import Overall, Screen, duration
+
+
+def estimated(cells: Sequence[Cell], left: Mapping[Path, int], screen: Screen) -> dict[Path, float]:
+    """About how many seconds the rest of each cell takes, by its directory.
+
+    Args:
+        cells: of one sweep, all on one device.
+        left: how many seeds each is still to train, by its directory.
+        screen: where it is shown how far the timing is.
+    """
+    estimates = Estimates(cells, choose_device(cells[0].config.device))
+    found: dict[Path, float] = {}
+    todo = [cell for cell in cells if left[cell.directory]]
+    with screen.working("timing a few steps") as bar:
+        for number, cell in enumerate(todo):
+            bar.update("timing a few steps", number, len(todo))
+            found[cell.directory] = estimates.seconds(cell, left[cell.directory])
+    return found
+
+
+class Course:
+    """Where a sweep is that trains one cell after another in this process.
+
+    Args:
+        seconds: what each cell will take, by its directory, in the order of training.
+    """
+
+    def __init__(self, seconds: Mapping[Path, float]) -> None:
+        self._left = dict(seconds)
+        self._cells = len(seconds)
+        self._before = 0.0
+        self._start = monotonic()
+
+    def at(self, directories: Sequence[Path]) -> Overall | None:
+        """What is known as cells begin that are trained together; None where none was foreseen."""
+        known = [self._left.pop(each) for each in directories if each in self._left]
+        if not known:
+            return None
+        last = self._cells - len(self._left)
+        first = last - len(known) + 1
+        label = f"cell {last}" if first == last else f"cells {first} to {last}"
+        this, after = sum(known), sum(self._left.values())
+        # What the cells so far have taken corrects what was expected of the others.
+        slower = (monotonic() - self._start) / self._before if self._before else 1.0
+        overall = Overall(
+            f"{label} of {self._cells}", self._before * slower, this * slower, after * slower
+        )
+        self._before += this
+        return overall
+
+
+def show_plan(screen: Screen, rows: Sequence[tuple[str, str, str]], total: float) -> None:
+    """Prints the cells of a sweep: what is done, and what the rest will take."""
+    screen.table("Cells", ("cell", "seeds", "time left"), rows, droppable=("time left",))
+    screen.line(f"{said(total)}; nothing has been trained (--dry-run)")
+
+
+def said(seconds: float) -> str:
+    """``about 12 min 5 s on this machine``."""
+    return f"about {duration(seconds)} on this machine"

@@ -1,0 +1,228 @@
+"""What to answer a person whose settings cannot be run: what was received, and what to write."""
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
+from enum import Enum
+from functools import cache
+from typing import Any
+
+from normbench.config import Config
+from normbench.data import DATA, library
+from normbench.errors import UsageError
+from normbench.launch import choices
+from normbench.models import MODELS
+from normbench.norms import NORMS
+from normbench.training.optim import SGDConfig
+
+REGISTRIES = (NORMS, MODELS, DATA)
+
+# What other programs call it.
+_ELSEWHERE = {
+    "bs": "batch",
+    "batch_size": "batch",
+    "batchsize": "batch",
+    "learning_rate": "optim.lr",
+    "wd": "optim.weight_decay",
+    "weight_decay": "optim.weight_decay",
+    "num_epochs": "epochs",
+    "num_seeds": "seeds",
+    "dataset": "data",
+    "arch": "model",
+    "network": "model",
+    "normalization": "norm",
+    "num_groups": "norm.groups",
+    "optimizer": "optim",
+    "workers": "threads",
+    "gpu": "device",
+    "exp": "experiment",
+}
+
+
+@cache
+def group_names() -> Mapping[str, list[str]]:
+    """The configuration groups, and the choices of each, as the files in ``configs/`` have them."""
+    return choices.groups()
+
+
+@cache
+def known_keys() -> Mapping[str, Any]:
+    """Every key that some choice of groups has, with its dots, and the type of its values."""
+    members = [(f"{r.kind}.", cls) for r in REGISTRIES for cls in r.values()]
+    return {
+        prefix + field.name: field.type
+        for prefix, cls in [("", Config), ("optim.", SGDConfig), *members]
+        for field in fields(cls)
+        if prefix + field.name not in [*group_names(), "together"]  # the last is a sweep's own
+    }
+
+
+# ---- what is no setting ----
+
+
+def check_arguments(command: str, arguments: Sequence[str]) -> None:
+    """Refuses words that are no settings, or several in one, with the line that was meant.
+
+    Args:
+        command: ``run``, ``show`` or ``sweep``.
+        arguments: what was typed after it.
+
+    Raises:
+        UsageError: one of them is not ``KEY=VALUE``; says what to write.
+    """
+    for number, text in enumerate(arguments):
+        following = arguments[number + 1 :]
+        if several := _settings_in(text):
+            raise UsageError(
+                f"{text!r}: several settings in quotes; remove the quotes: normbench {command}"
+                f" {' '.join(several)}"
+            )
+        if "=" not in text.rstrip("=") and not text.startswith(("+", "~", "=")):
+            if text.endswith("=") and not _value_in(following):
+                continue  # an empty value
+            raise UsageError(
+                f"{text}: cannot be read as a setting; write {_meant(text, following)}"
+            )
+        if text.startswith("-"):
+            raise UsageError(f"{text}: settings have no dashes; write {text.lstrip('-')}")
+        if command == "run" and text.startswith("experiment="):
+            _check_experiment(text, arguments)
+
+
+def _settings_in(text: str) -> list[str]:
+    """The settings in a text that has several, separated by blanks or semicolons; else none."""
+    words = [word for word in re.split(r"[\s;]+", text) if word]
+    keys = [word.partition("=")[0] for word in words if "=" in word]
+    known = [key for key in keys if key in known_keys() or key in group_names()]
+    return words if len(words) > 1 and len(words) == len(known) else []
+
+
+def _meant(text: str, following: Sequence[str]) -> str:
+    """The setting that a person has probably meant by a word without a value."""
+    word, _, value = text.lstrip("-").rstrip("=:").partition(":")
+    key = _key(word)
+    if key in known_keys() or key in group_names():
+        return f"KEY=VALUE, here {key}={value or _value_in(following) or 'VALUE'}"
+    for group, names in group_names().items():
+        if word in names:
+            return f"KEY=VALUE, here {group}={word}"
+    hint = "; see normbench --help" if text.startswith("-") else ""
+    return f"KEY=VALUE, for example batch=2{hint}"
+
+
+def _value_in(following: Sequence[str]) -> str:
+    """The value in ``norm group``, ``norm = group`` and ``norm =group``; empty if there is none."""
+    if following and following[0] in ("=", ":"):
+        following = following[1:]
+    value = following[0].lstrip("=") if following else ""
+    return "" if "=" in value else value
+
+
+def _check_experiment(text: str, arguments: Sequence[str]) -> None:
+    """Refuses an experiment in a run, unless what it varies is given, so that it is one cell."""
+    given = {each.partition("=")[0] for each in arguments}
+    varied = choices.varied(text.partition("=")[2])
+    if not varied <= given:
+        raise UsageError(
+            f"{text}: an experiment has several cells; use sweep: normbench sweep"
+            f" {' '.join(arguments)}"
+        )
+
+
+def _key(word: str) -> str:
+    """The key that a word of another program stands for; else the word."""
+    return _ELSEWHERE.get(word.lower().replace("-", "_"), word)
+
+
+# ---- keys and choices that there are not ----
+
+
+def unknown_key(text: str, key: str) -> UsageError:
+    """The error for a key that no choice of groups has."""
+    return UsageError(f"{text}: unknown key {key}{_nearest(key)}")
+
+
+def _nearest(word: str) -> str:
+    words = [*known_keys(), *group_names()]
+    close = [_key(word)] if _key(word) != word else []
+    close += difflib.get_close_matches(word.lower(), words, n=1, cutoff=0.6)
+    close += [known for known in words if known.rpartition(".")[2] == word]  # lr for optim.lr
+    return f"; did you mean {close[0]}?" if close else "; `normbench show` lists the keys"
+
+
+def unknown_choice(text: str, group: str, value: str) -> UsageError:
+    """The error for a value that is none of a group's choices."""
+    options = group_names()[group]
+    if group == DATA.kind and value in [entry.name for entry in library.available()]:
+        meant: str | None = f"data=images data.name={value}"
+    else:
+        meant = nearest_choice(group, value, options)
+    suggestion = f"; did you mean {meant}?" if meant else ""
+    return UsageError(f"{text}: unknown {group}{suggestion} (choose from {', '.join(options)})")
+
+
+def nearest_choice(group: str, value: str, options: Sequence[str]) -> str | None:
+    """``group`` for GroupNorm and gn, ``resnet model.depth=20`` for resnet20."""
+    plain = re.sub(r"[^a-z0-9]", "", value.lower())
+    if plain != group:
+        plain = plain.replace(group, "")
+    if plain in options:
+        return plain
+    if number := re.fullmatch(r"([a-z]+)(\d+)", plain):
+        name, depth = number.groups()
+        if name in options and f"{group}.depth" in known_keys():
+            return f"{group}={name} {group}.depth={depth}"
+    if re.fullmatch(r"[a-z]n", plain):  # the field's abbreviations: bn, gn, in, ln
+        initial = sorted((each for each in options if each[0] == plain[0]), key=len)
+        if initial:
+            return initial[0]
+    return next(iter(difflib.get_close_matches(plain, options, n=1)), None)
+
+
+def several_seeds(text: str, seeds: Iterable[Any]) -> UsageError:
+    """The error for seeds that are listed: a cell has all its seeds."""
+    numbers = [int(each) for each in seeds if str(each).isdecimal()]
+    first = f"seed={min(numbers)} " if numbers and min(numbers) > 0 else ""
+    return UsageError(
+        f"{text}: every cell has all its seeds; write {first}seeds={max(1, len(numbers))}"
+    )
+
+
+# ---- values ----
+
+
+def must_be(key: str) -> str | None:
+    """``must be a whole number``; None where the key is not known."""
+    return f"must be {_allowed(known_keys()[key])}" if key in known_keys() else None
+
+
+def has_no(cls: Any, key: object) -> str | None:
+    """``norm=batch has no groups; its keys: …``; None where the class is no choice."""
+    if cls not in _CHOICES:
+        return None
+    keys = [field.name for field in fields(cls) if field.name not in ("name", "source")]
+    return f"{_CHOICES[cls]} has no {key}; its keys: {', '.join(keys)}"
+
+
+def _allowed(kind: Any) -> str:
+    """What values of a type look like on the command line."""
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return f"one of {', '.join(kind.__members__)}"
+    return _ALLOWED.get(kind, str(kind))
+
+
+_CHOICES: dict[Any, str] = {
+    cls: f"{registry.kind}={name}" for registry in REGISTRIES for name, cls in registry.items()
+}
+
+_ALLOWED: dict[Any, str] = {
+    int: "a whole number",
+    int | None: "a whole number or null",
+    int | str: "auto or a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    str | None: "text or null",
+    list[float]: "a list of numbers, for example [0.3,0.6]",
+}

@@ -1,0 +1,113 @@
+"""How long a sweep takes is said before it starts, and at each cell."""
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from normbench.launch import course
+from normbench.launch.compose import load_config
+from normbench.launch.course import Course, estimated
+from normbench.run import run as experiment
+from normbench.run.cell import Cell
+from normbench.run.estimate import Estimates
+from normbench.terminal.screen import Overall, Screen
+from tests.conftest import Command, files_below
+
+CELLS = {Path("a"): 10.0, Path("b"): 30.0, Path("c"): 60.0}
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [0.0]
+    monkeypatch.setattr(course, "monotonic", lambda: now[0])
+    return now
+
+
+def test_a_cell_knows_its_number_and_what_is_left(clock: list[float]) -> None:
+    sweep = Course(CELLS)
+
+    assert sweep.at([Path("a")]) == Overall("cell 1 of 3", 0.0, 10.0, 90.0)
+    clock[0] = 10.0
+    assert sweep.at([Path("b")]) == Overall("cell 2 of 3", 10.0, 30.0, 60.0)
+    assert sweep.at([Path("elsewhere")]) is None
+
+
+def test_what_the_cells_so_far_have_taken_corrects_the_rest(clock: list[float]) -> None:
+    sweep = Course(CELLS)
+    sweep.at([Path("a")])
+    clock[0] = 20.0  # twice as long
+
+    assert sweep.at([Path("b")]) == Overall("cell 2 of 3", 20.0, 60.0, 120.0)
+
+
+def test_cells_that_are_trained_together_are_counted_together(clock: list[float]) -> None:
+    sweep = Course(CELLS)
+
+    assert sweep.at([Path("a"), Path("b")]) == Overall("cells 1 to 2 of 3", 0.0, 40.0, 60.0)
+    clock[0] = 40.0
+    assert sweep.at([Path("c")]) == Overall("cell 3 of 3", 40.0, 60.0, 0.0)
+
+
+def test_only_what_is_left_is_estimated_and_more_of_it_takes_longer(tiny: list[str]) -> None:
+    cells = [Cell.of(load_config([*tiny, f"epochs={n}"])) for n in (1, 100, 10_000)]
+    left = dict(zip([cell.directory for cell in cells], (1, 0, 2), strict=True))
+    found = estimated(cells, left, Screen(Console(file=io.StringIO())))
+
+    assert list(found) == [cells[0].directory, cells[2].directory]
+    assert 0 < 10 * found[cells[0].directory] < found[cells[2].directory]
+
+
+def test_what_finished_seeds_took_is_what_the_others_will_take(tiny: list[str]) -> None:
+    """Twelve steps of a seed that has been trained, as its record says."""
+    config = load_config([*tiny, "epochs=2"])
+    cell = Cell.of(config)
+    outcome = experiment.run(config, Screen(Console(file=io.StringIO())))
+    (result,) = outcome.results
+    device = experiment.choose_device("cpu")
+    per_seed = [Estimates([cell], device).seconds(cell, seeds) for seeds in (1, 2)]
+
+    assert per_seed[1] - per_seed[0] == pytest.approx(result.seconds, abs=0.5)
+
+
+def test_a_dry_run_prints_cells_and_time_and_writes_nothing(
+    nb: Command, tiny: list[str], tmp_path: Path
+) -> None:
+    line = ["sweep", *tiny, "norm=batch,group", "seeds=2"]
+    result = nb(*line, "--dry-run")
+
+    assert result.exit_code == 0, result.output
+    assert "2 cells: " in result.stdout
+    assert result.stdout.count(" 0/2 ") == 2
+    assert "about " in result.stdout
+    assert "nothing has been trained" in result.stdout
+    assert list(tmp_path.iterdir()) == []
+
+    assert nb("run", *tiny, "norm=group", "seeds=2").exit_code == 0
+    before = files_below(tmp_path)
+    again = nb(*line, "--dry-run").stdout
+    assert "2/2" in again
+    assert "0/2" in again
+    assert "1 of them trained already" in again
+    assert files_below(tmp_path) == before
+
+
+def test_a_sweep_says_before_it_starts_how_long_it_takes_and_at_each_cell_what_is_left(
+    nb: Command, tiny: list[str]
+) -> None:
+    said = nb("sweep", *tiny, "norm=batch,group").stdout.splitlines()
+    first = next(i for i, line in enumerate(said) if line.startswith("cell 1 of 2, about "))
+    second = next(i for i, line in enumerate(said) if line.startswith("cell 2 of 2, about "))
+
+    assert any("on this machine" in line for line in said[:first])
+    assert "Batch normalization" in said[first + 1]
+    assert "Group normalization" in said[second + 1]
+
+
+def test_nothing_is_estimated_where_all_is_trained(nb: Command, tiny: list[str]) -> None:
+    line = ["sweep", *tiny, "norm=batch,group"]
+    assert nb(*line).exit_code == 0
+
+    assert "about" not in nb(*line).stdout.partition("runs/")[0]
+    assert "cell 1 of" not in nb(*line).stdout
