@@ -48,8 +48,8 @@ class StandardizedConv(NormConv):
         rows = channels_last.flatten(1)  # a view of weights that are stored so
         centred = rows - rows.mean(1, keepdim=True)
         variance = centred.square().sum(1, keepdim=True) / (self.fan_in - 1)
-        # The root's slope is finite even for weights that are all the same.
-        y = centred / ((variance + 1e-30).sqrt() + 1e-5)
+        # Where all weights are the same, the root's slope would be infinite.
+        y = centred / (variance.clamp_min(1e-30).sqrt() + 1e-5)
         return y.view(channels_last.shape).movedim(-1, 1)
 
 

@@ -98,6 +98,20 @@ def test_scaling_the_weights_changes_nothing_but_what_epsilon_does() -> None:
     assert not torch.allclose(F.conv2d(x, conv.weight), before)
 
 
+@KINDS
+def test_weights_that_are_all_the_same_become_0_with_finite_gradients(
+    kind: Standardization,
+) -> None:
+    conv = nn.Conv2d(2, 3, 2)
+    nn.init.constant_(conv.weight, 0.5)
+    layer = StandardizedConv.of(conv, standardization=kind)
+    made = layer.transform(conv.weight)
+    assert float(made.detach().abs().max()) == 0
+    made.square().sum().backward()
+    assert conv.weight.grad is not None
+    assert conv.weight.grad.isfinite().all()
+
+
 def test_one_weight_an_output_is_refused() -> None:
     with pytest.raises(UsageError, match="8 outputs has one weight each") as caught:
         swap_norm(
