@@ -1,5 +1,6 @@
 """Residual networks for small images."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -43,6 +44,24 @@ class BasicBlock(nn.Module):
         return out
 
 
+def stages(
+    block: Callable[[int, int, int, int], nn.Module], blocks: int, width: int, cardinality: int
+) -> nn.Sequential:
+    """Three stages of ``blocks`` blocks: ``block(inputs, outputs, stride, cardinality)``.
+
+    They have ``width``, 2·``width`` and 4·``width`` channels at full, half and quarter resolution.
+    """
+    layers: list[nn.Module] = []
+    channels = width
+    for stage in range(3):
+        for number in range(blocks):
+            stride = 2 if stage > 0 and number == 0 else 1
+            outputs = width * 2**stage
+            layers.append(block(channels, outputs, stride, cardinality))
+            channels = outputs
+    return nn.Sequential(*layers)
+
+
 class ResNet(nn.Module):
     """A residual network of depth 6n+2 for 32×32 images (He et al. 2016, section 4.2).
 
@@ -54,30 +73,19 @@ class ResNet(nn.Module):
         super().__init__()
         self.stem = nn.Conv2d(3, width, 3, padding=1, bias=False)
         self.norm = Slot(width)
-        layers: list[nn.Module] = []
-        channels = width
-        for stage in range(3):
-            for block in range(blocks):
-                stride = 2 if stage > 0 and block == 0 else 1
-                outputs = width * 2**stage
-                layers.append(BasicBlock(channels, outputs, stride, cardinality))
-                channels = outputs
-        self.blocks = nn.Sequential(*layers)
+        self.blocks = stages(BasicBlock, blocks, width, cardinality)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.flatten = nn.Flatten()
-        self.head = nn.Linear(channels, classes)
+        self.head = nn.Linear(4 * width, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.head(self.flatten(self.pool(self.blocks(self.norm(self.stem(x))))))
         return y
 
 
-@MODELS.register("resnet")
 @dataclass(kw_only=True, slots=True)
-class ResNetConfig(ModelConfig):
-    """A CIFAR ResNet, optionally with group convolution."""
-
-    name: str = "resnet"
+class SmallResNetConfig(ModelConfig):
+    """A residual network for small images: what the kinds of its blocks have in common."""
 
     depth: int = 8
     """The number of weighted layers, 6n+2: 8, 14, 20, 32, 44, 56, 110."""
@@ -88,14 +96,8 @@ class ResNetConfig(ModelConfig):
     cardinality: int = 1
     """Groups of the 3×3 convolutions (ResNeXt's cardinality); must divide the width."""
 
-    zero_init: bool = False
-    """Whether each block's last γ starts at 0, so that blocks start as the identity (Goyal et al.
-    2017, arXiv 1706.02677, section 5.1; the Group Normalization paper does so)."""
-
-    paper: ClassVar[str] = (
-        "He, Zhang, Ren & Sun, Deep Residual Learning for Image Recognition, 2016,"
-        " arXiv 1512.03385, section 4.2; cardinality: Xie et al. 2017, arXiv 1611.05431"
-    )
+    prefix: ClassVar[str] = ""
+    """What papers write before the network's name."""
 
     def __post_init__(self) -> None:
         if self.depth < 8 or self.depth % 6 != 2:
@@ -114,11 +116,30 @@ class ResNetConfig(ModelConfig):
     @property
     def title(self) -> str:
         name = "ResNet" if self.cardinality == 1 else f"ResNeXt(C={self.cardinality})"
-        return f"{name}-{self.depth}" + ("" if self.width == 16 else f", width {self.width}")
+        return f"{self.prefix}{name}-{self.depth}" + (
+            "" if self.width == 16 else f", width {self.width}"
+        )
 
     @property
     def norm_channels(self) -> tuple[int, ...]:
         return (self.width, 2 * self.width, 4 * self.width)
+
+
+@MODELS.register("resnet")
+@dataclass(kw_only=True, slots=True)
+class ResNetConfig(SmallResNetConfig):
+    """A CIFAR ResNet, optionally with group convolution."""
+
+    name: str = "resnet"
+
+    zero_init: bool = False
+    """Whether each block's last γ starts at 0, so that blocks start as the identity (Goyal et al.
+    2017, arXiv 1706.02677, section 5.1; the Group Normalization paper does so)."""
+
+    paper: ClassVar[str] = (
+        "He, Zhang, Ren & Sun, Deep Residual Learning for Image Recognition, 2016,"
+        " arXiv 1512.03385, section 4.2; cardinality: Xie et al. 2017, arXiv 1611.05431"
+    )
 
     def network(self, classes: int) -> nn.Module:
         return ResNet(

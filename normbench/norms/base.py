@@ -169,6 +169,10 @@ class NormConfig(ABC):
     """Whether its backward pass is the derivative of its forward pass. Where it is not, the
     reference spells the backward pass out in a ``torch.autograd.Function``."""
 
+    norm_activation: ClassVar[bool] = False
+    """Whether normalization and activation are one: where no activation belongs, as before a
+    residual addition, such a layer does not normalize; it scales and shifts."""
+
     needs: ClassVar[str] = ""
     """Which places of a network it cannot do without, such as ``the ends of residual branches``;
     networks that do not know this package's slots do not give them."""
@@ -225,9 +229,21 @@ class NormConfig(ABC):
         """
         return conv
 
+    def reference_convolution(self, state: State) -> tuple[Tensor, Tensor | None]:
+        """The weight and the bias with which a convolution computes, given all of its tensors."""
+        return state["weight"], state.get("bias")
+
     def branch_end(self) -> BranchEnd:
         """What ends each residual branch: nothing by default."""
         return BranchEnd()
+
+    def reference_branch(self, x: Tensor, state: State) -> Tensor:
+        """What the end of a residual branch computes, given all of its tensors."""
+        return x
+
+    def reference_gradient(self, parameter: Tensor, gradient: Tensor) -> Tensor:
+        """What becomes of the gradient of one of its layers' parameters before the update."""
+        return gradient
 
     def note(self, channels: int) -> str | None:
         """What is to be said of a layer of ``channels`` channels, as where the settings made it

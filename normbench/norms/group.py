@@ -1,4 +1,4 @@
-"""Group normalization and its two extremes: one group is layer norm, C groups are instance norm."""
+"""Group normalization, and instance norm, which is a group a channel."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -55,7 +55,7 @@ class GroupNorm(Norm):
     def axes(self) -> str:
         return {1: "C·H·W", self.channels: "H·W"}.get(self.num_groups, "(C/G)·H·W")
 
-    def values_per_statistic(self, shape: torch.Size) -> int:
+    def values_per_statistic(self, shape: torch.Size) -> int | None:
         return self.channels // self.num_groups * spatial_size(shape)
 
     def normalize(self, x: Tensor) -> Tensor:
@@ -175,45 +175,7 @@ class GroupNormConfig(GroupedConfig):
         mean = groups.mean(axes, keepdim=True)
         variance = ((groups - mean) ** 2).mean(axes, keepdim=True)
         normalized = (groups - mean) / (variance + self.eps).sqrt()
-        return _finished(normalized.reshape(x.shape), state, act)
-
-
-@NORMS.register("layer")
-@dataclass(kw_only=True, slots=True)
-class LayerNormConfig(NormConfig):
-    """Layer normalization, with γ and β per channel as Wu & He apply it to images."""
-
-    name: str = "layer"
-
-    title: ClassVar[str] = "Layer normalization"
-    axes: ClassVar[str] = "C·H·W"
-    formula: ClassVar[str] = (
-        "μ_n = mean of x[n, c, h, w] over c, h, w\n"
-        "σ²_n = mean of (x - μ_n)² over c, h, w\n"
-        "y = γ_c · (x - μ_n) / √(σ²_n + ε) + β_c"
-    )
-    paper: ClassVar[str] = (
-        "Ba, Kiros & Hinton, Layer Normalization, 2016, arXiv 1607.06450, equation 3;"
-        " for images: Wu & He 2018, arXiv 1803.08494, equation 5"
-    )
-    cite: ClassVar[str] = "Ba et al. 2016, 1607.06450"
-
-    def build(self, channels: int, *, act: bool = True, norm_batch: int | None = None) -> GroupNorm:
-        return GroupNorm(channels, 1, eps=self.eps, affine=self.affine, act=act)
-
-    def reference(
-        self,
-        x: Tensor,
-        state: State,
-        *,
-        act: bool = True,
-        training: bool = True,
-        norm_batch: int | None = None,
-    ) -> Tensor:
-        axes = tuple(range(1, x.dim()))
-        mean = x.mean(axes, keepdim=True)
-        variance = ((x - mean) ** 2).mean(axes, keepdim=True)
-        return _finished((x - mean) / (variance + self.eps).sqrt(), state, act)
+        return finished(normalized.reshape(x.shape), state, act)
 
 
 @NORMS.register("instance")
@@ -250,10 +212,11 @@ class InstanceNormConfig(NormConfig):
     ) -> Tensor:
         mean = mean_over(x, positions(x))
         variance = mean_over((x - mean) ** 2, positions(x))
-        return _finished((x - mean) / (variance + self.eps).sqrt(), state, act)
+        return finished((x - mean) / (variance + self.eps).sqrt(), state, act)
 
 
-def _finished(normalized: Tensor, state: State, act: bool) -> Tensor:
+def finished(normalized: Tensor, state: State, act: bool) -> Tensor:
+    """What a reference does last: γ, β and the activation."""
     y = scale_and_shift(normalized, state.get("weight"), state.get("bias"))
     return y.relu() if act else y
 

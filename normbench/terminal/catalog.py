@@ -103,8 +103,9 @@ def shared_with_first(name: str) -> NDArray[np.bool_]:
     norm = _pictured(name)
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(6, 6, 2, 2, dtype=torch.float64, generator=generator, requires_grad=True)
-    state = norm.build(6, act=False).double().state_dict()
-    norm.reference(x, state, act=False)[0, 0, 0, 0].backward()
+    act = norm.norm_activation
+    state = norm.build(6, act=act).double().state_dict()
+    norm.reference(x, state, act=act)[0, 0, 0, 0].backward()
     assert x.grad is not None
     shared: NDArray[np.bool_] = (x.grad != 0).flatten(2).numpy()
     return shared if shared.sum() > 1 else np.zeros_like(shared)

@@ -15,8 +15,8 @@ from normbench.norms.group import (
     GroupNorm,
     GroupNormConfig,
     InstanceNormConfig,
-    LayerNormConfig,
 )
+from normbench.norms.layer import LayerNormConfig
 from normbench.norms.none import NoNormConfig
 
 NETWORKS: list[ModelConfig] = [

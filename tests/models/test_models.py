@@ -12,6 +12,7 @@ from normbench.errors import UsageError
 from normbench.models import ModelConfig
 from normbench.models.convnet import ConvNetConfig
 from normbench.models.inspection import layers
+from normbench.models.preact_resnet import PreActResNetConfig
 from normbench.models.resnet import BasicBlock, ResNet, ResNetConfig
 from normbench.norms import Norm, NormConfig
 from normbench.norms.batch import BatchNormConfig
@@ -25,6 +26,8 @@ NETWORKS: dict[str, ModelConfig] = {
     "resnet8": ResNetConfig(),
     "resnext14": ResNetConfig(depth=14, width=8, cardinality=4),
     "zero_init": ResNetConfig(depth=8, width=8, zero_init=True),
+    "preact_resnet8": PreActResNetConfig(),
+    "preact_resnext14": PreActResNetConfig(depth=14, width=8, cardinality=4),
     "convnet": ConvNetConfig(),
 }
 EVERY_NETWORK = pytest.mark.parametrize("network", NETWORKS.values(), ids=list(NETWORKS))

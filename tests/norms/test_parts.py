@@ -88,7 +88,7 @@ class EverythingConfig(NormConfig):
 
     axes: ClassVar[str] = "-"
     needs: ClassVar[str] = "the ends of residual branches"
-    starts: ClassVar[dict[str, float]] = {"factor": 1.0}
+    starts: ClassVar[dict[str, float]] = {"factor": 1.0, "gain": 1.5, "scale": 0.5}
 
     def build(self, channels: int, *, act: bool = True, norm_batch: int | None = None) -> Norm:
         layer = Fading(channels, eps=self.eps, affine=self.affine, act=act)
@@ -111,8 +111,22 @@ class EverythingConfig(NormConfig):
     def convolution(self, conv: Convolution) -> nn.Module:
         return CentredConv.of(conv, gain=1.5)
 
+    def reference_convolution(self, state: State) -> tuple[Tensor, Tensor | None]:
+        rows = state["weight"].flatten(1)
+        rows = (rows - rows.mean(1, keepdim=True)) * state["gain"][:, None]
+        return rows.view(state["weight"].shape), state.get("bias")
+
     def branch_end(self) -> BranchEnd:
         return Scaled()
+
+    def reference_branch(self, x: Tensor, state: State) -> Tensor:
+        return x * state["scale"]
+
+    def reference_gradient(self, parameter: Tensor, gradient: Tensor) -> Tensor:
+        if parameter.dim() == 1:
+            return gradient
+        lengths = gradient.flatten(1).norm(dim=1).view(-1, *(1,) * (gradient.dim() - 1))
+        return gradient.mul((0.01 / lengths).clamp_max(1.0))
 
 
 EVERYTHING = EverythingConfig()

@@ -14,8 +14,8 @@ from normbench.norms.batch import BatchNorm, BatchNormConfig
 from normbench.norms.group import (
     GroupNorm,
     GroupNormConfig,
-    LayerNormConfig,
 )
+from normbench.norms.layer import LayerNormConfig
 
 
 def images(n: int = 2, size: int = 32, dtype: torch.dtype = torch.float32) -> Tensor:
