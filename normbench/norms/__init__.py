@@ -6,6 +6,7 @@ definition), its layer, and its place in ``NORMS``. What they share::
     swap.py    puts a norm into a network: the only way there
     base.py    a norm's configuration and its layer    parts.py  what a norm may change of a network
     settings.py  the ranges of settings, and the errors that name them
+    moments.py  means and variances with a fast backward pass
 """
 
 from normbench.norms.base import NORMS, Norm, NormConfig
