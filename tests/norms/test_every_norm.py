@@ -63,6 +63,18 @@ def test_what_a_norm_says_is_true_of_its_layer(name: str) -> None:
     assert default(name).build(8, act=False).suffix == ""
 
 
+@EVERY_NORM
+def test_what_a_norm_says_of_evaluation_is_true_of_its_layer(name: str) -> None:
+    config, layer = default(name), built(default(name))
+    x = laid_out("NCHW")
+    trained = layer(x)
+    layer.eval()
+    y, zero, one = (layer(each) for each in (x, torch.zeros_like(x), torch.ones_like(x)))
+    unchanged = torch.allclose(y, trained, rtol=0, atol=1e-12)
+    assert unchanged == (config.evaluation == "same as training")
+    assert torch.allclose(y, zero + x * (one - zero), rtol=0, atol=1e-9) == config.folds
+
+
 # ---- In networks ----
 
 
@@ -226,5 +238,5 @@ def test_a_setting_out_of_range_is_one_line_that_names_key_value_and_range(
 @EVERY_NORM
 def test_every_number_among_the_settings_has_a_range(name: str) -> None:
     for each in fields(NORMS[name]):
-        numeric = isinstance(each.default, float) or "int" in str(each.type)
+        numeric = any(number in str(each.type) for number in ("int", "float"))
         assert bool(each.metadata) == numeric or isinstance(each.default, bool), each.name
