@@ -4,6 +4,7 @@
 that it has broken: then one of them must fail.
 """
 
+import copy
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 
@@ -252,11 +253,11 @@ def network(config: NormConfig, seed: int = 0) -> nn.Module:
     return model
 
 
-def train(model: nn.Module, seeds: list[int], steps: range) -> SGD:
+def train(model: nn.Module, seeds: list[int], steps: range, *, share: bool = True) -> SGD:
     """Trains a network, or a stack, on batches that depend on the seed and the step alone."""
     optimizer = OPTIM.build(model.train(), [])
     optimizer.lr = 0.05
-    at_share = share_hooks(model)
+    at_share = share_hooks(model) if share else []
     for step in steps:
         for set_share in at_share:
             set_share(step / 4)
@@ -309,6 +310,40 @@ def check_resume(config: NormConfig) -> None:
     same(whole, again, 0.0)
 
 
+def check_forgotten(config: NormConfig) -> None:
+    """Without any one of a norm's buffers, or the share of the training, the end differs."""
+    whole = network(config)
+    train(whole, [0], range(2))
+    state = {key: value.clone() for key, value in whole.state_dict().items()}
+    layer = next(module for module in whole.modules() if isinstance(module, Norm))
+    shared = copy.deepcopy(layer)
+    shared.set_share(0.9)
+    buffers = dict(layer.named_buffers())
+    kept = [key for key, value in shared.named_buffers() if torch.equal(value, buffers[key])]
+    wanted = _end(config, state)
+    for name in kept:  # the others are set anew before each step
+        starts = {
+            key: torch.full_like(value, config.starts[name]) if key.endswith(f".{name}") else value
+            for key, value in state.items()
+        }
+        unmoved = _equal(starts, state)  # as where statistics are frozen from the start
+        assert _equal(_end(config, starts), wanted) == unmoved, name
+    if share_hooks(whole):
+        assert not _equal(_end(config, state, share=False), wanted)
+    assert _equal(_end(config, state), wanted)
+
+
+def _end(config: NormConfig, state: dict[str, Tensor], *, share: bool = True) -> dict[str, Tensor]:
+    model = network(config, seed=1)
+    model.load_state_dict(state)
+    train(model, [0], range(2, 4), share=share)
+    return model.state_dict()
+
+
+def _equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    return all(torch.equal(first[key], second[key]) for key in first)
+
+
 CHECKS: list[Callable[[NormConfig], None]] = [
     check_definition,
     check_batch,
@@ -316,5 +351,6 @@ CHECKS: list[Callable[[NormConfig], None]] = [
     check_start,
     check_gradients,
     check_resume,
+    check_forgotten,
     check_stack,
 ]
