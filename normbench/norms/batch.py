@@ -37,6 +37,9 @@ class BatchNorm(Norm):
     setting: ClassVar[str] = "batch"
     """Its name in the configuration."""
 
+    correction: ClassVar[int] = 1
+    """What is taken from the number of values to divide by in ``running_var``: 1 is unbiased."""
+
     remedy: ClassVar[str] = "a larger batch or larger images, or norm=group"
 
     running_mean: Tensor
