@@ -101,13 +101,9 @@ class BatchNorm(Norm):
         Raises:
             UsageError: they do not divide the batch, or a mean would run over a single value.
         """
-        n, size = shape[0], self.norm_batch or shape[0]
-        parts = max(1, n // size)
         if self.values_per_statistic(shape) == 1:
             raise self.single_value(shape)
-        if size < n and n % size:
-            raise UsageError(f"norm_batch={size} does not divide a batch of {n}")
-        return parts
+        return num_sub_batches(shape[0], self.norm_batch)
 
     def _normalize_sub_batches(self, x: Tensor, parts: int) -> Tensor:
         mean = self.running_mean.repeat(parts)
@@ -137,6 +133,19 @@ class LateFrozenBatchNorm(BatchNorm):
         if x.is_cuda and torch.cuda.is_current_stream_capturing():
             raise RuntimeError("norm.freeze_at makes later steps other than those recorded")
         return super().normalize(x)
+
+
+def num_sub_batches(n: int, size: int | None) -> int:
+    """Into how many sub-batches of ``size`` examples a batch of ``n`` falls.
+
+    Raises:
+        UsageError: they do not divide it.
+    """
+    if size is None or size >= n:
+        return 1
+    if n % size:
+        raise UsageError(f"norm_batch={size} does not divide a batch of {n}")
+    return n // size
 
 
 def folded(x: Tensor, parts: int) -> Tensor:

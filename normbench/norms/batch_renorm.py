@@ -74,6 +74,7 @@ class BatchRenorm(BatchNorm):
     @torch.no_grad()
     def _correction(self, x: Tensor, parts: int) -> tuple[Tensor, Tensor]:
         """r and d, each [parts·C]; moves the running statistics."""
+        x = x.to(self.running_mean.dtype)
         var, mean = torch.var_mean(x, (0, *positions(x)), correction=0)
         std, running = (var + self.eps).sqrt(), (self.running_var + self.eps).sqrt()
         repeated = running.repeat(parts)
