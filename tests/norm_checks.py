@@ -5,7 +5,7 @@ that it has broken: then one of them must fail.
 """
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields, replace
 
 import pytest
@@ -331,21 +331,33 @@ def check_forgotten(config: NormConfig) -> None:
     train(whole, [0], range(2))
     state = {key: value.clone() for key, value in whole.state_dict().items()}
     layer = next(module for module in whole.modules() if isinstance(module, Norm))
-    shared = copy.deepcopy(layer)
-    shared.set_share(0.9)
-    buffers = dict(layer.named_buffers())
-    kept = [key for key, value in shared.named_buffers() if torch.equal(value, buffers[key])]
+    early, late = copy.deepcopy(layer), copy.deepcopy(layer)
+    early.set_share(0.0)
+    late.set_share(1.0)
+    buffers = dict(early.named_buffers())
+    kept = [key for key, value in late.named_buffers() if torch.equal(value, buffers[key])]
     wanted = _end(config, state)
-    for name in kept:  # the others are set anew before each step
-        starts = {
-            key: torch.full_like(value, config.starts[name]) if key.endswith(f".{name}") else value
-            for key, value in state.items()
-        }
-        unmoved = _equal(starts, state)  # as where statistics are frozen from the start
-        assert _equal(_end(config, starts), wanted) == unmoved, name
-    if share_hooks(whole):
-        assert not _equal(_end(config, state, share=False), wanted)
+    for name in kept:
+        forgotten = _forgotten(config, state, [name])
+        unmoved = _equal(forgotten, state)  # as where statistics are frozen from the start
+        assert _equal(_end(config, forgotten), wanted) == unmoved, name
+    if share_hooks(whole):  # which set the other buffers before each step
+        forgotten = _forgotten(config, state, buffers.keys() - kept)
+        assert _equal(_end(config, forgotten), wanted)
+        assert not _equal(_end(config, forgotten, share=False), wanted)
     assert _equal(_end(config, state), wanted)
+
+
+def _forgotten(
+    config: NormConfig, state: dict[str, Tensor], names: Iterable[str]
+) -> dict[str, Tensor]:
+    """``state`` with the buffers of these names as they start."""
+    starts = {name: config.starts[name] for name in names}
+    ends = {key: key.rpartition(".")[2] for key in state}
+    return {
+        key: torch.full_like(value, starts[ends[key]]) if ends[key] in starts else value
+        for key, value in state.items()
+    }
 
 
 def _end(config: NormConfig, state: dict[str, Tensor], *, share: bool = True) -> dict[str, Tensor]:

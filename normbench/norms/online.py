@@ -8,7 +8,14 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from normbench.norms.base import NORMS, Norm, NormConfig, Published, State
-from normbench.norms.parts import mean_over, positions, scale_and_shift, spread
+from normbench.norms.parts import (
+    mean_over,
+    moments,
+    per_example,
+    positions,
+    scale_and_shift,
+    spread,
+)
 from normbench.norms.settings import setting
 
 
@@ -51,67 +58,114 @@ class OnlineNorm(Norm):
     def normalize(self, x: Tensor) -> Tensor:
         x = x.to(self.running_mean.dtype)
         if self.training:
-            y: Tensor = _Control.apply(x, self)
-        else:
-            factor = (self.running_var + self.eps).rsqrt()
-            y = torch.addcmul(spread(-self.running_mean * factor, x), x, spread(factor, x))
+            trained: Tensor = _Online.apply(x, self.weight, self.bias, self)
+            return trained
+        factor = (self.running_var + self.eps).rsqrt()
+        y = torch.addcmul(spread(-self.running_mean * factor, x), x, spread(factor, x))
         y = scale_and_shift(y, self.weight, self.bias)
-        return self._scaled(y) if self.layer_scaling else y
+        if not self.layer_scaling:
+            return y
+        return y * per_example(self.scale(mean_over(y.square(), positions(y)).flatten(1)), y)
 
-    def _scaled(self, y: Tensor) -> Tensor:
-        layers = y.unflatten(1, (self.replicas, -1))
-        square = layers.square().mean(tuple(range(2, layers.dim())), keepdim=True)
-        scaled: Tensor = (layers * (square + self.eps).rsqrt()).flatten(1, 2)
-        return scaled
+    def scale(self, square: Tensor) -> Tensor:
+        """The factor of layer scaling, [N, C], from the mean squares of each channel, [N, C]."""
+        if not self.layer_scaling:
+            return torch.ones_like(square)
+        return (self.over_layer(square) + self.eps).rsqrt()
+
+    def over_layer(self, values: Tensor) -> Tensor:
+        """The mean over each replica's channels, for each of them: [N, C] as before."""
+        means = values.unflatten(1, (self.replicas, -1)).mean(2)
+        repeated: Tensor = means.repeat_interleave(self.channels // self.replicas, 1)
+        return repeated
 
 
-class _Control(torch.autograd.Function):
-    """Training without γ, β and layer scaling: a factor and a term for each example and channel.
+class _Online(torch.autograd.Function):
+    """Training: control process, γ, β and layer scaling as a factor and a term, forward and back.
 
-    Forward, for example t: y_t = (x_t - μ_{t-1}) / σ_{t-1}, where μ and σ² follow
-    ``μ_t = α·μ_{t-1} + (1-α)·m_t`` and
-    ``σ²_t = α·σ²_{t-1} + (1-α)·s_t + α(1-α)·(m_t - μ_{t-1})²``; m_t, s_t are its own.
-    Backward: x̃'_t = y'_t - (1-α)·ε^y_{t-1}·y_t, ε^y_t = ε^y_{t-1} + mean of x̃'_t·y_t;
-    x'_t = x̃'_t / σ_{t-1} - (1-α)·ε^1_{t-1}, ε^1_t = ε^1_{t-1} + mean of x'_t.
+    With y = (x - μ)/σ, u = γ·y + β and z = f·u, f = 1/√(mean of u² over the layer + ε). All but
+    what is said of x, grad and the result are numbers per example and channel, [N, C].
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, layer: OnlineNorm) -> Tensor:
-        axes, keep = positions(x), layer.forward_decay
-        var, mean = torch.var_mean(x, axes, correction=0) if axes else (torch.zeros_like(x), x)
-        decay = torch.full_like(mean, keep)
-        means = _recursion(decay, (1 - keep) * mean, layer.running_mean)
-        new = (1 - keep) * (var + keep * (mean - means[:-1]).square())
-        variances = _recursion(decay, new, layer.running_var)
-        layer.running_mean.copy_(means[-1])
-        layer.running_var.copy_(variances[-1])
-        inverse = (variances[:-1] + layer.eps).rsqrt()
-        term = -means[:-1] * inverse
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, layer: OnlineNorm
+    ) -> Tensor:
+        mean, var = moments(x)
+        gamma = torch.ones_like(layer.running_mean) if weight is None else weight
+        beta = torch.zeros_like(gamma) if bias is None else bias
+        before, inverse = _controlled(layer, mean, var)
+        term = -before * inverse
         y_mean = mean * inverse + term
         y_square = var * inverse.square() + y_mean.square()
-        ctx.layer = layer
-        ctx.save_for_backward(x, inverse, term, y_mean, y_square)
-        return torch.addcmul(_like(term, x), x, _like(inverse, x))
+        scale = layer.scale(gamma.square() * y_square + beta * (2 * gamma * y_mean + beta))
+        ctx.layer, ctx.affine = layer, weight is not None
+        ctx.save_for_backward(x, gamma, beta, inverse, term, y_mean, y_square, scale)
+        constant = per_example(scale * torch.addcmul(beta, gamma, term), x)
+        return torch.addcmul(constant, x, per_example(scale * gamma * inverse, x))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:
-        x, inverse, term, y_mean, y_square = ctx.saved_tensors
-        layer, axes, rest = ctx.layer, positions(x), 1 - ctx.layer.backward_decay
-        along = mean_over(grad * x, axes).view_as(term) * inverse
-        level = mean_over(grad, axes).view_as(term)
-        along = along + level * term  # the mean of y'·y
-        errors = _recursion(1 - rest * y_square, along, layer.output_error)
-        pull = rest * errors[:-1]
-        level = (level - pull * y_mean) * inverse
-        decay = torch.full_like(level, layer.backward_decay)
-        constants = _recursion(decay, level, layer.constant_error)
-        layer.output_error.copy_(errors[-1])
-        layer.constant_error.copy_(constants[-1])
-        # x'_t = (y'_t - pull·y_t)/σ - rest·ε^1 with y_t = x_t/σ + term
-        constant = -pull * term * inverse - rest * constants[:-1]
-        slope = _like(-pull * inverse.square(), x)
-        return torch.addcmul(_like(constant, x), x, slope).addcmul_(grad, _like(inverse, x)), None
+        x, gamma, beta, inverse, term, y_mean, y_square, scale = ctx.saved_tensors
+        layer, axes = ctx.layer, positions(x)
+        level = mean_over(grad, axes).flatten(1)  # the mean of the gradient
+        along = mean_over(grad * x, axes).flatten(1) * inverse + level * term  # of it times y
+        level, along = scale * level, scale * along
+        if layer.layer_scaling:  # which takes away what lies along u
+            pull = scale.square() * layer.over_layer(gamma * along + beta * level)
+            level = level - pull * (gamma * y_mean + beta)
+            along = along - pull * (gamma * y_square + beta * y_mean)
+        else:
+            pull = torch.zeros_like(scale)
+        count = x.numel() // level.numel()
+        to_gamma, to_beta = count * along.sum(0), count * level.sum(0)
+        by_y, by_one = _corrections(layer, gamma * level, gamma * along, inverse, y_mean, y_square)
+        by_y = by_y + gamma.square() * pull * inverse
+        by_one = by_one + gamma * beta * pull * inverse + by_y * term
+        dx = torch.addcmul(per_example(-by_one, x), x, per_example(-by_y * inverse, x))
+        dx.addcmul_(grad, per_example(scale * gamma * inverse, x))
+        return (dx, to_gamma, to_beta, None) if ctx.affine else (dx, None, None, None)
+
+
+def _controlled(layer: OnlineNorm, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
+    """μ and 1/σ before each example, [N, C]; moves the averages by all of them.
+
+    ``μ_t = α·μ_{t-1} + (1-α)·m_t``,
+    ``σ²_t = α·σ²_{t-1} + (1-α)·s_t + α·(1-α)·(m_t - μ_{t-1})²``.
+    """
+    keep = layer.forward_decay
+    decay = torch.full_like(mean, keep)
+    means = _recursion(decay, (1 - keep) * mean, layer.running_mean)
+    new = (1 - keep) * (var + keep * (mean - means[:-1]).square())
+    variances = _recursion(decay, new, layer.running_var)
+    layer.running_mean.copy_(means[-1])
+    layer.running_var.copy_(variances[-1])
+    return means[:-1], (variances[:-1] + layer.eps).rsqrt()
+
+
+def _corrections(
+    layer: OnlineNorm,
+    level: Tensor,
+    along: Tensor,
+    inverse: Tensor,
+    y_mean: Tensor,
+    y_square: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """How much of y and of a constant is taken from each example's gradient; moves the errors.
+
+    With g the gradient of y, ``level`` its mean and ``along`` the mean of g·y:
+    a_t = g_t - (1-α)·e_{t-1}·y_t, e_t = e_{t-1} + mean of a_t·y_t and
+    b_t = a_t/σ - (1-α)·u_{t-1}, u_t = u_{t-1} + mean of b_t.
+    """
+    rest = 1 - layer.backward_decay
+    errors = _recursion(1 - rest * y_square, along, layer.output_error)
+    pull = rest * errors[:-1]
+    level = (level - pull * y_mean) * inverse
+    constants = _recursion(torch.full_like(level, 1 - rest), level, layer.constant_error)
+    layer.output_error.copy_(errors[-1])
+    layer.constant_error.copy_(constants[-1])
+    return pull * inverse, rest * constants[:-1]
 
 
 def _recursion(factor: Tensor, term: Tensor, start: Tensor) -> Tensor:
@@ -132,11 +186,6 @@ def _recursion(factor: Tensor, term: Tensor, start: Tensor) -> Tensor:
         factor[distance:] = product
         distance *= 2
     return torch.cat([start.unsqueeze(0), torch.addcmul(term, factor, start)])
-
-
-def _like(values: Tensor, x: Tensor) -> Tensor:
-    """[N, C] as a factor or term of ``x`` [N, C, ...]."""
-    return values.view(*values.shape, *(1,) * (x.dim() - 2))
 
 
 @NORMS.register("online")

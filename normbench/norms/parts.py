@@ -173,3 +173,33 @@ def positions(x: Tensor) -> tuple[int, ...]:
 def mean_over(x: Tensor, axes: tuple[int, ...]) -> Tensor:
     """The mean over ``axes``, which are kept with size 1; over no axes it is ``x``."""
     return torch.mean(x, axes, keepdim=True) if axes else x
+
+
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance over the positions of [N, C, ...], each [N, C].
+
+    ``torch.var_mean`` takes twenty times as long on channels-last images on a CPU.
+    """
+    mean, var = _Moments.apply(x)
+    return mean, var
+
+
+class _Moments(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        mean = mean_over(x, positions(x))
+        var = mean_over((x - mean).square_(), positions(x))
+        ctx.save_for_backward(x, mean)
+        return mean.flatten(1), var.flatten(1)
+
+    @staticmethod
+    def backward(ctx: Any, to_mean: Tensor, to_var: Tensor) -> Tensor:
+        x, mean = ctx.saved_tensors
+        count = x.numel() // mean.numel()
+        slope = 2 / count * per_example(to_var, x)
+        return torch.addcmul(per_example(to_mean, x) / count - slope * mean, x, slope)
+
+
+def per_example(values: Tensor, x: Tensor) -> Tensor:
+    """Values per example and channel, [N, C], as a factor or term of ``x`` [N, C, ...]."""
+    return values.view(*values.shape, *(1,) * (x.dim() - 2))

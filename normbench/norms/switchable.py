@@ -8,7 +8,14 @@ from torch import Tensor, nn
 
 from normbench.norms.base import NORMS, NormConfig, Published, State
 from normbench.norms.batch import BatchNorm
-from normbench.norms.parts import mean_over, positions, scale_and_shift, spread
+from normbench.norms.parts import (
+    mean_over,
+    moments,
+    per_example,
+    positions,
+    scale_and_shift,
+    spread,
+)
 from normbench.norms.settings import setting
 
 
@@ -56,8 +63,8 @@ class SwitchableNorm(BatchNorm):
 
     def normalize(self, x: Tensor) -> Tensor:
         # Everything but the last line works on numbers per example and channel, [N, C].
-        axes, x = positions(x), x.to(self.running_mean.dtype)
-        var, mean = torch.var_mean(x, axes, correction=0) if axes else (torch.zeros_like(x), x)
+        x = x.to(self.running_mean.dtype)
+        mean, var = moments(x)
         means, variances = zip(
             (mean, var), self._of_layer(mean, var), self._of_batch(mean, var), strict=True
         )
@@ -68,7 +75,7 @@ class SwitchableNorm(BatchNorm):
         term = -centre * factor
         if self.bias is not None:
             term = term + self.bias
-        return torch.addcmul(_like(term, x), x, _like(factor, x))
+        return torch.addcmul(per_example(term, x), x, per_example(factor, x))
 
     def _mixed(self, learned: Tensor, statistics: tuple[Tensor, ...]) -> Tensor:
         """The weighted mean of three statistics."""
@@ -98,11 +105,6 @@ def _joint(mean: Tensor, var: Tensor, axis: int) -> tuple[Tensor, Tensor]:
     """Mean and variance of the union of equally large sets along ``axis`` with these."""
     between, joint = torch.var_mean(mean, axis, correction=0)
     return joint, var.mean(axis) + between
-
-
-def _like(values: Tensor, x: Tensor) -> Tensor:
-    """[N, C] as a factor or term of ``x`` [N, C, ...]."""
-    return values.view(*values.shape, *(1,) * (x.dim() - 2))
 
 
 @NORMS.register("switchable")
