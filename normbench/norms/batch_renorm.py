@@ -33,6 +33,7 @@ class BatchRenorm(BatchNorm):
 
     stacked_counts: ClassVar[tuple[str, ...]] = ("channels", "replicas")
     setting: ClassVar[str] = "batch_renorm"
+    correction: ClassVar[int] = 0
 
     r_limit: Tensor
     d_limit: Tensor

@@ -36,6 +36,7 @@ class SwitchableNorm(BatchNorm):
 
     stacked_counts: ClassVar[tuple[str, ...]] = ("channels", "replicas")
     setting: ClassVar[str] = "switchable"
+    correction: ClassVar[int] = 0
 
     def __init__(
         self,
