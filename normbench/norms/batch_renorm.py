@@ -60,7 +60,7 @@ class BatchRenorm(BatchNorm):
         self.d_limit.fill_(d_limit)
 
     def normalize(self, x: Tensor) -> Tensor:
-        if not self.training:
+        if not self.training or len(x) == 0:
             return super().normalize(x)
         parts = self.num_sub_batches(x.shape)
         x = folded(x, parts) if parts > 1 else x

@@ -75,7 +75,7 @@ class MovingBatchNorm(Norm):
 
     def normalize(self, x: Tensor) -> Tensor:
         x = x.to(self.running_square.dtype)
-        if not self.training:
+        if not self.training or len(x) == 0:
             factor = (self.running_square + self.eps).rsqrt()
             return scale_and_shift(x, self._times_gamma(factor), self.bias)
         if self.values_per_statistic(x.shape) == 1:

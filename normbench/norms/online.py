@@ -57,7 +57,7 @@ class OnlineNorm(Norm):
 
     def normalize(self, x: Tensor) -> Tensor:
         x = x.to(self.running_mean.dtype)
-        if self.training:
+        if self.training and len(x) > 0:
             trained: Tensor = _Online.apply(x, self.weight, self.bias, self)
             return trained
         factor = (self.running_var + self.eps).rsqrt()

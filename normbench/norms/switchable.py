@@ -92,7 +92,7 @@ class SwitchableNorm(BatchNorm):
 
     def _of_batch(self, mean: Tensor, var: Tensor) -> tuple[Tensor, ...]:
         """Mean and variance over the batch; in training the running ones move."""
-        if not self.training:
+        if not self.training or len(mean) == 0:
             return self.running_mean, self.running_var
         parts = self.num_sub_batches(mean.shape)
         found = _joint(mean.unflatten(0, (parts, -1)), var.unflatten(0, (parts, -1)), 1)
@@ -104,8 +104,8 @@ class SwitchableNorm(BatchNorm):
 
 def _joint(mean: Tensor, var: Tensor, axis: int) -> tuple[Tensor, Tensor]:
     """Mean and variance of the union of equally large sets along ``axis`` with these."""
-    between, joint = torch.var_mean(mean, axis, correction=0)
-    return joint, var.mean(axis) + between
+    joint = mean.mean(axis, keepdim=True)
+    return joint.squeeze(axis), (var + (mean - joint).square()).mean(axis)
 
 
 @NORMS.register("switchable")
