@@ -49,7 +49,8 @@ FUNCTIONS = {
     **{"mean_over": "torch.sum", "detach": "clone"},
 }
 # What people read, and what no check can see from outside.
-UNREAD = {"extra_repr", "axes", "_cause", "suffix"}
+# Of ``correction``, tests/training/test_precise_bn.py is the check.
+UNREAD = {"extra_repr", "axes", "_cause", "suffix", "setting", "correction"}
 
 EQUIVALENT: dict[str, str] = {
     "ChannelLayerNorm.values_per_statistic: self.channels // self.replicas →"

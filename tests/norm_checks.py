@@ -4,8 +4,9 @@
 that it has broken: then one of them must fail.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import fields
+import copy
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import fields, replace
 from enum import Enum
 
 import pytest
@@ -47,7 +48,7 @@ def variants(config: NormConfig) -> Iterator[NormConfig]:
     """The configuration, and those others that fit ``CHANNELS`` channels.
 
     Each switch the other way, every other choice, all decimal numbers halved, each whole number 1
-    and ``CHANNELS``.
+    (or 2) and ``CHANNELS``.
     """
     yield config
     yield from (changed for changed in _changed(config) if _builds(changed))
@@ -61,9 +62,23 @@ def _changed(config: NormConfig) -> Iterator[NormConfig]:
         others = (member for member in type(values[key]) if member is not values[key])
         yield from (type(config)(**values | {key: member}) for member in others)
     halves = {key: value / 2 for key, value in values.items() if isinstance(value, float)}
+    halves = {key: value for key, value in halves.items() if _fits(config, key, value)}
     yield type(config)(**values | halves)
     for key in (f.name for f in fields(config) if "int" in str(f.type)):
-        yield from (type(config)(**values | {key: number}) for number in (1, CHANNELS))
+        least = 1 if _fits(config, key, 1) else 2
+        yield from (_with(config, key, number) for number in (least, CHANNELS))
+
+
+def _with(config: NormConfig, key: str, value: float) -> NormConfig:
+    return replace(config, **{key: value})  # type: ignore[arg-type]
+
+
+def _fits(config: NormConfig, key: str, value: float) -> bool:
+    try:
+        _with(config, key, value)
+    except UsageError:
+        return False
+    return True
 
 
 def _builds(config: NormConfig) -> bool:
@@ -333,11 +348,11 @@ def network(config: NormConfig, seed: int = 0) -> nn.Module:
     return model
 
 
-def train(model: nn.Module, seeds: list[int], steps: range) -> SGD:
+def train(model: nn.Module, seeds: list[int], steps: range, *, share: bool = True) -> SGD:
     """Trains a network, or a stack, on batches that depend on the seed and the step alone."""
     optimizer = OPTIM.build(model.train(), [])
     optimizer.lr = 0.05
-    at_share = share_hooks(model)
+    at_share = share_hooks(model) if share else []
     for step in steps:
         for set_share in at_share:
             set_share(step / 4)
@@ -390,6 +405,52 @@ def check_resume(config: NormConfig) -> None:
     same(whole, again, 0.0)
 
 
+def check_forgotten(config: NormConfig) -> None:
+    """Without any one of a norm's buffers, or the share of the training, the end differs."""
+    whole = network(config)
+    train(whole, [0], range(2))
+    state = {key: value.clone() for key, value in whole.state_dict().items()}
+    layer = next(module for module in whole.modules() if isinstance(module, Norm))
+    early, late = copy.deepcopy(layer), copy.deepcopy(layer)
+    early.set_share(0.0)
+    late.set_share(1.0)
+    buffers = dict(early.named_buffers())
+    kept = [key for key, value in late.named_buffers() if torch.equal(value, buffers[key])]
+    wanted = _end(config, state)
+    for name in kept:
+        forgotten = _forgotten(config, state, [name])
+        unmoved = _equal(forgotten, state)  # as where statistics are frozen from the start
+        assert _equal(_end(config, forgotten), wanted) == unmoved, name
+    if share_hooks(whole):  # which set the other buffers before each step
+        forgotten = _forgotten(config, state, buffers.keys() - kept)
+        assert _equal(_end(config, forgotten), wanted)
+        assert not _equal(_end(config, forgotten, share=False), wanted)
+    assert _equal(_end(config, state), wanted)
+
+
+def _forgotten(
+    config: NormConfig, state: dict[str, Tensor], names: Iterable[str]
+) -> dict[str, Tensor]:
+    """``state`` with the buffers of these names as they start."""
+    starts = {name: config.starts[name] for name in names}
+    ends = {key: key.rpartition(".")[2] for key in state}
+    return {
+        key: torch.full_like(value, starts[ends[key]]) if ends[key] in starts else value
+        for key, value in state.items()
+    }
+
+
+def _end(config: NormConfig, state: dict[str, Tensor], *, share: bool = True) -> dict[str, Tensor]:
+    model = network(config, seed=1)
+    model.load_state_dict(state)
+    train(model, [0], range(2, 3), share=share)
+    return model.state_dict()
+
+
+def _equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    return all(torch.equal(first[key], second[key]) for key in first)
+
+
 CHECKS: list[Callable[[NormConfig], None]] = [
     check_definition,
     check_batch,
@@ -400,5 +461,6 @@ CHECKS: list[Callable[[NormConfig], None]] = [
     check_update,
     check_gradients,
     check_resume,
+    check_forgotten,
     check_stack,
 ]

@@ -5,10 +5,10 @@ normalization followed by the activation, because some norms bring a nonlinearit
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from math import prod
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -126,6 +126,27 @@ def spatial_size(shape: torch.Size) -> int:
     return prod(shape[2:])
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Published:
+    """What somebody else has found at a small batch.
+
+    Attributes:
+        measured: network, images and measure, and what the results are listed by.
+        results: the numbers; none where the authors' numbers have not been seen.
+        source: where they are published.
+        basis: ``seen`` in a public file, or ``claimed`` by the authors.
+    """
+
+    measured: str
+    results: Mapping[str, float]
+    source: str
+    basis: Literal["seen", "claimed"]
+
+    def __str__(self) -> str:
+        numbers = ", ".join(f"{key}: {value:g}" for key, value in self.results.items())
+        return "\n".join(filter(None, (self.measured, numbers, f"{self.basis}: {self.source}")))
+
+
 @dataclass(kw_only=True, slots=True)
 class NormConfig(ABC):
     """A normalization layer as the configuration describes it; builds the layer.
@@ -164,6 +185,16 @@ class NormConfig(ABC):
 
     batch_dependent: ClassVar[bool] = False
     """Whether in training an example's output depends on its batch mates."""
+
+    evaluation: ClassVar[Literal["same as training", "running statistics"]] = "same as training"
+    """What it normalizes with in evaluation, where no output depends on the batch."""
+
+    folds: ClassVar[bool] = False
+    """Whether in evaluation it is one factor and one term per channel, whatever the input, so that
+    it folds into the convolution before it."""
+
+    published: ClassVar[tuple[Published, ...]] = ()
+    """What has been published of it at a small batch."""
 
     differentiable: ClassVar[bool] = True
     """Whether its backward pass is the derivative of its forward pass. Where it is not, the

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from normbench.norms.base import NORMS, Norm, NormConfig, State, spatial_size
+from normbench.norms.base import NORMS, Norm, NormConfig, Published, State, spatial_size
 from normbench.norms.parts import mean_over, positions, scale_and_shift, spread
 from normbench.norms.settings import setting
 
@@ -83,6 +83,19 @@ class FilterResponseNormConfig(NormConfig):
         "Singh & Krishnan, Filter Response Normalization Layer: Eliminating Batch Dependence in the"
         " Training of Deep Neural Networks, 2019, arXiv 1911.09737, equations 1 to 4; the paper"
         " trains it with a warm-up of the learning rate"
+    )
+    published: ClassVar[tuple[Published, ...]] = (
+        Published(
+            measured="ResNet-20, CIFAR-10, accuracy in %, 400 epochs, by norm and batch size",
+            results={
+                "frn at 128": 92.3,
+                "frn at 32": 92.3,
+                "batch at 128": 93.01,
+                "batch at 32": 91.2,
+            },
+            source="a public reproduction",
+            basis="seen",
+        ),
     )
     starts: ClassVar[dict[str, float]] = {"threshold": 0.0, "learned_eps": 1e-4}
     cite: ClassVar[str] = "Singh & Krishnan 2019, 1911.09737"

@@ -36,6 +36,7 @@ class NoNormConfig(NormConfig):
     axes: ClassVar[str] = "-"
     formula: ClassVar[str] = "y = γ_c · x + β_c"
     paper: ClassVar[str] = "-"
+    folds: ClassVar[bool] = True
 
     def build(self, channels: int, *, act: bool = True, norm_batch: int | None = None) -> NoNorm:
         return NoNorm(channels, eps=self.eps, affine=self.affine, act=act)

@@ -37,13 +37,24 @@ def show_norms(screen: Screen, name: str | None, figure: Path | None) -> None:
 def _show_zoo(screen: Screen) -> None:
     screen.table(
         "Normalization layers",
-        ("name", "averages over", "batch-dependent", "paper (arXiv)"),
+        ("name", "over", "batch", "evaluation", "folds", "paper (arXiv)"),
         [
-            (key, cls.axes, "yes" if cls.batch_dependent else "no", cls.cite)
+            (
+                key,
+                cls.axes,
+                "yes" if cls.batch_dependent else "no",
+                "running" if cls.evaluation == "running statistics" else "same",
+                "yes" if cls.folds else "no",
+                cls.cite,
+            )
             for key, cls in NORMS.items()
         ],
         droppable=("batch-dependent", "paper (arXiv)", "averages over"),
     )
+    screen.line("over: what one mean runs over")
+    screen.line("batch: whether in training an output depends on the rest of its batch")
+    screen.line("evaluation: with running statistics, or the same as training")
+    screen.line("folds: into the convolution before it, in evaluation")
     screen.line("normbench norms NAME: formula, picture of the averaged axes, defaults, paper")
 
 
@@ -70,11 +81,43 @@ def _show_norm(screen: Screen, norm: NormConfig) -> None:
         [
             ("one mean runs over", norm.axes),
             ("output depends on the batch", "in training" if norm.batch_dependent else "no"),
+            ("evaluation", norm.evaluation),
+            ("folds into a convolution", "in evaluation" if norm.folds else "no"),
+            ("takes", _accepted(norm)),
+            ("trains on a batch of one", _batch_of_one(norm)),
             ("its tensors", "\n".join(f"{key}, from {starts[key]:g}" for key in tensors) or "none"),
             ("defaults", "\n".join(f"norm.{key}={_value(v)}" for key, v in defaults.items())),
             ("paper", fill(norm.paper, 48)),
+            ("published", "\n".join(_published(norm)) or "nothing at a small batch"),
         ],
     )
+
+
+SHAPES = {"N×C": (), "N×C×L": (4,), "N×C×H×W": (4, 4), "N×C×D×H×W": (2, 2, 2)}
+
+
+def _accepted(norm: NormConfig) -> str:
+    """The shapes of input that its layer takes in training, found by trying."""
+    return ", ".join(name for name, space in SHAPES.items() if _trains(norm, 4, space))
+
+
+def _batch_of_one(norm: NormConfig) -> str:
+    if not _trains(norm, 1, (4, 4)):
+        return "no"
+    return "yes" if _trains(norm, 1, (1, 1)) else "yes, where there is more than one position"
+
+
+def _trains(norm: NormConfig, batch: int, space: tuple[int, ...]) -> bool:
+    try:
+        norm.build(8).train()(torch.ones(batch, 8, *space))
+    except UsageError:
+        return False
+    return True
+
+
+def _published(norm: NormConfig) -> list[str]:
+    lines = [line for each in norm.published for line in str(each).splitlines()]
+    return [fill(line, 48, break_on_hyphens=False) for line in lines]
 
 
 def _value(value: object) -> str:

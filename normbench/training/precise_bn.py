@@ -108,26 +108,34 @@ def _restoring(network: nn.Module) -> Iterator[None]:
     """Puts modes, settings and statistics back in the end."""
     layers, mode = _layers(network), network.training
     kept = [
-        (x.norm_batch, x.momentum, x.running_mean.clone(), x.running_var.clone()) for x in layers
+        (x.norm_batch, x.momentum, x.frozen, [buffer.clone() for buffer in x.buffers()])
+        for x in layers
     ]
     try:
         yield
     finally:
-        for layer, (size, momentum, mean, var) in zip(layers, kept, strict=True):
-            layer.norm_batch, layer.momentum = size, momentum
-            layer.running_mean.copy_(mean)
-            layer.running_var.copy_(var)
+        for layer, (size, momentum, frozen, values) in zip(layers, kept, strict=True):
+            layer.norm_batch, layer.momentum, layer.frozen = size, momentum, frozen
+            for buffer, value in zip(layer.buffers(), values, strict=True):
+                buffer.copy_(value)
         network.train(mode)
+
+
+def _use_batches(network: nn.Module, size: int | None) -> None:
+    """Evaluation mode, but each ``size`` images have their own statistics."""
+    network.eval()
+    for layer in _layers(network):
+        layer.train()
+        layer.set_share(0.0)  # before running statistics correct or replace the batch's
+        layer.frozen = False
+        layer.norm_batch = size
 
 
 def _with_batch_statistics(
     network: nn.Module, test: Split, size: int, autocast: bool, check: Callable[[], None]
 ) -> list[float]:
     """The accuracy where each ``size`` images have their own statistics."""
-    network.eval()
-    for layer in _layers(network):
-        layer.train()
-        layer.norm_batch = size
+    _use_batches(network, size)
     batch = max(1, BATCH // size) * size
     return score([network], test, batch=batch, autocast=autocast, check=check).accuracy
 
@@ -153,13 +161,12 @@ def _reestimate(
         assert isinstance(layer, BatchNorm)
         count = inputs[0].numel() // layer.channels
         mean, var = layer.running_mean.double(), layer.running_var.double()
-        biased = var * ((count - 1) / count)
+        biased = var * ((count - layer.correction) / count)
         sums[layer] += torch.stack([mean, biased + mean**2]).cpu()
 
-    network.eval()
+    _use_batches(network, None)
     for layer in layers:
-        layer.train()
-        layer.norm_batch, layer.momentum = None, 1.0
+        layer.momentum = 1.0
     count = 0
     hooks: list[Any] = [layer.register_forward_hook(add) for layer in layers]
     try:

@@ -51,6 +51,26 @@ def test_float32_is_precise_where_the_mean_is_ten_times_the_deviation(
 
 
 @EVERY_NORM
+def test_what_autocast_gives_it_is_normalized_in_float32(name: str) -> None:
+    config = default(name)
+    x = randn(8, 16, 8, 8).bfloat16()
+    layers = [config.build(16, act=True).train(each) for each in (True, False)]
+    for layer in layers:
+        mine, exact = (each.clone().requires_grad_() for each in (x, x.float()))
+        twin = copy.deepcopy(layer)
+        with torch.autocast("cpu", torch.bfloat16):
+            y = layer(mine)
+        wanted = twin(exact)
+        y.float().sum().backward()
+        wanted.sum().backward()
+        torch.testing.assert_close(y.float(), wanted, rtol=0.02, atol=0.02)
+        for key, value in layer.state_dict().items():
+            torch.testing.assert_close(value, twin.state_dict()[key], rtol=1e-3, atol=1e-3)
+        assert mine.grad is not None
+        assert mine.grad.isfinite().all()
+
+
+@EVERY_NORM
 def test_what_a_norm_says_is_true_of_its_layer(name: str) -> None:
     config, layer = default(name), default(name).build(8)
     assert config.name == name
@@ -61,6 +81,19 @@ def test_what_a_norm_says_is_true_of_its_layer(name: str) -> None:
         assert text == text.strip()
     assert layer.suffix == f" + {layer.activation}"
     assert default(name).build(8, act=False).suffix == ""
+
+
+@EVERY_NORM
+def test_what_a_norm_says_of_evaluation_is_true_of_its_layer(name: str) -> None:
+    config, layer = default(name), built(default(name))
+    x = laid_out("NCHW")
+    layer(laid_out("NCHW", seed=1))
+    trained = layer(x)
+    layer.eval()
+    y, zero, one = (layer(each) for each in (x, torch.zeros_like(x), torch.ones_like(x)))
+    unchanged = torch.allclose(y, trained, rtol=0, atol=1e-12)
+    assert unchanged == (config.evaluation == "same as training")
+    assert torch.allclose(y, zero + x * (one - zero), rtol=0, atol=1e-9) == config.folds
 
 
 # ---- In networks ----
@@ -226,5 +259,5 @@ def test_a_setting_out_of_range_is_one_line_that_names_key_value_and_range(
 @EVERY_NORM
 def test_every_number_among_the_settings_has_a_range(name: str) -> None:
     for each in fields(NORMS[name]):
-        numeric = isinstance(each.default, float) or "int" in str(each.type)
+        numeric = any(number in str(each.type) for number in ("int", "float"))
         assert bool(each.metadata) == numeric or isinstance(each.default, bool), each.name

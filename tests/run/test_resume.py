@@ -17,6 +17,7 @@ from torch import Tensor
 from normbench.config import Config
 from normbench.errors import UsageError
 from normbench.launch.compose import load_config
+from normbench.norms import NORMS
 from normbench.run import autosave, seeds
 from normbench.run import run as experiment
 from normbench.store import checkpoint, results
@@ -29,6 +30,9 @@ MEASURED = ("time", "train/images_per_second")
 """What a clock says is not the same twice."""
 
 EPOCHS, STEPS = 3, 12
+
+STATEFUL = [name for name in sorted(NORMS) if [*NORMS[name](name=name).build(8).buffers()]]
+"""The norms that remember something from step to step."""
 
 
 class CutOffError(BaseException):
@@ -109,6 +113,8 @@ def cut_off_run(config: Config, cuts: list[int], monkeypatch: pytest.MonkeyPatch
         ("layer", 12, ["seeds=1"]),
         ("batch", 8, ["seeds=2", "stack=1", "optim.nesterov=true", "optim.schedule=cosine"]),
         ("group", 8, ["seeds=2", "stack=2", "data.val_fraction=0.25", "precision=bf16"]),
+        ("batch", 8, ["seeds=2", "stack=2", "norm.freeze_at=0.6"]),
+        *((name, 4, ["seeds=2", "stack=2", "norm_batch=2"]) for name in STATEFUL),
     ],
 )
 def test_a_run_cut_off_at_random_steps_ends_the_same(

@@ -12,11 +12,13 @@ from normbench.data.library import ImageSet
 from normbench.data.sources import SyntheticConfig
 from normbench.models.convnet import ConvNetConfig
 from normbench.models.inspection import memory_of_step
-from normbench.norms import NormConfig
+from normbench.norms import NORMS, NormConfig
 from normbench.norms.batch import BatchNorm, BatchNormConfig
 from normbench.norms.group import GroupNormConfig
+from normbench.norms.parts import share_hooks
 from normbench.training.loop import evaluate
 from normbench.training.precise_bn import decompose
+from tests.norm_checks import default
 
 CLASSES = 3
 
@@ -125,6 +127,50 @@ def test_the_network_is_left_as_it_was() -> None:
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert not any(module.training for module in model.modules())
     assert all(x.norm_batch is None for x in model.modules() if isinstance(x, BatchNorm))
+
+
+WITH_RUNNING_STATISTICS = [
+    *(c for c in map(default, sorted(NORMS)) if isinstance(c.build(4), BatchNorm)),
+    BatchNormConfig(frozen=True),
+    BatchNormConfig(freeze_at=0.5),
+]
+
+
+@pytest.mark.parametrize("config", WITH_RUNNING_STATISTICS, ids=str)
+def test_whatever_corrects_or_freezes_statistics_the_estimate_is_the_images_own(
+    config: NormConfig,
+) -> None:
+    model = net(config).eval()
+    first = next(layer for layer in model.modules() if isinstance(layer, BatchNorm))
+    for set_share in share_hooks(model):
+        set_share(0.9)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    frozen = first.frozen
+    inputs: list[Tensor] = []
+    by_batch: list[Tensor] = []
+    estimates: list[tuple[Tensor, Tensor]] = []
+
+    def look(layer: nn.Module, seen: tuple[Tensor, ...], output: Tensor) -> None:
+        assert isinstance(layer, BatchNorm)
+        if layer.norm_batch is not None:
+            expected = F.batch_norm(seen[0][: layer.norm_batch], None, None, training=True)
+            by_batch.append(F.relu(expected) - output[: layer.norm_batch])
+        elif layer.training:
+            inputs.append(seen[0])
+        else:
+            estimates.append((layer.running_mean.clone(), layer.running_var.clone()))
+
+    hook = first.register_forward_hook(look)
+    decompose([model], training(), SPLITS.test, epoch=3, size=4)
+    hook.remove()
+
+    var, mean = torch.var_mean(torch.cat(inputs), (0, 2, 3), correction=0)
+    torch.testing.assert_close(estimates[0][0], mean, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(estimates[0][1], var, rtol=1e-4, atol=1e-5)
+    if config.folds:  # else it does not use batch statistics alone
+        assert max(float(each.abs().max()) for each in by_batch) < 1e-4
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert first.frozen == frozen
 
 
 def test_an_evaluation_that_is_ended_leaves_the_network_as_it_was() -> None:
