@@ -28,13 +28,14 @@ from importlib import import_module
 TYPE_CHECKING = False  # as mypy takes it; the command line must not wait for typing either
 
 if TYPE_CHECKING:
-    from normbench.norms import NORMS, swap_norm
+    from normbench.norms import NORMS, describe_swap, swap_norm
     from normbench.training.stacking import stack, unstack
 
-__all__ = ["NORMS", "stack", "swap_norm", "unstack"]
+__all__ = ["NORMS", "describe_swap", "stack", "swap_norm", "unstack"]
 
 _HOME = {
     "NORMS": "normbench.norms",
+    "describe_swap": "normbench.norms",
     "swap_norm": "normbench.norms",
     "stack": "normbench.training.stacking",
     "unstack": "normbench.training.stacking",

@@ -10,8 +10,8 @@ definition), its layer, and its place in ``NORMS``. What they share::
 """
 
 from normbench.norms.base import NORMS, Norm, NormConfig
-from normbench.norms.swap import swap_norm
+from normbench.norms.swap import Swap, describe_swap, swap_norm
 
 NORMS.discover(__name__, __path__)
 
-__all__ = ["NORMS", "Norm", "NormConfig", "swap_norm"]
+__all__ = ["NORMS", "Norm", "NormConfig", "Swap", "describe_swap", "swap_norm"]

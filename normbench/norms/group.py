@@ -1,6 +1,8 @@
 """Group normalization, and instance norm, which is a group a channel."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from math import gcd
 from typing import ClassVar
 
 import torch
@@ -44,7 +46,7 @@ class GroupNorm(Norm):
     ) -> None:
         super().__init__(channels, eps=eps, affine=affine, act=act)
         if channels % num_groups:
-            raise UsageError(_indivisible("num_groups", num_groups, channels))
+            raise UsageError(_indivisible(f"num_groups={num_groups}", channels))
         self._num_groups = num_groups
 
     @property
@@ -74,13 +76,22 @@ def _channels_last(x: Tensor) -> torch.memory_format:
     return formats.get(x.dim(), torch.contiguous_format)
 
 
+_RULES: dict[str, Callable[[int], int]] = {
+    "gcd32": lambda channels: gcd(32, channels),
+    "C//16": lambda channels: channels // 16,
+}
+"""Rules for G that are in use elsewhere, by name: from C to G."""
+
+
 @dataclass(kw_only=True, slots=True)
 class GroupedConfig(NormConfig):
     """A norm of groups of channels, which are chosen by hand or automatically."""
 
-    groups: int | str = setting("auto", least=1, words=("auto",))
-    """The number of groups G, the same in every layer, or ``auto``: in each layer the largest
-    divisor of C up to ``max_groups`` that leaves at least two channels per group."""
+    groups: int | str = setting("auto", least=1, words=("auto", *_RULES))
+    """The number of groups G, the same in every layer, or a rule: ``auto``, in each layer the
+    largest divisor of C up to ``max_groups`` that leaves at least two channels per group, or those
+    of other people's code, ``gcd32`` (the greatest common divisor of 32 and C, which is instance
+    norm up to 32 channels where C is a power of two) and ``C//16`` (layer norm at 16)."""
 
     channels_per_group: int | None = setting(None, least=1)
     """The number of channels C/G in each group instead of ``groups``; null: not used."""
@@ -108,14 +119,16 @@ class GroupedConfig(NormConfig):
         """
         if self.channels_per_group is not None:
             if channels % self.channels_per_group:
-                key = "norm.channels_per_group"
-                raise UsageError(_indivisible(key, self.channels_per_group, channels))
+                key = f"norm.channels_per_group={self.channels_per_group}"
+                raise UsageError(_indivisible(key, channels))
             return channels // self.channels_per_group
-        if isinstance(self.groups, int):
-            if channels % self.groups:
-                raise UsageError(_indivisible("norm.groups", self.groups, channels))
-            return self.groups
-        return self._auto(channels)
+        if self.groups == "auto":
+            return self._auto(channels)
+        groups = self.groups if isinstance(self.groups, int) else _RULES[self.groups](channels)
+        if groups == 0 or channels % groups:
+            rule = "" if groups == self.groups else f" gives {groups} groups, which"
+            raise UsageError(_indivisible(f"norm.groups={self.groups}{rule}", channels))
+        return groups
 
     def _auto(self, channels: int) -> int:
         limit = min(self.max_groups, channels // 2)
@@ -239,6 +252,6 @@ def _divisors(number: int) -> list[int]:
     return [d for d in range(1, number + 1) if number % d == 0]
 
 
-def _indivisible(key: str, value: int, channels: int) -> str:
+def _indivisible(received: str, channels: int) -> str:
     allowed = ", ".join(map(str, _divisors(channels)))
-    return f"{key}={value} does not divide {channels} channels; allowed: {allowed}"
+    return f"{received} does not divide {channels} channels; allowed: {allowed}"

@@ -66,6 +66,38 @@ def test_groups_that_do_not_divide_are_an_error_that_names_those_that_do() -> No
         GroupNorm(12, 5)
 
 
+def test_rules_for_groups_are_those_of_other_people_s_code() -> None:
+    channels = (16, 24, 32, 48, 64, 256, 512)
+    gcd32 = [GroupNormConfig(groups="gcd32").num_groups(c) for c in channels]
+    assert gcd32 == [16, 8, 32, 16, 32, 32, 32]
+    channels = (16, 32, 48, 64, 256, 512)
+    sixteenth = [GroupNormConfig(groups="C//16").num_groups(c) for c in channels]
+    assert sixteenth == [1, 2, 3, 4, 16, 32]
+
+
+def test_a_rule_that_degenerates_is_told() -> None:
+    assert "instance norm" in (GroupNormConfig(groups="gcd32").note(16) or "")
+    assert "layer norm" in (GroupNormConfig(groups="C//16").note(16) or "")
+    assert GroupNormConfig(groups="gcd32").note(64) is None
+
+
+@pytest.mark.parametrize(
+    ("channels", "message"),
+    [
+        (8, r"norm\.groups=C//16 gives 0 groups, .* 8 channels; allowed: 1, 2, 4, 8$"),
+        (56, r"norm\.groups=C//16 gives 3 groups, .* 56 channels; allowed: 1, 2, 4, 7"),
+    ],
+)
+def test_a_rule_that_gives_no_divisor_is_an_error(channels: int, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        GroupNormConfig(groups="C//16").build(channels)
+
+
+def test_another_rule_is_an_error_that_names_those_there_are() -> None:
+    with pytest.raises(UsageError, match=r"^norm\.groups=half: must be auto or gcd32 or C//16 or"):
+        GroupNormConfig(groups="half")
+
+
 def test_groups_and_channels_per_group_together_are_an_error() -> None:
     with pytest.raises(
         UsageError, match=r"norm\.groups=2 and norm\.channels_per_group=4: give one"

@@ -5,11 +5,13 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
-from torchvision.models import resnet18
+from torchvision.models import convnext_tiny, resnet18
+from torchvision.models.convnext import LayerNorm2d
+from torchvision.ops import FrozenBatchNorm2d
 
 from normbench.errors import UsageError
 from normbench.models.resnet import ResNetConfig
-from normbench.norms import NormConfig, swap_norm
+from normbench.norms import Norm, NormConfig, describe_swap, swap_norm
 from normbench.norms.batch import BatchNorm, BatchNormConfig
 from normbench.norms.group import (
     GroupNorm,
@@ -138,3 +140,134 @@ def test_a_layer_used_twice_is_replaced_in_both_places_by_one() -> None:
     swap_norm(model, LayerNormConfig())
     assert isinstance(model[0], GroupNorm)
     assert model[2] is model[0]
+
+
+# What is carried.
+
+
+def trained(layer: nn.Module) -> nn.Module:
+    """The layer with tensors away from their start, in evaluation mode."""
+    numbers = torch.Generator().manual_seed(1)
+    for tensor in [*layer.parameters(), *layer.buffers()]:
+        if tensor.is_floating_point():
+            tensor.data.copy_(0.5 + torch.rand(tensor.shape, generator=numbers, dtype=tensor.dtype))
+    return layer.eval()
+
+
+BATCH_NORMS: list[Callable[[], nn.Module]] = [
+    lambda: nn.BatchNorm2d(8),
+    lambda: nn.SyncBatchNorm(8),
+    lambda: FrozenBatchNorm2d(8),
+    lambda: BatchNorm(8, act=False),
+]
+
+
+@pytest.mark.parametrize("make", BATCH_NORMS, ids=["torch", "sync", "frozen", "own"])
+def test_a_batch_norm_of_any_library_goes_on_as_ours(make: Callable[[], nn.Module]) -> None:
+    old = trained(make().double())
+    x = torch.randn(4, 8, 5, 5, dtype=torch.float64)
+    expected = old(x)
+    (told,) = describe_swap(old, BatchNormConfig(), carry=True)
+    assert told.carried == ("weight", "bias", "running_mean", "running_var")
+    assert told.lost == ()
+    new = swap_norm(old, BatchNormConfig(), carry=True)
+    assert type(new) is BatchNorm
+    torch.testing.assert_close(new(x), expected, rtol=0, atol=1e-10)
+
+
+def test_scale_and_shift_are_carried_where_there_are_no_running_statistics() -> None:
+    old = trained(nn.BatchNorm2d(8))
+    new = swap_norm(old, GroupNormConfig(), carry=True)
+    assert torch.equal(new.get_parameter("weight"), old.get_parameter("weight"))
+    assert torch.equal(new.get_parameter("bias"), old.get_parameter("bias"))
+    (told,) = describe_swap(old, GroupNormConfig(), carry=True)
+    assert told.carried == ("weight", "bias")
+    assert told.lost == ("running_mean", "running_var")
+    assert str(told).endswith("; γ, β carried; running μ, running σ² lost")
+
+
+def test_nothing_is_carried_unless_asked_for() -> None:
+    old = trained(nn.BatchNorm2d(8))
+    new = swap_norm(old, BatchNormConfig())
+    assert (new.get_parameter("weight") == 1).all()
+    assert (new.get_buffer("running_mean") == 0).all()
+    assert describe_swap(old, BatchNormConfig())[0].carried == ()
+
+
+def test_a_carried_float64_keeps_its_digits() -> None:
+    old = trained(nn.BatchNorm2d(8).double())
+    new = swap_norm(old, BatchNormConfig(), carry=True)
+    assert torch.equal(new.get_parameter("weight"), old.get_parameter("weight"))
+
+
+def test_a_norm_without_scale_takes_none_over() -> None:
+    (told,) = describe_swap(nn.GroupNorm(2, 8), GroupNormConfig(affine=False), carry=True)
+    assert told.carried == ()
+    assert told.lost == ("weight", "bias")
+    (told,) = describe_swap(nn.InstanceNorm2d(8), GroupNormConfig(), carry=True)
+    assert (told.carried, told.lost) == ((), ())
+
+
+def test_a_two_dimensional_layer_norm_is_replaced() -> None:
+    old = trained(LayerNorm2d(8))
+    new = swap_norm(old, BatchNormConfig(), carry=True)
+    assert isinstance(new, BatchNorm)
+    assert torch.equal(new.get_parameter("weight"), old.get_parameter("weight"))
+
+
+def test_a_layer_norm_over_the_last_dimension_stays_and_is_told() -> None:
+    model = convnext_tiny(num_classes=3)
+    told = describe_swap(model, LayerNormConfig())
+    kept = [each for each in told if each.kept]
+    swapped = [each for each in told if not each.kept]
+    assert {each.old for each in kept} == {"LayerNorm"}
+    assert [each.old.partition("(")[0] for each in swapped] == ["LayerNorm2d"] * len(swapped)
+    assert len(kept) == 18  # one a block: 3, 3, 9 and 3
+    assert len(swapped) == 5  # stem, three between stages, head
+    assert "kept" in str(kept[0])
+
+
+def test_what_became_of_each_layer_is_told_before_and_is_so_afterwards() -> None:
+    model = resnet18(num_classes=3)
+    told = describe_swap(model, GroupNormConfig(groups="gcd32"))
+    assert isinstance(model.bn1, nn.BatchNorm2d)  # as it was
+    swap_norm(model, GroupNormConfig(groups="gcd32"))
+    norms = {name: m for name, m in model.named_modules() if isinstance(m, Norm)}
+    assert list(norms) == [each.name for each in told]
+    assert told[0].old == "BatchNorm2d(64, eps=1e-05)"
+    for each in told:
+        layer = norms[each.name]
+        assert each.new == f"{type(layer).__name__}({layer.extra_repr()})"
+
+
+def test_a_degenerate_number_of_groups_is_told() -> None:
+    (told,) = describe_swap(nn.BatchNorm2d(16), GroupNormConfig(groups="gcd32"))
+    assert "instance norm" in str(told)
+
+
+# timm's layers, which bring an activation.
+
+
+def test_a_fused_activation_is_kept_behind_the_new_norm() -> None:
+    timm_layers = pytest.importorskip("timm.layers", reason="timm is not installed")
+    for act, kind in (("silu", nn.SiLU), ("relu", nn.ReLU)):
+        old = trained(timm_layers.BatchNormAct2d(8, act_layer=act).double())
+        x = torch.randn(4, 8, 5, 5, dtype=torch.float64)
+        expected = old(x.clone())
+        (told,) = describe_swap(old, BatchNormConfig(), carry=True)
+        new = swap_norm(old, BatchNormConfig(), carry=True)
+        torch.testing.assert_close(new(x), expected, rtol=0, atol=1e-10)
+        assert isinstance(new, nn.Sequential)
+        assert [type(part) for part in new] == [BatchNorm, kind]
+        assert told.name == "0"
+        again = swap_norm(new, GroupNormConfig(), carry=True)
+        assert [type(part) for part in again.children()] == [GroupNorm, kind]
+
+
+@pytest.mark.parametrize(
+    "name", ["FrozenBatchNormAct2d", "GroupNormAct", "LayerNormAct2d", "RmsNorm2d", "LayerNorm2d"]
+)
+def test_timm_s_other_norms_are_known(name: str) -> None:
+    timm_layers = pytest.importorskip("timm.layers", reason="timm is not installed")
+    new = swap_norm(getattr(timm_layers, name)(32), BatchNormConfig())
+    assert [layer.channels for layer in new.modules() if isinstance(layer, BatchNorm)] == [32]

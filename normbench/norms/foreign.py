@@ -1,0 +1,76 @@
+"""The norms of other libraries: which layer of a network is one, and what it holds.
+
+A layer is known by torch's class or by its tensors, so that no library needs to be imported.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+_TORCH = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.modules.instancenorm._InstanceNorm)
+
+_STATISTICS = ("running_mean", "running_var")
+
+CARRIED = ("weight", "bias", *_STATISTICS)
+"""The tensors of a norm that another one can take over: γ, β and running statistics."""
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignNorm:
+    """What a layer of another library is as a norm.
+
+    Attributes:
+        channels: C.
+        tensors: its γ ``weight``, β ``bias`` and running statistics, as far as it has them; [C].
+        after: what it applies to its output: dropout, an activation.
+    """
+
+    channels: int
+    tensors: Mapping[str, Tensor]
+    after: tuple[nn.Module, ...]
+
+
+def foreign_norm(layer: nn.Module) -> ForeignNorm | None:
+    """What ``layer`` is as a norm over channels in the second dimension; None if it is none.
+
+    Known are torch's BatchNorm, GroupNorm and InstanceNorm with all that derives from them
+    (SyncBatchNorm, timm's BatchNormAct2d), frozen batch norms (torchvision's and Detectron2's
+    FrozenBatchNorm2d), and two-dimensional layer norms (torchvision's and timm's LayerNorm2d).
+    """
+    held = {**dict(layer.named_parameters(recurse=False)), **dict(layer.named_buffers("", False))}
+    tensors = {name: held[name] for name in CARRIED if name in held}
+    channels = _channels(layer, tensors)
+    if not channels:
+        return None
+    after = tuple(
+        child
+        for name in ("drop", "act")
+        if isinstance(child := getattr(layer, name, None), nn.Module)
+        and not isinstance(child, nn.Identity)
+    )
+    return ForeignNorm(channels, tensors, after)
+
+
+def _channels(layer: nn.Module, tensors: Mapping[str, Tensor]) -> int | None:
+    found: object = None
+    if isinstance(layer, _TORCH):
+        found = layer.num_channels if isinstance(layer, nn.GroupNorm) else layer.num_features
+    elif all(name in tensors and tensors[name].dim() == 1 for name in _STATISTICS):
+        found = len(tensors["running_mean"])
+    elif re.search(r"(Layer|Rms)Norm\w*2d", type(layer).__name__):
+        shape: Any = getattr(layer, "normalized_shape", ())
+        found = shape[0] if len(shape) == 1 else None
+    return found if isinstance(found, int) else None
+
+
+def is_unknown_norm(layer: nn.Module) -> bool:
+    """Whether ``layer`` calls itself a norm, but is not known to be one over channels.
+
+    For example ``nn.LayerNorm``, which looks at the last dimension, and timm's GlobalResponseNorm.
+    """
+    name = type(layer).__name__
+    parts = {key for key, _ in layer.named_children()} - {"drop", "act"}
+    return "Norm" in name and not name.startswith("_") and not parts and foreign_norm(layer) is None
