@@ -120,6 +120,7 @@ class Config:
                 f" {', '.join(str(d) for d in range(1, self.batch + 1) if self.batch % d == 0)}"
             )
         self._check_places()
+        self.model.pin()
 
     def _check_places(self) -> None:
         for key in ("name", "runs"):
@@ -187,9 +188,14 @@ class Config:
 
 
 def _changes(settings: Any) -> dict[str, Any]:
-    """The plain settings of a configuration or a group of it that differ from their defaults."""
+    """The plain settings of a configuration or a group of it that differ from their defaults.
+
+    Of a file that one names only its SHA-256 counts.
+    """
     changed = {}
     for each in fields(settings):
+        if "pinned" in each.metadata:
+            continue
         value = getattr(settings, each.name)
         default = each.default if each.default_factory is MISSING else each.default_factory()
         if not is_dataclass(value) and value != default and each.name not in ("name", "source"):

@@ -1,15 +1,44 @@
 """What every network has in common: its configuration and its initialization."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
 from math import sqrt
 from typing import ClassVar
 
 import torch
 from torch import nn
 
+from normbench.errors import UsageError
+from normbench.models.files import load_weights, read_weights, sha256_of
 from normbench.norms import NormConfig, swap_norm
+from normbench.norms.batch import BatchNormConfig
+from normbench.norms.parts import Slot
 from normbench.registry import Registry
+
+
+def pinned(key: str) -> dict[str, str]:
+    """Metadata of a setting that names a file: what counts is its SHA-256, in the setting ``key``.
+
+    Where the file lies is no part of a cell's identity.
+    """
+    return {"pinned": key}
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A network at its start, before its norms are swapped.
+
+    Attributes:
+        network: with norms of its own, or with empty slots.
+        loaded: whether it has weights from a file, and so an accuracy already.
+        note: what is to be said of these weights, or None.
+    """
+
+    network: nn.Module
+    loaded: bool = False
+    note: str | None = None
 
 
 @dataclass(kw_only=True, slots=True)
@@ -18,6 +47,19 @@ class ModelConfig(ABC):
 
     name: str
     """The network's name in the registry; chosen with ``model=NAME``, not set by hand."""
+
+    weights: str | None = field(default=None, metadata=pinned("weights_sha256"))
+    """A file of weights to start from (safetensors, or a state_dict saved by torch.save); null: the
+    weights are drawn. Those with running statistics are taken for a network's with batch norm."""
+
+    weights_sha256: str | None = None
+    """The SHA-256 of that file's content; filled in, or what it has to be."""
+
+    carry: bool = False
+    """Whether γ, β and running statistics of the network's own norms are taken over."""
+
+    foreign: ClassVar[bool] = False
+    """Whether the network comes with norms of its own."""
 
     paper: ClassVar[str]
     """Where the network comes from."""
@@ -41,6 +83,62 @@ class ModelConfig(ABC):
         residual branch; its first weights do not matter.
         """
 
+    def pin(self) -> None:
+        """Fills in the SHA-256 of each file that a setting names.
+
+        Raises:
+            UsageError: there is no such file, or it is another than the one with the given SHA-256.
+        """
+        for each in fields(self):
+            key, file = each.metadata.get("pinned"), getattr(self, each.name)
+            if key is None or not file:
+                continue
+            found, wanted = sha256_of(f"model.{each.name}", file), getattr(self, key)
+            if wanted not in (None, found):
+                raise UsageError(
+                    f"model.{each.name}={file}: its SHA-256 is {found}, not model.{key}={wanted}"
+                )
+            setattr(self, key, found)
+
+    def draw(self, model: nn.Module, generator: torch.Generator) -> None:
+        """Draws the weights of the bare network, from ``generator`` alone."""
+        initialize(model, generator)
+
+    def misfit(self, error: Exception, size: tuple[int, int], taken: int | None) -> UsageError:
+        """What to say of an ``error`` that images led to.
+
+        Args:
+            error: what the network raised.
+            size: height and width of the images.
+            taken: the side of square images that it takes, or None.
+        """
+        reason = str(error).strip().partition("\n")[0]
+        other = "" if taken is None else f"; it takes {taken}×{taken}"
+        return UsageError(
+            f"model={self.name} ({self.title}) does not take images of"
+            f" {size[0]}×{size[1]} pixels: {reason}{other}"
+        )
+
+    def start(self, norm: NormConfig, classes: int, generator: torch.Generator) -> Start:
+        """Makes the network with its weights and, where it has some, its own norms.
+
+        A network of this package has empty slots or, with weights from a file, the norms of these
+        weights: batch norm where they have running statistics, else ``norm``.
+
+        Raises:
+            UsageError: the settings or the file of weights do not fit.
+        """
+        with _drawing(generator):
+            model = self.network(classes)
+            self.draw(model, generator)
+            if self.weights is None or self.weights_sha256 is None:
+                return Start(model)
+            state = read_weights(self.weights, self.weights_sha256)
+            if any(isinstance(module, Slot) for module in model.modules()):
+                averaged = any(name.endswith("running_mean") for name in state)
+                swap_norm(model, BatchNormConfig() if averaged else norm)
+            return Start(model, True, load_weights(model, state, self.weights))
+
     def build(
         self,
         norm: NormConfig,
@@ -52,7 +150,7 @@ class ModelConfig(ABC):
         """Makes the network with ``norm``: images [N, 3, H, W] to logits [N, classes].
 
         Args:
-            norm: what fills the slots.
+            norm: what fills the slots and takes the places of other norms.
             classes: the number of classes.
             generator: the source of the initial weights, which depend on nothing else: they are
                 the same whatever the norm. The global random state is left as it was.
@@ -61,11 +159,17 @@ class ModelConfig(ABC):
         Raises:
             UsageError: the settings do not fit one another, or the norm does not fit a layer.
         """
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(generator.initial_seed())  # for what is not drawn again below
-            model = self.network(classes)
-            initialize(model, generator)
-            return swap_norm(model, norm, norm_batch=norm_batch)
+        model = self.start(norm, classes, generator).network
+        with _drawing(generator):
+            return swap_norm(model, norm, norm_batch=norm_batch, carry=self.carry)
+
+
+@contextmanager
+def _drawing(generator: torch.Generator) -> Iterator[None]:
+    """Lets layers draw their first values from the seed; puts the global random state back."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(generator.initial_seed())
+        yield
 
 
 MODELS: Registry[ModelConfig] = Registry("model")

@@ -134,7 +134,8 @@ class ResNetConfig(SmallResNetConfig):
 
     zero_init: bool = False
     """Whether each block's last γ starts at 0, so that blocks start as the identity (Goyal et al.
-    2017, arXiv 1706.02677, section 5.1; the Group Normalization paper does so)."""
+    2017, arXiv 1706.02677, section 5.1; the Group Normalization paper does so), unless γ is
+    carried."""
 
     paper: ClassVar[str] = (
         "He, Zhang, Ren & Sun, Deep Residual Learning for Image Recognition, 2016,"
@@ -158,7 +159,7 @@ class ResNetConfig(SmallResNetConfig):
         norm_batch: int | None = None,
     ) -> nn.Module:
         model = ModelConfig.build(self, norm, classes, generator, norm_batch=norm_batch)
-        if self.zero_init:
+        if self.zero_init and not self.carry:
             for module in model.modules():
                 if isinstance(module, BasicBlock):
                     _zero_scale(module.norm2)

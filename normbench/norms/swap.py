@@ -43,11 +43,16 @@ class Swap:
         """Whether the layer is a norm that is not known and was left as it was."""
         return self.new == self.old
 
+    @property
+    def carried_signs(self) -> str:
+        """What it took over, such as ``γ, β``."""
+        return _signs(self.carried)
+
     def __str__(self) -> str:
         if self.kept:
             return f"{self.name}: {self.old}, kept: {self.note}"
         said = f"{self.name}: {self.old} → {self.new}"
-        said += f"; {_signs(self.carried)} carried" if self.carried else ""
+        said += f"; {self.carried_signs} carried" if self.carried else ""
         said += f"; {_signs(self.lost)} lost" if self.lost else ""
         return said + (f" ({self.note})" if self.note else "")
 

@@ -1,5 +1,6 @@
 """A cell: a configuration, the images it runs on, and the folder its records go to."""
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ from normbench.config import PER_REPLICA, Config
 from normbench.data.batches import Splits, split
 from normbench.data.library import Description
 from normbench.errors import UsageError
-from normbench.models.inspection import check_statistics, layers
+from normbench.models.base import Start
+from normbench.models.inspection import LayerInfo, check_statistics, layers
+from normbench.norms import Swap, describe_swap
 from normbench.store.results import is_done
 
 _SPLITS: dict[tuple[str, str, torch.device], Splits] = {}
@@ -68,6 +71,20 @@ class Cell:
         """One for each seed that is wanted."""
         return [Replica(self, seed) for seed in self.config.all_seeds]
 
+    def start(self, seed: int) -> Start:
+        """The network of one seed with its own norms, before they are swapped."""
+        generator = torch.Generator().manual_seed(seed)
+        return self.config.model.start(self.config.norm, len(self.images.classes), generator)
+
+    def swaps(self) -> list[Swap]:
+        """What became of the norms of a network that was written elsewhere; else nothing."""
+        if not self.config.model.foreign:
+            return []
+        network, carry = self.start(self.config.seed).network, self.config.model.carry
+        return describe_swap(
+            network, self.config.norm, norm_batch=self.config.norm_batch, carry=carry
+        )
+
     def example(self) -> Tensor:
         """Some random images [N, 3, H, W] of the data set's size, always the same.
 
@@ -78,8 +95,12 @@ class Cell:
         generator = torch.Generator().manual_seed(0)
         return torch.randn(count, 3, *self.images.image_size, generator=generator)
 
-    def check_fit(self) -> None:
-        """Raises UsageError if batch, images, network and norm do not fit one another."""
+    def check_fit(self) -> list[LayerInfo]:
+        """The layers of the network, as an image meets them.
+
+        Raises:
+            UsageError: batch, images, network and norm do not fit one another.
+        """
         config = self.config
         count, _ = config.data.num_training(self.images.num_train)
         if count == 0:
@@ -92,16 +113,50 @@ class Cell:
                 f"batch={config.batch}: larger than the {count:,} training images of"
                 f" {self.images.name}; at most {count}"
             )
-        height, width = self.images.image_size
-        try:
-            infos = layers(self.build_model(config.seed), self.images.image_size)
-        except RuntimeError as error:  # for example pooling an image to nothing
-            reason = str(error).partition("\n")[0]
-            raise UsageError(
-                f"model={config.model.name} ({config.model.title}) does not take images of"
-                f" {height}×{width} pixels: {reason}"
-            ) from None
+        infos = self.layers()
         check_statistics(infos, config.norm_batch or config.batch)
+        return infos
+
+    def layers(self) -> list[LayerInfo]:
+        """The layers of the network, as an image meets them.
+
+        Raises:
+            UsageError: network, images and norm do not fit one another.
+        """
+        model, size = self.build_model(self.config.seed), self.images.image_size
+        try:
+            infos = layers(model, size)
+            if self.config.model.foreign:
+                self._check_output(model)
+        except UsageError:
+            raise
+        except Exception as error:  # for example pooling an image to nothing
+            raise self.config.model.misfit(error, size, _side_taken(model)) from None
+        return infos
+
+    def _check_output(self, model: nn.Module) -> None:
+        """Raises UsageError unless ``model`` gives logits [N, classes], in training as well."""
+        images, classes = self.example(), len(self.images.classes)
+        for training in (False, True):
+            with torch.no_grad():
+                y = model.train(training)(images)
+            if not isinstance(y, Tensor) or y.shape != (len(images), classes):
+                given = list(y.shape) if isinstance(y, Tensor) else f"a {type(y).__name__}"
+                mode = "training" if training else "evaluation"
+                raise UsageError(
+                    f"model={self.config.model.name} ({self.config.model.title}): must give logits"
+                    f" {[len(images), classes]} for {len(images)} images of {classes} classes; in"
+                    f" {mode} mode it gave {given}"
+                )
+
+
+def _side_taken(model: nn.Module) -> int | None:
+    """The side of the smallest usual square images that ``model`` takes, or None."""
+    for side in (32, 64, 96, 128, 160, 192, 224, 256, 299, 384):
+        with suppress(Exception), torch.no_grad():
+            model.eval()(torch.zeros(1, 3, side, side))
+            return side
+    return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from normbench.run.allocator import keep_freed_memory
 from normbench.run.cell import Cell, Replica
 from normbench.run.spent import Spent
 from normbench.run.stacks import LOG, train_replicas
-from normbench.run.views import show_header, show_results
+from normbench.run.views import notes, show_header, show_results
 from normbench.store.environment import environment
 from normbench.store.lock import HOLDER, LOCK, holding
 from normbench.store.results import (
@@ -104,8 +104,7 @@ def run_together(
     cells = [Cell.of(config) for config in configs]
     device = choose_device(first.device)
     _prepare(device)
-    for cell in cells:
-        cell.check_fit()
+    infos = [cell.check_fit() for cell in cells]
     if fresh or not all(replica.done for cell in cells for replica in cell.replicas()):
         cells[0].splits(device)  # before anything is written: the images may be damaged
     with ExitStack() as stack:
@@ -113,12 +112,14 @@ def run_together(
             stack.enter_context(held(cell))
         stack.enter_context(screen.logged(*(cell.directory / LOG for cell in cells)))
         pending: list[Replica] = []
-        for cell in cells:
+        for cell, layers in zip(cells, infos, strict=True):
             if fresh:
                 _clear(cell.directory)
             own = _pending(cell, screen)
             there = len(cell.config.all_seeds) - len(own)
             show_header(screen, cell, device, there=there, brief=brief)
+            for note in [] if brief else notes(cell, layers):
+                screen.line(f"  note: {note}")
             if own:
                 _describe(cell, device)
             pending += own

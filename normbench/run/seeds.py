@@ -254,6 +254,7 @@ class Replicas:
         with spent.on("decomposing", running()):
             parts = self._decomposition(check)
         memory = self._memory()
+        starts = self._starts(check)
         for replica, member in enumerate(self.members):
             folder, seed = member.folder, member.seed
             if member.done:
@@ -268,8 +269,11 @@ class Replicas:
                     test_accuracy_reestimated=parts.reestimated[replica],
                     test_accuracy_batch=parts.batch[replica],
                 )
+            before, swapped = starts[replica] if starts else (None, None)
             result = replace(
                 result,
+                test_accuracy_before=before,
+                test_accuracy_swapped=swapped,
                 memory_bytes=memory,
                 stacked=len(self.members),
                 threads=torch.get_num_threads(),
@@ -295,6 +299,25 @@ class Replicas:
             autocast=self.autocast,
             check=check,
         )
+
+    def _starts(self, check: Callable[[], None]) -> list[tuple[float, float]]:
+        """Each seed's accuracy before its norms were swapped and at once after it.
+
+        Nothing unless training started from a file of weights.
+        """
+        if self.config.model.weights is None:
+            return []
+        with _BUILDING:
+            own = [member.cell.start(member.seed).network for member in self.members]
+            swapped = [member.build_model() for member in self.members]
+        return list(zip(self._scores(own, check), self._scores(swapped, check), strict=True))
+
+    def _scores(self, networks: Sequence[nn.Module], check: Callable[[], None]) -> list[float]:
+        """The accuracies of networks on the test images."""
+        test = self.splits.test
+        for network in networks:
+            network.to(device=test.pixels.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return evaluate(networks, test, autocast=self.autocast, check=check).accuracy
 
     def _memory(self) -> int:
         """The bytes that a training step of one seed holds."""

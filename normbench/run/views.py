@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 
 import torch
 
 from normbench.config import Config
 from normbench.errors import UnreadableError
-from normbench.models.inspection import LayerInfo, layers
+from normbench.models.inspection import LayerInfo
+from normbench.norms import Swap
 from normbench.run.cell import Cell
 from normbench.run.placement import Arrangement
 from normbench.store import curves
@@ -24,22 +26,33 @@ def show_layers(screen: Screen, config: Config, preface: str = "") -> None:
     """
     cell = Cell.of(config)
     images = cell.images
-    infos = layers(cell.build_model(config.seed), images.image_size)
+    infos, was = cell.layers(), {swap.name: swap for swap in cell.swaps()}
     for line in preface.splitlines():
         screen.line(line)
     screen.table(
         f"{config.model.title}, {config.norm.name} norm, {images.name}, batch {config.batch}",
-        ("layer", "output", "averages over", "G", "C/G", "params", "MFLOPs", "batch-dependent"),
+        (
+            *("layer", "output", "averages over", "G", "C/G", "params", "MFLOPs"),
+            *("batch-dependent", *(("was", "carried") if was else ())),
+        ),
         [
-            *(_layer_row(info) for info in infos),
-            _total_row(infos),
+            *(_layer_row(info) + _swap_row(info, was) for info in infos),
+            _total_row(infos) + (("", "") if was else ()),
         ],
         droppable=("MFLOPs", "params", "batch-dependent", "output", "C/G", "G"),
     )
+    for note in notes(cell, infos):
+        screen.line(f"note: {note}")
+
+
+def notes(cell: Cell, infos: Sequence[LayerInfo]) -> list[str]:
+    """What is to be said of the network's norms, and of the weights it starts from."""
+    config = cell.config
     channels = [info.norm.channels for info in infos if info.norm is not None]
-    for note in dict.fromkeys(config.norm.note(each) for each in channels):
-        if note is not None:
-            screen.line(f"note: {note}")
+    found = [config.norm.note(each) for each in channels]
+    if config.model.weights is not None:
+        found.append(cell.start(config.seed).note)
+    return [note for note in dict.fromkeys(found) if note is not None]
 
 
 def _layer_row(info: LayerInfo) -> tuple[str, ...]:
@@ -57,6 +70,14 @@ def _layer_row(info: LayerInfo) -> tuple[str, ...]:
         *counts,
         "yes" if info.norm.batch_dependent else "no",
     )
+
+
+def _swap_row(info: LayerInfo, was: Mapping[str, Swap]) -> tuple[str, ...]:
+    """What a layer was before the norms were swapped, and what it took over."""
+    if not was:
+        return ()
+    swap = was.get(info.name)
+    return ("", "") if swap is None else (swap.old.partition("(")[0], swap.carried_signs or "-")
 
 
 def _total_row(infos: list[LayerInfo]) -> tuple[str, ...]:
@@ -233,6 +254,12 @@ def show_results(
     if summary["test_accuracy_ci95"] is not None:
         mean, (low, high) = summary["test_accuracy_mean"], summary["test_accuracy_ci95"]
         screen.line(f"mean accuracy {mean:.2%} ± {(high - low) / 2:.2%}, 95 % interval over seeds")
+    if before := [r.test_accuracy_before for r in ended if r.test_accuracy_before is not None]:
+        swapped = [r.test_accuracy_swapped for r in ended if r.test_accuracy_swapped is not None]
+        screen.line(
+            f"accuracy of the weights it started from: {fmean(before):.2%} before the norms were"
+            f" swapped, {fmean(swapped):.2%} at once after it"
+        )
     if seconds:
         parts = (f"{part} {duration(value)}" for part, value in seconds.items() if value >= 0.05)
         screen.line(f"time: {duration(sum(seconds.values()))} ({', '.join(parts)})")

@@ -36,6 +36,9 @@ class Result:
             from training images; None for norms without running statistics.
         test_accuracy_batch: likewise with the statistics of test batches of the training size, on
             at most 2,000 of the test images, in a fixed random order.
+        test_accuracy_before: where training started from ``model.weights``: of these weights with
+            the network's own norms; else None.
+        test_accuracy_swapped: likewise, at once after the norms were swapped.
         val_accuracy: on the held-out images; None without ``data.val_fraction``.
         train_loss: mean over the last record of training; None where it was not finite.
         train_accuracy: 0..1, over the last epoch of training, on augmented images.
@@ -65,6 +68,8 @@ class Result:
     train_accuracy: float | None = None
     test_accuracy_reestimated: float | None = None
     test_accuracy_batch: float | None = None
+    test_accuracy_before: float | None = None
+    test_accuracy_swapped: float | None = None
     val_accuracy: float | None = None
     memory_bytes: int | None = None
     stacked: int | None = None

@@ -63,6 +63,7 @@ BAD_SETTINGS = [
     ("model.depth=9", ["model.depth=9", "1 to 5"]),
     ("model.width=0", ["model.width=0", "from 1 to 65536"]),
     ("model.cardinality=2", ["model.cardinality", "depth, width"]),
+    ("norm.groups=half", ["norm.groups=half", "auto or gcd32 or C//16 or a whole number"]),
     ("+batch=2", ["+batch=2", "KEY=VALUE"]),
     ("~batch", ["~batch", "KEY=VALUE"]),
     ("batch", ["batch", "KEY=VALUE"]),
@@ -72,6 +73,34 @@ BAD_SETTINGS = [
     ("device=meta", ["device=meta", "cpu, cuda"]),
     ("device=cuda:99", ["device=cuda:99", "device=cpu"]),
 ]
+
+
+BAD_NETWORKS = [
+    ("model=resnet model.weights=no.pt", ["model.weights=no.pt", "no such file"]),
+    ("model=python", ["model=python", "model.file=FILE.py"]),
+    ("model=python model.file=no.py", ["model.file=no.py", "no such file"]),
+    ("model=torchvision model.arch=resnet19", ["model.arch=resnet19", "did you mean resnet18"]),
+    ("model=torchvision model.arch=alexnet", ["model.arch=alexnet", "no norm", "norm=none"]),
+    ("model=torchvision model.arch=convnext_tiny", ["convnext_tiny", "LayerNorm", "not known"]),
+    (
+        "model=torchvision model.arch=mobilenet_v2 model.stem=cifar",
+        ["model.stem=cifar", "mobilenet_v2", "model.stem=original"],
+    ),
+    ("model=torchvision model.arch=vgg11_bn", ["vgg11_bn", "8×8 pixels", "it takes 32×32"]),
+    ("model=torchvision norm=instance", ["layer layer2.0.bn1", "single value", "larger images"]),
+    ("model=wide_resnet model.depth=12", ["model.depth=12", "6n+4"]),
+]
+
+
+@pytest.mark.parametrize(("typed", "told"), BAD_NETWORKS, ids=[typed for typed, _ in BAD_NETWORKS])
+def test_a_network_that_cannot_be_used_is_one_line(
+    nb: Command, tiny: list[str], tmp_path: Path, typed: str, told: list[str]
+) -> None:
+    settings = [each for each in tiny if not each.startswith("model")]
+    line = refused(nb("run", *settings, *typed.split()), tmp_path)
+
+    for part in told:
+        assert part in line
 
 
 @pytest.mark.parametrize(("typed", "told"), BAD_SETTINGS, ids=[typed for typed, _ in BAD_SETTINGS])

@@ -14,12 +14,14 @@ from normbench.models.convnet import ConvNetConfig
 from normbench.models.inspection import layers
 from normbench.models.preact_resnet import PreActResNetConfig
 from normbench.models.resnet import BasicBlock, ResNet, ResNetConfig
+from normbench.models.wide_resnet import WideBlock, WideResNetConfig
 from normbench.norms import Norm, NormConfig
 from normbench.norms.batch import BatchNormConfig
 from normbench.norms.group import (
     GroupNormConfig,
 )
 from normbench.norms.none import NoNormConfig
+from normbench.norms.parts import Slot
 from normbench.training.stacking import stack
 
 NETWORKS: dict[str, ModelConfig] = {
@@ -29,6 +31,7 @@ NETWORKS: dict[str, ModelConfig] = {
     "preact_resnet8": PreActResNetConfig(),
     "preact_resnext14": PreActResNetConfig(depth=14, width=8, cardinality=4),
     "convnet": ConvNetConfig(),
+    "wide_resnet": WideResNetConfig(depth=10, widen=1),
 }
 EVERY_NETWORK = pytest.mark.parametrize("network", NETWORKS.values(), ids=list(NETWORKS))
 
@@ -116,6 +119,33 @@ def test_a_network_knows_the_channels_of_its_norms(network: ModelConfig) -> None
     channels = [layer.channels for layer in model.modules() if isinstance(layer, Norm)]
 
     assert network.norm_channels == tuple(dict.fromkeys(channels))
+
+
+@pytest.mark.parametrize(
+    ("depth", "widen", "millions"),
+    [(40, 1, 0.6), (40, 2, 2.2), (40, 4, 8.9), (16, 8, 11.0), (22, 8, 17.2)],  # table 4
+)
+def test_a_wide_resnet_has_the_parameters_of_the_paper_s(
+    depth: int, widen: int, millions: float
+) -> None:
+    with torch.device("meta"):
+        model = WideResNetConfig(depth=depth, widen=widen).network(10)
+    norms = 2 * sum(slot.channels for slot in model.modules() if isinstance(slot, Slot))
+    assert (num_parameters(model) + norms) / 1e6 == pytest.approx(millions, abs=0.06)
+
+
+def test_a_wide_block_takes_its_shortcut_from_the_activated_input() -> None:
+    model = build(WideResNetConfig(depth=10, widen=2)).double().eval()
+    block = model.get_submodule("blocks.0")
+    assert isinstance(block, WideBlock)
+    assert block.shortcut is not None
+    x = images(dtype=torch.float64).repeat(1, 6, 1, 1)[:, :16]
+    first = F.relu(F.batch_norm(x, torch.zeros(16).double(), torch.ones(16).double()))
+    second = F.conv2d(first, block.conv1.weight, padding=1)
+    second = F.relu(F.batch_norm(second, torch.zeros(32).double(), torch.ones(32).double()))
+    expected = F.conv2d(second, block.conv2.weight, padding=1)
+    expected = expected + F.conv2d(first, block.shortcut.weight)
+    torch.testing.assert_close(block(x), expected)
 
 
 def test_the_convnet_has_the_parameters_counted_by_hand() -> None:
@@ -364,6 +394,11 @@ def test_without_zero_init_every_scale_starts_at_one() -> None:
             (lambda d=d: ConvNetConfig(depth=d), rf"model\.depth={d}: must be 1 to 5")
             for d in (-1, 0, 6)
         ),
+        *(
+            (lambda d=d: WideResNetConfig(depth=d), rf"model\.depth={d}: must be 6n\+4")
+            for d in (-2, 4, 12, 14)
+        ),
+        (lambda: WideResNetConfig(widen=0), r"model\.widen=0: must be from 1 to 4096"),
         (lambda: ConvNetConfig(width=0), r"model\.width=0: must be from 1 to 65536"),
     ],
 )

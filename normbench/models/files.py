@@ -1,0 +1,145 @@
+"""Files that a network comes from: known by their content, read without running anything."""
+
+import hashlib
+import pickle
+import warnings
+from collections.abc import Mapping
+from functools import lru_cache
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as tensors_of
+from torch import Tensor, nn
+
+from normbench.errors import UsageError
+
+State = Mapping[str, Tensor]
+
+
+def sha256_of(key: str, file: str) -> str:
+    """The SHA-256 (hex) of a file's content.
+
+    Args:
+        key: the setting that names it, for the error.
+        file: its path; a leading ~ is the home folder.
+
+    Raises:
+        UsageError: there is no such file, or it cannot be read.
+    """
+    path = _path(key, file)
+    status = path.stat()
+    return _sha256(key, path, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=16)
+def _sha256(key: str, path: Path, _changed: int, _size: int) -> str:
+    return hashlib.sha256(_content(key, path)).hexdigest()
+
+
+def content_of(key: str, file: str, sha256: str) -> bytes:
+    """The content of a file that must have the digest ``sha256``.
+
+    Raises:
+        UsageError: there is no such file, it cannot be read, or it has changed.
+    """
+    content = _content(key, _path(key, file))
+    found = hashlib.sha256(content).hexdigest()
+    if found != sha256:
+        raise UsageError(f"{key}={file}: its SHA-256 is {found}, not {key}_sha256={sha256}")
+    return content
+
+
+def _path(key: str, file: str) -> Path:
+    try:
+        path = Path(file).expanduser()
+        is_file = path.is_file()
+    except (RuntimeError, ValueError, OSError):
+        is_file = False
+    if not is_file:
+        raise UsageError(f"{key}={file}: there is no such file")
+    return path
+
+
+def _content(key: str, path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except (OSError, MemoryError) as error:
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        raise UsageError(f"{key}={path}: cannot be read: {reason}") from None
+
+
+@lru_cache(maxsize=1)  # the seeds of a cell start from the same file
+def read_weights(file: str, sha256: str) -> State:
+    """The tensors of a safetensors file, or of one that ``torch.save`` wrote, by name.
+
+    A dictionary may have its tensors under ``state_dict`` or ``model``, and a name may begin with
+    ``module.``, as DistributedDataParallel writes it. Nothing in the file can run code.
+
+    Raises:
+        UsageError: it is neither, or has changed.
+    """
+    content = content_of("model.weights", file, sha256)
+    try:
+        found: Any = tensors_of(content)
+    except SafetensorError:
+        found = _saved_by_torch(file, content)
+    for wrapper in ("state_dict", "model"):
+        if isinstance(found, Mapping) and isinstance(found.get(wrapper), Mapping):
+            found = found[wrapper]
+    if isinstance(found, Mapping):
+        found = {
+            str(name).removeprefix("module."): value
+            for name, value in found.items()
+            if isinstance(value, Tensor)
+        }
+    if not isinstance(found, dict) or not found:
+        raise UsageError(f"model.weights={file}: holds no tensors by name (a state_dict)")
+    return found
+
+
+def _saved_by_torch(file: str, content: bytes) -> object:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # another pickle protocol is read, or is an error
+            return torch.load(BytesIO(content), map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, TypeError):
+        raise UsageError(
+            f"model.weights={file}: is neither a safetensors file nor tensors saved by torch.save;"
+            " save model.state_dict(), not the model"
+        ) from None
+
+
+def load_weights(model: nn.Module, state: State, file: str) -> str | None:
+    """Gives ``model`` the tensors of ``state``.
+
+    The last layer may have another number of classes; it then stays as it is.
+
+    Returns:
+        A line about a last layer that was not loaded; None where all was.
+
+    Raises:
+        UsageError: the tensors are those of another network.
+    """
+    own = {k: v for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")}
+    theirs = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
+    layers = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    head = f"{layers[-1][0]}." if layers else ""
+    other = [k for k in own if k in theirs and own[k].shape != theirs[k].shape]
+    for problem, names in (
+        ("has no", [k for k in own if k not in theirs]),
+        ("has a tensor that this network has not,", [k for k in theirs if k not in own]),
+        ("has another shape of", [k for k in other if not (head and k.startswith(head))]),
+    ):
+        if names:
+            raise UsageError(
+                f"model.weights={file}: it {problem} {names[0]} ({len(names)} such of {len(own)}"
+                " tensors), so it is of another network"
+            )
+    model.load_state_dict({k: v for k, v in theirs.items() if k not in other}, strict=False)
+    if not other:
+        return None
+    a, b = len(theirs[other[0]]), len(own[other[0]])
+    return f"model.weights: the last layer has {a} classes in the file and {b} here: it starts anew"

@@ -1,0 +1,103 @@
+"""A network of one's own: a function in a Python file."""
+
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any, ClassVar
+
+from torch import nn
+
+from normbench.errors import UsageError
+from normbench.models.base import MODELS, pinned
+from normbench.models.files import content_of
+from normbench.models.foreign import ForeignConfig
+
+
+@MODELS.register("python")
+@dataclass(kw_only=True, slots=True)
+class PythonConfig(ForeignConfig):
+    """A network that a function of a Python file makes; the file is run.
+
+    The function takes the number of classes and gives a module from images [N, 3, H, W] to logits
+    [N, classes], with torch's norms or with this package's ``Slot`` and ``BranchEnd``. It draws its
+    weights with torch. Cells are told apart by the content of the file, not by those it imports.
+    """
+
+    name: str = "python"
+
+    file: str = field(default="", metadata=pinned("file_sha256"))
+    """The path of the Python file."""
+
+    file_sha256: str | None = None
+    """The SHA-256 of its content; filled in, or what it has to be."""
+
+    function: str = "build"
+    """The function in it."""
+
+    paper: ClassVar[str] = "-"
+
+    @property
+    def title(self) -> str:
+        return f"{self.function} of {self.file}"
+
+    @property
+    def said(self) -> str:
+        return f"model.file={self.file}"
+
+    def network(self, classes: int) -> nn.Module:
+        build = getattr(self._module(), self.function, None)
+        if not callable(build):
+            raise UsageError(
+                f"{self.said}: it has no function {self.function}; model.function=NAME"
+            )
+        model = self.run(lambda: build(classes), f"{self.function}({classes})")
+        if not isinstance(model, nn.Module):
+            raise UsageError(
+                f"{self.said}: {self.function}({classes}) must give an nn.Module; it gave"
+                f" a {type(model).__name__}"
+            )
+        return model
+
+    def misfit(self, error: Exception, size: tuple[int, int], taken: int | None) -> UsageError:
+        other = "" if taken is None else f" (it takes {taken}×{taken})"
+        what = f"the network, given images of {size[0]}×{size[1]} pixels{other},"
+        return self._raised(error, what)
+
+    def run(self, code: Callable[[], Any], what: str) -> Any:
+        """What ``code`` of the file gives; what it raises becomes a UsageError with its place."""
+        try:
+            return code()
+        except UsageError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise self._raised(error, what) from None
+
+    def _module(self) -> ModuleType:
+        """The file as a module, run once in a process."""
+        if not self.file or self.file_sha256 is None:
+            raise UsageError("model=python: say which file makes the network, model.file=FILE.py")
+        content = content_of("model.file", self.file, self.file_sha256)
+        name = f"normbench_file_{self.file_sha256}"
+        if name not in sys.modules:
+            module = sys.modules[name] = ModuleType(name)  # dataclasses look for their module there
+            module.__file__ = self.file
+            try:
+                self.run(lambda: exec(compile(content, self.file, "exec"), vars(module)), "it")
+            except BaseException:
+                del sys.modules[name]
+                raise
+        return sys.modules[name]
+
+    def _raised(self, error: BaseException, what: str) -> UsageError:
+        """The error as its own traceback tells it, shortened to the lines of the file."""
+        reason = traceback.format_exception_only(error)[-1].strip().partition("\n")[0]
+        places = [
+            f"  {self.file}, line {frame.lineno}, in {frame.name}: {frame.line}"
+            for frame in traceback.extract_tb(error.__traceback__)
+            if frame.filename == self.file
+        ]
+        if isinstance(error, SyntaxError):
+            places = [f"  {self.file}, line {error.lineno}: {(error.text or '').strip()}"]
+        return UsageError("\n".join([f"{self.said}: {what} raised {reason}", *places]))

@@ -1,0 +1,250 @@
+"""Networks of torchvision, of timm and of one's own, with their norms replaced."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from normbench.config import Config
+from normbench.data.library import Description
+from normbench.data.sources import SyntheticConfig
+from normbench.errors import UsageError
+from normbench.models.foreign import Stem, TimmConfig, TorchvisionConfig
+from normbench.models.python import PythonConfig
+from normbench.models.resnet import ResNetConfig
+from normbench.norms import NORMS, Norm, NormConfig
+from normbench.norms.batch import BatchNormConfig
+from normbench.norms.group import GroupNormConfig, LayerNormConfig
+from normbench.norms.none import NoNormConfig
+from normbench.run.cell import Cell
+from normbench.training.optim import SGDConfig
+
+OWN = """
+from torch import nn
+
+def build(classes):
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(8, classes),
+    )
+"""
+
+
+def built(model: Any, norm: NormConfig | None = None, seed: int = 0, classes: int = 3) -> nn.Module:
+    generator = torch.Generator().manual_seed(seed)
+    network: nn.Module = model.build(norm or GroupNormConfig(), classes, generator)
+    return network
+
+
+def weights(model: nn.Module) -> dict[str, Tensor]:
+    """The tensors of all layers but norms, in order."""
+    norms = [name for name, m in model.named_modules() if isinstance(m, Norm)]
+    state = model.state_dict().items()
+    return {k: v for k, v in state if k.rpartition(".")[0] not in norms}
+
+
+def norms_of(model: nn.Module) -> list[Norm]:
+    return [m for m in model.modules() if isinstance(m, Norm)]
+
+
+def own(folder: Path, text: str = OWN, **settings: Any) -> PythonConfig:
+    path = folder / "net.py"
+    path.write_text(text)
+    config = PythonConfig(file=str(path), **settings)
+    config.pin()
+    return config
+
+
+def cell(model: Any, norm: NormConfig | None = None, size: int = 16) -> Cell:
+    config = Config(
+        norm=norm or GroupNormConfig(),
+        model=model,
+        data=SyntheticConfig(),
+        optim=SGDConfig(),
+        batch=4,
+    )
+    images = Description("toy", "a" * 64, ("cat", "dog", "cow"), 8, 4, (size, size))
+    return Cell(config, images, config.digest(images), Path("nowhere"))
+
+
+def mobile() -> TorchvisionConfig:
+    return TorchvisionConfig(arch="shufflenet_v2_x0_5")
+
+
+def test_a_torchvision_network_has_our_norms_only_and_gives_logits() -> None:
+    model = built(mobile())
+    assert len(norms_of(model)) > 10
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in model.modules())
+    assert model.eval()(torch.zeros(2, 3, 32, 32)).shape == (2, 3)
+
+
+def test_the_weights_of_a_seed_are_the_same_whatever_the_norm(tmp_path: Path) -> None:
+    for config in (mobile(), own(tmp_path)):
+        first = weights(built(config, BatchNormConfig()))
+        assert first
+        for norm in (GroupNormConfig(groups="gcd32"), LayerNormConfig(), NoNormConfig()):
+            torch.manual_seed(5)  # the global state must not matter
+            other = weights(built(config, norm))
+            assert all(torch.equal(first[key], other[key]) for key in first)
+        another = weights(built(config, seed=1))
+        assert any(not torch.equal(first[key], another[key]) for key in first)
+
+
+def test_building_leaves_the_global_random_state_as_it_was(tmp_path: Path) -> None:
+    config = own(tmp_path)
+    before = torch.get_rng_state()
+    built(config)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_cifar_stem_keeps_the_resolution() -> None:
+    model = built(TorchvisionConfig(arch="resnet18", stem=Stem.cifar))
+    first: list[torch.Size] = []
+    layer1 = model.get_submodule("layer1")
+    layer1.register_forward_pre_hook(lambda _, inputs: first.append(inputs[0].shape))
+    model.eval()(torch.zeros(1, 3, 32, 32))
+    assert first == [torch.Size((1, 64, 32, 32))]
+
+
+def test_timm_s_networks_keep_their_activations() -> None:
+    pytest.importorskip("timm", reason="timm is not installed")
+    model = built(TimmConfig(arch="regnetx_002"), GroupNormConfig(groups="gcd32"))
+    kinds = {type(m).__name__ for m in model.modules()}
+    assert "ReLU" in kinds
+    assert not any("BatchNorm" in kind for kind in kinds)
+    assert model.eval()(torch.zeros(2, 3, 32, 32)).shape == (2, 3)
+
+
+def test_without_timm_its_networks_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "timm", None)
+    with pytest.raises(UsageError, match=r"timm is not installed; pip install 'normbench\[timm\]'"):
+        built(TimmConfig())
+
+
+# A file of one's own.
+
+
+def test_the_content_of_a_file_tells_cells_apart_and_not_its_place(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in "abc"]
+    for folder in folders:
+        folder.mkdir()
+    digests = [
+        cell(own(folder, text)).digest
+        for folder, text in zip(folders, (OWN, OWN, OWN + "# other"), strict=True)
+    ]
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_a_file_that_has_changed_since_is_not_run(tmp_path: Path) -> None:
+    config = own(tmp_path)
+    Path(config.file).write_text("raise SystemExit('run')")
+    with pytest.raises(
+        UsageError, match=r"^model\.file=.*: its SHA-256 is .*, not model\.file_sha256="
+    ):
+        built(config)
+    with pytest.raises(UsageError, match=r"not model\.file_sha256="):
+        config.pin()
+
+
+def test_naming_a_file_does_not_run_it(tmp_path: Path) -> None:
+    config = own(
+        tmp_path, f"import pathlib\npathlib.Path({str(tmp_path / 'ran')!r}).touch()\n" + OWN
+    )
+    assert cell(config).digest
+    assert not (tmp_path / "ran").exists()
+    built(config)
+    assert (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "place"),
+    [
+        ("def build(classes):\n    return [][classes]\n", "IndexError", "line 2, in build"),
+        ("import no_such_module\n", "ModuleNotFoundError", "line 1, in <module>"),
+        ("def build(classes:\n", "SyntaxError", "line 1"),
+        ("import sys\ndef build(classes):\n    sys.exit(3)\n", "SystemExit", "line 3, in build"),
+    ],
+)
+def test_what_the_file_raises_is_told_with_its_place_in_the_file(
+    tmp_path: Path, text: str, line: str, place: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        built(own(tmp_path, text))
+    first, *rest = str(caught.value).splitlines()
+    assert first.startswith(f"model.file={tmp_path}")
+    assert line in first
+    assert rest
+    assert place in rest[0]
+    assert all("net.py" in each for each in rest)  # nothing of torch's or of this package's
+
+
+def test_a_forward_pass_that_raises_is_told_with_its_place(tmp_path: Path) -> None:
+    text = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(4)
+
+    def forward(self, x):
+        return 1 / 0
+
+def build(classes):
+    return Net()
+"""
+    with pytest.raises(UsageError) as caught:
+        cell(own(tmp_path, text)).layers()
+    first, place = str(caught.value).splitlines()
+    assert "images of 16×16 pixels, raised ZeroDivisionError: division by zero" in first
+    assert place.endswith("line 10, in forward: return 1 / 0")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = 1\n", r"it has no function build; model\.function=NAME"),
+        ("def build(classes):\n    return 3\n", r"must give an nn\.Module; it gave a int"),
+        (OWN.replace("nn.BatchNorm2d(8)", "nn.Identity()"), "it has no norm, so there is nothing"),
+        (
+            OWN.replace("nn.BatchNorm2d(8)", "nn.LayerNorm(14)"),
+            "its layer 1 is a LayerNorm, which is not known",
+        ),
+        (OWN.replace("8, classes", "8, 7"), r"must give logits \[4, 3\].*it gave \[4, 7\]"),
+    ],
+)
+def test_a_network_that_cannot_be_used_is_one_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        cell(own(tmp_path, text)).layers()
+    assert "\n" not in str(caught.value)
+
+
+def test_without_a_norm_there_is_still_norm_none(tmp_path: Path) -> None:
+    plain = own(tmp_path, OWN.replace("nn.BatchNorm2d(8)", "nn.Identity()"))
+    assert len(cell(plain, NoNormConfig()).layers()) == 2
+
+
+def test_another_image_size_is_one_line_with_the_size_that_is_taken() -> None:
+    with pytest.raises(UsageError, match=r"does not take images of 8×8 pixels: .*; it takes 32×32"):
+        cell(TorchvisionConfig(arch="vgg11_bn"), size=8).layers()
+
+
+def test_what_became_of_each_norm_is_told(tmp_path: Path) -> None:
+    (told,) = cell(own(tmp_path)).swaps()
+    assert told.name == "1"
+    assert told.old.startswith("BatchNorm2d(8")
+    assert cell(ResNetConfig()).swaps() == []
+
+
+@pytest.mark.parametrize("name", sorted(NORMS))
+def test_every_norm_fits_a_network_of_one_s_own_or_says_what_it_needs(
+    tmp_path: Path, name: str
+) -> None:
+    config = NORMS[name](name=name)
+    if config.needs:
+        with pytest.raises(UsageError, match=config.needs):
+            built(own(tmp_path), config)
+    else:
+        assert len(norms_of(built(own(tmp_path), config))) == 1

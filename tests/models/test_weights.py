@@ -1,0 +1,139 @@
+"""Starting from a file of weights."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from normbench.errors import UsageError
+from normbench.models import ModelConfig
+from normbench.models.resnet import ResNetConfig
+from normbench.norms import Norm
+from normbench.norms.batch import BatchNormConfig
+from normbench.norms.group import GroupNormConfig
+from tests.models.test_foreign import built, cell, own, weights
+
+
+def trained(model: ModelConfig, classes: int = 3) -> nn.Module:
+    """A network with batch norm whose tensors are all away from their start."""
+    network = built(model, BatchNormConfig(), seed=9, classes=classes)
+    generator = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for tensor in network.state_dict().values():
+            tensor.add_(torch.rand(tensor.shape, generator=generator))
+    return network.eval()
+
+
+def narrow(**settings: Any) -> ResNetConfig:
+    config = ResNetConfig(width=4, **settings)
+    config.pin()
+    return config
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> str:
+    save_file(trained(narrow()).state_dict(), tmp_path / "w.safetensors")
+    return str(tmp_path / "w.safetensors")
+
+
+def test_carried_weights_of_batch_norm_go_on_as_they_were(file: str) -> None:
+    x = torch.randn(2, 3, 8, 8)
+    model = built(narrow(weights=file, carry=True), BatchNormConfig()).eval()
+    torch.testing.assert_close(model(x), trained(narrow())(x))
+
+
+def test_before_the_swap_the_network_has_its_own_norms(file: str) -> None:
+    x = torch.randn(2, 3, 8, 8)
+    start = cell(narrow(weights=file)).start(0)
+    assert (start.loaded, start.note) == (True, None)
+    torch.testing.assert_close(start.network.eval()(x), trained(narrow())(x))
+
+
+@pytest.mark.parametrize("carry", [True, False])
+def test_scales_are_carried_where_that_is_asked_for(file: str, carry: bool) -> None:
+    model = built(narrow(weights=file, carry=carry), GroupNormConfig(groups=2))
+    theirs = trained(narrow())
+    assert all(torch.equal(a, weights(theirs)[k]) for k, a in weights(model).items())
+    for name, module in model.named_modules():
+        if isinstance(module, Norm):
+            gamma = theirs.get_parameter(f"{name}.weight")
+            wanted = gamma if carry else torch.ones_like(gamma)
+            assert torch.equal(module.get_parameter("weight"), wanted)
+
+
+@pytest.mark.parametrize("wrapper", [None, "state_dict", "model"])
+def test_what_torch_save_wrote_is_read_as_well(tmp_path: Path, wrapper: str | None) -> None:
+    state = {f"module.{k}": v for k, v in trained(narrow()).state_dict().items()}
+    torch.save(state if wrapper is None else {wrapper: state, "epoch": 3}, tmp_path / "w.pt")
+    model = built(narrow(weights=str(tmp_path / "w.pt")))
+    theirs = weights(trained(narrow()))
+    assert all(torch.equal(a, theirs[k]) for k, a in weights(model).items())
+
+
+def test_torch_s_batch_norms_in_a_foreign_network_are_loaded(tmp_path: Path) -> None:
+    torch.save(own(tmp_path).network(3).state_dict(), tmp_path / "w.pt")  # num_batches_tracked, too
+    model = built(own(tmp_path, weights=str(tmp_path / "w.pt")))
+    state = torch.load(tmp_path / "w.pt", weights_only=True)
+    assert all(torch.equal(a, state[k]) for k, a in weights(model).items())
+
+
+def test_another_number_of_classes_starts_the_last_layer_anew_and_is_told(file: str) -> None:
+    config = narrow(weights=file)
+    start = config.start(BatchNormConfig(), 5, torch.Generator())
+    assert start.note == (
+        "model.weights: the last layer has 3 classes in the file and 5 here: it starts anew"
+    )
+    assert start.network.get_parameter("head.weight").shape[0] == 5
+    stem = trained(narrow()).get_parameter("stem.weight")
+    assert torch.equal(start.network.get_parameter("stem.weight"), stem)
+
+
+def test_the_content_of_the_weights_is_part_of_the_cell_and_not_their_place(
+    file: str, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy.safetensors"
+    copy.write_bytes(Path(file).read_bytes())
+    other = tmp_path / "other.pt"
+    torch.save(trained(narrow()).state_dict(), other)
+    digests = [cell(narrow(weights=str(path))).digest for path in (file, copy, other)]
+    assert digests[0] == digests[1] != digests[2]
+    assert digests[0] != cell(narrow()).digest
+
+
+def test_weights_of_another_network_are_one_line(file: str) -> None:
+    for config, message in (
+        (
+            ResNetConfig(width=4, depth=14, weights=file),
+            r"it has no blocks\.3\.conv1\.weight \(\d+",
+        ),
+        (ResNetConfig(width=8, weights=file), r"it has another shape of stem\.weight"),
+    ):
+        config.pin()
+        with pytest.raises(UsageError, match=message) as caught:
+            built(config)
+        assert "\n" not in str(caught.value)
+
+
+class Attack:
+    def __reduce__(self) -> Any:
+        return (open, ("attacked", "w"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"no weights at all", pickle.dumps({"stem": Attack()}), pickle.dumps(3, 2)],
+    ids=["empty", "text", "code", "number"],
+)
+def test_a_file_without_tensors_is_one_line_and_runs_nothing(
+    tmp_path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "w.pt").write_bytes(content)
+    with pytest.raises(UsageError, match=r"^model\.weights=w\.pt: ") as caught:
+        built(narrow(weights="w.pt"))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "attacked").exists()
