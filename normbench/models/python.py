@@ -1,5 +1,6 @@
 """A network of one's own: a function in a Python file."""
 
+import linecache
 import sys
 import traceback
 from collections.abc import Callable
@@ -74,12 +75,17 @@ class PythonConfig(ForeignConfig):
         except (Exception, SystemExit) as error:
             raise self._raised(error, what) from None
 
+    @property
+    def _name(self) -> str:
+        """What the file is called as a module: the same wherever it lies."""
+        return f"normbench_file_{self.file_sha256}"
+
     def _module(self) -> ModuleType:
         """The file as a module, run once in a process."""
         if not self.file or self.file_sha256 is None:
             raise UsageError("model=python: say which file makes the network, model.file=FILE.py")
         content = content_of("model.file", self.file, self.file_sha256)
-        name = f"normbench_file_{self.file_sha256}"
+        name = self._name
         if name not in sys.modules:
             module = sys.modules[name] = ModuleType(name)  # dataclasses look for their module there
             module.__file__ = self.file
@@ -94,9 +100,10 @@ class PythonConfig(ForeignConfig):
         """The error as its own traceback tells it, shortened to the lines of the file."""
         reason = traceback.format_exception_only(error)[-1].strip().partition("\n")[0]
         places = [
-            f"  {self.file}, line {frame.lineno}, in {frame.name}: {frame.line}"
-            for frame in traceback.extract_tb(error.__traceback__)
-            if frame.filename == self.file
+            f"  {self.file}, line {line}, in {frame.f_code.co_name}:"
+            f" {linecache.getline(self.file, line).strip()}"
+            for frame, line in traceback.walk_tb(error.__traceback__)
+            if frame.f_globals.get("__name__") == self._name
         ]
         if isinstance(error, SyntaxError):
             places = [f"  {self.file}, line {error.lineno}: {(error.text or '').strip()}"]
