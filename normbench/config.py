@@ -13,7 +13,7 @@ from normbench.data.library import Description
 from normbench.errors import UsageError
 from normbench.models import ModelConfig
 from normbench.norms import NormConfig
-from normbench.training.optim import SGDConfig
+from normbench.training.optim import OPTIMS, OptimConfig
 
 LIMITS = {"batch": 1_000_000, "seeds": 10_000, "threads": 1024}
 """The largest values that make sense."""
@@ -55,7 +55,7 @@ class Config:
     norm: NormConfig
     model: ModelConfig
     data: DataConfig
-    optim: SGDConfig
+    optim: OptimConfig
 
     batch: int = 32
     """How many images one optimizer step sees."""
@@ -154,6 +154,7 @@ class Config:
         if self.norm_batch == self.batch or not self.norm.batch_dependent:
             own.pop("norm_batch", None)
         data = {"name": images.name, "sha256": images.sha256}
+        first = self.optim.name == next(iter(OPTIMS))  # there was no other, nor a name, for a while
         return {
             "recipe": RECIPE,
             "batch": self.batch,
@@ -162,7 +163,7 @@ class Config:
             "norm": {"name": self.norm.name, **_changes(self.norm)},
             "model": {"name": self.model.name, **_changes(self.model)},
             "data": {**_changes(self.data), **data},
-            "optim": _changes(self.optim),
+            "optim": {**({} if first else {"name": self.optim.name}), **_changes(self.optim)},
         }
 
     def stack_identity(self, images: Description) -> dict[str, Any]:

@@ -18,7 +18,8 @@ from normbench.models.resnet import ResNetConfig
 from normbench.norms import NORMS, Norm, NormConfig
 from normbench.norms.base import State
 from normbench.norms.parts import Convolution, Part, share_hooks
-from normbench.training.optim import SGD, SGDConfig
+from normbench.training.optim import SGDConfig
+from normbench.training.optimizer import Optimizer
 from normbench.training.stacking import Stack, stack, unstack
 
 CHANNELS = 6
@@ -348,7 +349,7 @@ def network(config: NormConfig, seed: int = 0) -> nn.Module:
     return model
 
 
-def train(model: nn.Module, seeds: list[int], steps: range, *, share: bool = True) -> SGD:
+def train(model: nn.Module, seeds: list[int], steps: range, *, share: bool = True) -> Optimizer:
     """Trains a network, or a stack, on batches that depend on the seed and the step alone."""
     optimizer = OPTIM.build(model.train(), [])
     optimizer.lr = 0.05

@@ -58,8 +58,6 @@ def _classes(group: str) -> dict[str, ast.ClassDef]:
 
 def _choices(group: str) -> dict[str, str]:
     """The class of each choice, by the name it is registered under."""
-    if group == "optim":
-        return {"sgd": "SGDConfig"}
     return {
         ast.literal_eval(call.args[0]): name
         for name, node in _classes(group).items()

@@ -27,7 +27,8 @@ from normbench.launch.choices import CONFIGS
 from normbench.launch.hints import REGISTRIES, group_names, known_keys
 from normbench.models import MODELS
 from normbench.norms import NORMS
-from normbench.training.optim import SGDConfig
+from normbench.registry import Registry
+from normbench.training.optim import OPTIMS
 
 
 def load_config(overrides: Sequence[str], command: str = "show") -> Config:
@@ -71,7 +72,6 @@ def register_schemas() -> None:
     store = ConfigStore.instance()
     store.store(group="schema", name="config", node=Config, package="_global_")
     store.store(group="hydra/sweeper", name="grid", node=GridConfig)
-    store.store(group="optim", name="sgd", node=SGDConfig)
     for registry in REGISTRIES:
         for name, node in registry.items():
             store.store(group=registry.kind, name=name, node=node)
@@ -153,7 +153,8 @@ def check(typed: Typed) -> None:
 
 def check_names(config: Config) -> None:
     """Refuses a configuration whose ``name`` says one thing and whose class another."""
-    for registry, chosen in ((NORMS, config.norm), (MODELS, config.model)):
+    pairs: list[tuple[Registry[Any], Any]] = [(NORMS, config.norm), (MODELS, config.model)]
+    for registry, chosen in [*pairs, (OPTIMS, config.optim)]:
         if registry.get(chosen.name) is not type(chosen):
             raise UsageError(
                 f"{registry.kind}.name={chosen.name}: write {registry.kind}={chosen.name} instead"

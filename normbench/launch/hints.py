@@ -14,9 +14,9 @@ from normbench.errors import UsageError
 from normbench.launch import choices
 from normbench.models import MODELS
 from normbench.norms import NORMS
-from normbench.training.optim import SGDConfig
+from normbench.training.optim import OPTIMS
 
-REGISTRIES = (NORMS, MODELS, DATA)
+REGISTRIES = (NORMS, MODELS, DATA, OPTIMS)
 
 # What other programs call it.
 _ELSEWHERE = {
@@ -52,7 +52,7 @@ def known_keys() -> Mapping[str, Any]:
     members = [(f"{r.kind}.", cls) for r in REGISTRIES for cls in r.values()]
     return {
         prefix + field.name: field.type
-        for prefix, cls in [("", Config), ("optim.", SGDConfig), *members]
+        for prefix, cls in [("", Config), *members]
         for field in fields(cls)
         if prefix + field.name not in [*group_names(), "together"]  # the last is a sweep's own
     }

@@ -2,8 +2,11 @@
 
 From the top down::
 
+    python.py        a network of one's own
+    foreign.py       networks of torchvision and timm
     inspection.py    a network layer by layer: shapes, averaged axes, parameters, FLOPs
-    base.py          what all networks share: configuration, initialization
+    base.py          what all networks share: configuration, initialization, a file of weights
+    files.py         files that networks come from
 """
 
 from normbench.models.base import MODELS, ModelConfig

@@ -31,7 +31,8 @@ from normbench.training.loop import (
     step_function,
     train,
 )
-from normbench.training.optim import SGD, SGDConfig, build_stacked
+from normbench.training.optim import OptimConfig, build_stacked
+from normbench.training.optimizer import Optimizer
 from normbench.training.precise_bn import Decomposition, decompose
 from normbench.training.progress import Evaluation, Metrics, Progress
 from normbench.training.stacking import stack
@@ -61,7 +62,7 @@ class Replicas:
     model: nn.Module
     networks: Sequence[nn.Module]
     training: Training
-    optimizer: SGD
+    optimizer: Optimizer
 
     @classmethod
     def of(cls, members: Sequence[Replica], splits: Splits) -> "Replicas":
@@ -93,7 +94,7 @@ class Replicas:
         return self.members[0].cell.config
 
     @property
-    def optims(self) -> list[SGDConfig]:
+    def optims(self) -> list[OptimConfig]:
         """The members' learning rates and weight decays."""
         return [member.cell.config.optim for member in self.members]
 
@@ -219,10 +220,9 @@ class Replicas:
         return f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {_few(seeds)}"
 
     def state(self) -> dict[str, Tensor]:
-        """Weights, buffers and velocities."""
+        """Weights, buffers and what the optimizer knows of the past."""
         weights = {f"model.{name}": value for name, value in self.model.state_dict().items()}
-        velocities = self.optimizer.velocities
-        return weights | {f"velocity.{i}": value for i, value in enumerate(velocities)}
+        return weights | self.optimizer.state()
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Takes over what :meth:`state` gave.
@@ -236,8 +236,7 @@ class Replicas:
             if name.startswith("model.")
         }
         self.model.load_state_dict(weights)
-        count = len(self.optimizer.velocities)
-        self.optimizer.restore([tensors[f"velocity.{i}"] for i in range(count)])
+        self.optimizer.restore(tensors)
 
     def _write_results(
         self,

@@ -5,7 +5,9 @@ From the top down::
     loop.py          the loop, a generator of metrics: start reading here
     progress.py      what is measured, and where a training stands
     optim.py         the optimizer's settings, the learning rate and its schedule
-    sgd.py           the optimizer, with one learning rate or one a replica
+    sgd.py           stochastic gradient descent
+    adamw.py         Adam with decoupled weight decay
+    optimizer.py     what they share: one learning rate, or one a replica
     stacking.py      K networks of one architecture <-> one stacked network
     proof.py         the proof that it computes what they compute
     difference.py    where it does not
@@ -15,3 +17,5 @@ From the top down::
     diagnosis.py     what happens inside the network while it is trained
     cuda_graph.py    a training step as a CUDA graph
 """
+
+from normbench.training import adamw as adamw  # it enters itself into the optimizers

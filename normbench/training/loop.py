@@ -18,7 +18,8 @@ from normbench.data.batches import Split, Training, evaluation_batches
 from normbench.norms.parts import Part, share_hooks
 from normbench.training.cuda_graph import CapturedStep, TrainingStep
 from normbench.training.diagnosis import Diagnosis
-from normbench.training.optim import SGD, SGDConfig, stacked_rates
+from normbench.training.optim import OptimConfig, stacked_rates
+from normbench.training.optimizer import Optimizer
 from normbench.training.progress import Evaluation, Metrics, Progress
 from normbench.training.stacking import Stack, unstack
 
@@ -35,8 +36,8 @@ def nothing() -> None:
 def train(
     model: nn.Module,
     training: Training,
-    optimizer: SGD,
-    optims: Sequence[SGDConfig],
+    optimizer: Optimizer,
+    optims: Sequence[OptimConfig],
     *,
     epochs: int,
     evaluation: Split,
@@ -120,8 +121,8 @@ def _diagnosed(
 def step_function(
     model: nn.Module,
     training: Training,
-    optimizer: SGD,
-    optim: SGDConfig,
+    optimizer: Optimizer,
+    optim: OptimConfig,
     *,
     autocast: bool = False,
 ) -> TrainingStep:
@@ -139,7 +140,7 @@ def step_function(
 
 def training_step(
     model: nn.Module,
-    optimizer: SGD,
+    optimizer: Optimizer,
     images: Tensor,
     labels: Tensor,
     after_backward: Callable[[], None] = nothing,

@@ -1,18 +1,20 @@
 """The optimizer's settings and the learning rate's course."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from math import cos, isfinite, pi, sqrt
+from typing import Any, ClassVar
 
 from torch import nn
 
 from normbench.errors import UsageError
 from normbench.norms.parts import update_hooks
+from normbench.registry import Registry
+from normbench.training.optimizer import Optimizer
 from normbench.training.sgd import SGD
 from normbench.training.stacking import Stack
-
-__all__ = ["SGD", "SGDConfig", "Scaling", "Schedule", "build_stacked", "stacked_rates"]
 
 
 class Scaling(Enum):
@@ -33,8 +35,11 @@ class Schedule(Enum):
 
 
 @dataclass(kw_only=True, slots=True)
-class SGDConfig:
-    """Stochastic gradient descent with momentum, and its learning rate."""
+class OptimConfig(ABC):
+    """An optimizer and the course of its learning rate, as the configuration describes them."""
+
+    name: str
+    """The optimizer's name in the registry; chosen with ``optim=NAME``, not set by hand."""
 
     lr: float = 0.1
     """The learning rate at a batch of ``scaling_batch``; above 0."""
@@ -45,12 +50,6 @@ class SGDConfig:
 
     scaling_batch: int = 32
     """The batch at which the learning rate is ``lr``; 32 gives Wu & He's 0.1·N/32."""
-
-    momentum: float = 0.9
-    """From 0 to below 1."""
-
-    nesterov: bool = False
-    """Whether the momentum looks ahead."""
 
     weight_decay: float = 5e-4
     """The L2 penalty's factor; at least 0."""
@@ -73,22 +72,31 @@ class SGDConfig:
     step_factor: float = 0.1
     """For ``schedule=step``: what the rate is multiplied by."""
 
+    alike: ClassVar[tuple[str, ...]] = ()
+    """The settings that all replicas of a stack have to share, besides label smoothing."""
+
     def __post_init__(self) -> None:
-        _check("lr", self.lr, self.lr > 0, "must be above 0")
-        _check("scaling_batch", self.scaling_batch, self.scaling_batch >= 1, "must be at least 1")
-        _check("momentum", self.momentum, 0 <= self.momentum < 1, "must be from 0 to below 1")
-        _check("weight_decay", self.weight_decay, self.weight_decay >= 0, "must be at least 0")
+        check("lr", self.lr, self.lr > 0, "must be above 0")
+        check("scaling_batch", self.scaling_batch, self.scaling_batch >= 1, "must be at least 1")
+        check("weight_decay", self.weight_decay, self.weight_decay >= 0, "must be at least 0")
         smoothing = self.label_smoothing
-        _check("label_smoothing", smoothing, 0 <= smoothing < 1, "must be from 0 to below 1")
-        _check("warmup", self.warmup, 0 <= self.warmup < 1, "must be from 0 to below 1")
+        check("label_smoothing", smoothing, 0 <= smoothing < 1, "must be from 0 to below 1")
+        check("warmup", self.warmup, 0 <= self.warmup < 1, "must be from 0 to below 1")
         rising = sorted(self.steps_at) == list(self.steps_at)
         inside = all(0 < share < 1 for share in self.steps_at)
-        _check("steps_at", self.steps_at, rising and inside, "must rise between 0 and 1")
-        _check("step_factor", self.step_factor, 0 < self.step_factor <= 1, "must be in (0, 1]")
-        if self.nesterov and self.momentum == 0:
-            raise UsageError("optim.nesterov=true needs optim.momentum above 0; received 0")
+        check("steps_at", self.steps_at, rising and inside, "must rise between 0 and 1")
+        check("step_factor", self.step_factor, 0 < self.step_factor <= 1, "must be in (0, 1]")
 
-    def build(self, model: nn.Module, norm_parameters: Sequence[nn.Parameter]) -> "SGD":
+    @abstractmethod
+    def optimizer(
+        self,
+        parameters: Sequence[nn.Parameter],
+        decays: Sequence[Sequence[float]],
+        **more: Any,
+    ) -> Optimizer:
+        """Makes the optimizer; for the arguments see :class:`Optimizer`."""
+
+    def build(self, model: nn.Module, norm_parameters: Sequence[nn.Parameter]) -> Optimizer:
         """Makes the optimizer of ``model``; its rate is set before each step.
 
         Args:
@@ -127,7 +135,42 @@ class SGDConfig:
                 return 1.0
 
 
-def _check(key: str, value: object, holds: bool, allowed: str) -> None:
+OPTIMS: Registry[OptimConfig] = Registry("optim")
+"""Every optimizer by name."""
+
+
+@OPTIMS.register("sgd")
+@dataclass(kw_only=True, slots=True)
+class SGDConfig(OptimConfig):
+    """Stochastic gradient descent with momentum."""
+
+    name: str = "sgd"
+
+    momentum: float = 0.9
+    """From 0 to below 1."""
+
+    nesterov: bool = False
+    """Whether the momentum looks ahead."""
+
+    alike: ClassVar[tuple[str, ...]] = ("momentum", "nesterov")
+
+    def __post_init__(self) -> None:
+        OptimConfig.__post_init__(self)
+        check("momentum", self.momentum, 0 <= self.momentum < 1, "must be from 0 to below 1")
+        if self.nesterov and self.momentum == 0:
+            raise UsageError("optim.nesterov=true needs optim.momentum above 0; received 0")
+
+    def optimizer(
+        self,
+        parameters: Sequence[nn.Parameter],
+        decays: Sequence[Sequence[float]],
+        **more: Any,
+    ) -> SGD:
+        return SGD(parameters, decays, momentum=self.momentum, nesterov=self.nesterov, **more)
+
+
+def check(key: str, value: object, holds: bool, allowed: str) -> None:
+    """Raises UsageError with one line unless a setting ``holds`` and is finite."""
     finite = not isinstance(value, float) or isfinite(value)
     if not finite:
         allowed = allowed.replace("must be", "must be a finite number")
@@ -135,12 +178,9 @@ def _check(key: str, value: object, holds: bool, allowed: str) -> None:
         raise UsageError(f"optim.{key}={value}: {allowed}")
 
 
-_ALIKE = ("momentum", "nesterov", "label_smoothing")
-
-
 def build_stacked(
-    configs: Sequence[SGDConfig], model: nn.Module, norm_parameters: Sequence[nn.Parameter]
-) -> SGD:
+    configs: Sequence[OptimConfig], model: nn.Module, norm_parameters: Sequence[nn.Parameter]
+) -> Optimizer:
     """Makes the optimizer of a stack whose replicas may differ in learning rate and weight decay.
 
     Args:
@@ -152,25 +192,20 @@ def build_stacked(
         UsageError: the replicas differ in what a stack has one of.
     """
     first = configs[0]
-    for key in _ALIKE:
+    for key in ("name", *first.alike, "label_smoothing"):
         values = [getattr(config, key) for config in configs]
         if any(value != values[0] for value in values):
             raise UsageError(f"optim.{key}={values}: must be the same for all replicas of a stack")
     scales = {id(parameter) for parameter in norm_parameters}
     parameters = list(model.parameters())
     decays = [[config.decay(id(p) in scales) for config in configs] for p in parameters]
-    return SGD(
-        parameters,
-        decays,
-        momentum=first.momentum,
-        nesterov=first.nesterov,
-        replicas=len(configs),
-        before_step=update_hooks(model),
+    return first.optimizer(
+        parameters, decays, replicas=len(configs), before_step=update_hooks(model)
     )
 
 
 def stacked_rates(
-    configs: Sequence[SGDConfig], step: int, steps: int, batch: int
+    configs: Sequence[OptimConfig], step: int, steps: int, batch: int
 ) -> float | list[float]:
     """The learning rates of a step, one a replica; a single one if all settings are equal."""
     if all(config.lr == configs[0].lr for config in configs):

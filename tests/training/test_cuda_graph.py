@@ -12,7 +12,8 @@ from normbench.models import MODELS
 from normbench.norms import NORMS
 from normbench.training.cuda_graph import WARM_UP, CapturedStep
 from normbench.training.loop import norm_parameters, training_step
-from normbench.training.optim import SGD, SGDConfig
+from normbench.training.optim import SGDConfig
+from normbench.training.sgd import SGD
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU here")
 

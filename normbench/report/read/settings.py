@@ -21,10 +21,12 @@ def defaults(group: str, name: str) -> dict[str, Any]:
     from normbench.data import DATA  # these bring torch
     from normbench.models import MODELS
     from normbench.norms import NORMS
-    from normbench.training.optim import SGDConfig
+    from normbench.training.optim import OPTIMS
 
-    classes: dict[str, Mapping[str, Any]] = {"norm": NORMS, "model": MODELS, "data": DATA}
-    cls: Any = SGDConfig if group == "optim" else classes[group].get(name)
+    classes: dict[str, Mapping[str, Any]] = {
+        registry.kind: registry for registry in (NORMS, MODELS, DATA, OPTIMS)
+    }
+    cls: Any = classes[group].get(name)
     try:
         found = asdict(cls()) if cls is not None else {}
     except (TypeError, UsageError):

@@ -43,7 +43,10 @@ def _tail(cell: CellRun) -> str:
     words += [] if name == "resnet" else [f"model={name}"]
     words += _changed("model", model, defaults("model", name))
     words += _data(cell)
-    words += _changed("optim", _group(settings, "optim"), defaults("optim", "sgd"))
+    optim = _group(settings, "optim")
+    name = str(optim.get("name", "sgd"))
+    words += [] if name == "sgd" else [f"optim={name}"]
+    words += _changed("optim", optim, defaults("optim", name))
     skipped = NO_PART | {"norm", "model", "data", "optim", "batch", "norm_batch"}
     usual = {"precision": "float32"}
     for key, value in settings.items():

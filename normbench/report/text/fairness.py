@@ -114,7 +114,7 @@ def _rates(comparison: Comparison) -> str:
 
 def _chosen(comparison: Comparison) -> str:
     optim = _group(comparison.settings, "optim")
-    usual = defaults("optim", "sgd")
+    usual = defaults("optim", str(optim.get("name", "sgd")))
     keys = ("lr", "scaling", "scaling_batch", "schedule", "warmup")
     if len(comparison.rates) > 1:
         said = "each cell has its own rate; on which images it was chosen is not recorded"
@@ -128,7 +128,10 @@ def _chosen(comparison: Comparison) -> str:
 
 
 def _optimizer(optim: Mapping[str, Any]) -> str:
-    said = f"SGD, momentum {_said(optim, 'momentum')}"
+    if optim.get("name") == "adamw":
+        said = f"AdamW, β₁ {_said(optim, 'beta1')}, β₂ {_said(optim, 'beta2')}"
+    else:
+        said = f"SGD, momentum {_said(optim, 'momentum')}"
     said += ", Nesterov" if optim.get("nesterov") is True else ""
     smoothing = optim.get("label_smoothing")
     return said + (f", label smoothing {short(smoothing)}" if smoothing else "")
