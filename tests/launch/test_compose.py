@@ -222,7 +222,7 @@ def test_a_key_of_another_choice_is_named_with_the_keys_of_this_one() -> None:
         ("optim.schedule=sine", "linear, cosine, step, constant"),
         ("optim.scaling=cubic", "linear, sqrt, none"),
         ("norm.groups=2.5", "auto or a whole number"),
-        ("norm.groups=some", "auto or a whole number"),
+        ("norm.groups=some", "auto or gcd32 or C//16 or a whole number"),
         ("stack=2.5", "auto or a whole number"),
     ],
 )

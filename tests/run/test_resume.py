@@ -111,6 +111,7 @@ def cut_off_run(config: Config, cuts: list[int], monkeypatch: pytest.MonkeyPatch
         ("batch", 2, ["seeds=3", "stack=3"]),
         ("group", 2, ["seeds=2", "stack=2"]),
         ("layer", 12, ["seeds=1"]),
+        ("group", 2, ["seeds=2", "stack=2", "optim=adamw"]),
         ("batch", 8, ["seeds=2", "stack=1", "optim.nesterov=true", "optim.schedule=cosine"]),
         ("group", 8, ["seeds=2", "stack=2", "data.val_fraction=0.25", "precision=bf16"]),
         ("batch", 8, ["seeds=2", "stack=2", "norm.freeze_at=0.6"]),
