@@ -16,7 +16,8 @@ from normbench.models.python import PythonConfig
 from normbench.models.resnet import ResNetConfig
 from normbench.norms import NORMS, Norm, NormConfig
 from normbench.norms.batch import BatchNormConfig
-from normbench.norms.group import GroupNormConfig, LayerNormConfig
+from normbench.norms.group import GroupNormConfig
+from normbench.norms.layer import LayerNormConfig
 from normbench.norms.none import NoNormConfig
 from normbench.run.cell import Cell
 from normbench.training.optim import SGDConfig
