@@ -57,7 +57,7 @@ def test_a_value_is_offered_once_in_a_sweep() -> None:
 
 
 def test_the_keys_are_those_that_can_be_set() -> None:
-    of_choice = {"norm.name", "model.name", "data.source"}  # set by norm=, model=, data=
+    of_choice = {"norm.name", "model.name", "optim.name", "data.source"}  # set by norm= and so on
 
     assert set(defaults()) == set(known_keys()) - of_choice
     assert all(key in known_keys() for key in VALUES)
