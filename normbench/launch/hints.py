@@ -147,7 +147,11 @@ def _nearest(word: str) -> str:
     words = [*known_keys(), *group_names()]
     close = [_key(word)] if _key(word) != word else []
     close += difflib.get_close_matches(word.lower(), words, n=1, cutoff=0.6)
-    close += [known for known in words if known.rpartition(".")[2] == word]  # lr for optim.lr
+    # lr for optim.lr; what all choices of a group have comes before what one norm has.
+    close += sorted(
+        (known for known in words if known.rpartition(".")[2] == word),
+        key=lambda known: known.startswith("norm."),
+    )
     return f"; did you mean {close[0]}?" if close else "; `normbench show` lists the keys"
 
 

@@ -49,7 +49,7 @@ def _show_zoo(screen: Screen) -> None:
             )
             for key, cls in NORMS.items()
         ],
-        droppable=("batch-dependent", "paper (arXiv)", "averages over"),
+        droppable=("paper (arXiv)", "folds", "evaluation", "batch", "over"),
     )
     screen.line("over: what one mean runs over")
     screen.line("batch: whether in training an output depends on the rest of its batch")

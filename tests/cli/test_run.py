@@ -81,6 +81,7 @@ def test_a_run_directory_holds_what_the_contract_says(finished: Finished) -> Non
         f"{cell}/config.yaml",
         f"{cell}/environment.json",
         f"{cell}/summary.json",
+        f"{cell}/time.json",
         *(f"{cell}/seed-{seed}/{name}" for seed in (0, 1) for name in of_a_seed),
     }
 
@@ -114,6 +115,11 @@ def test_a_result_says_how_a_seed_ended(finished: Finished) -> None:
         "images_per_second",
         "diverged_at",
         "error",
+        "test_images",
+        "test_accuracy_before",
+        "test_accuracy_swapped",
+        "cell",
+        "sha256",
     }
     assert (result["seed"], result["status"]) == (1, "finished")
     assert (result["epochs"], result["steps"]) == (2, 12)

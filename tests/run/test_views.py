@@ -201,8 +201,3 @@ def test_a_figure_of_another_kind_is_refused(tmp_path: Path) -> None:
         norms("group", tmp_path / "x.pdf")
 
     assert list(tmp_path.iterdir()) == []
-
-
-def test_an_unknown_norm_is_refused_with_those_there_are() -> None:
-    with pytest.raises(UsageError, match=f"nope.*{', '.join(sorted(NORMS))}"):
-        norms("nope")

@@ -44,7 +44,7 @@ def test_every_value_of_a_result_is_read_back(tmp_path: Path) -> None:
         **asdict(result(0, 0.5)),
         "test_accuracy_reestimated": 0.6, "test_accuracy_batch": 0.4, "val_accuracy": 0.3,
         "train_accuracy": 0.7, "memory_bytes": 9, "stacked": 3, "threads": 2, "diverged_at": 5,
-        "error": "why",
+        "error": "why", "test_images": 8, "test_accuracy_before": 0.1, "test_accuracy_swapped": 0.2,
     }  # fmt: skip
     assert None not in full.values(), "a value for every field, or this test is blind"
     results.write_result(tmp_path / "seed-0", Result(**full))
