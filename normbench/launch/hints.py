@@ -146,12 +146,12 @@ def unknown_key(text: str, key: str) -> UsageError:
 def _nearest(word: str) -> str:
     words = [*known_keys(), *group_names()]
     close = [_key(word)] if _key(word) != word else []
-    close += difflib.get_close_matches(word.lower(), words, n=1, cutoff=0.6)
     # lr for optim.lr; what all choices of a group have comes before what one norm has.
     close += sorted(
         (known for known in words if known.rpartition(".")[2] == word),
         key=lambda known: known.startswith("norm."),
     )
+    close += difflib.get_close_matches(word.lower(), words, n=1, cutoff=0.6)
     return f"; did you mean {close[0]}?" if close else "; `normbench show` lists the keys"
 
 
