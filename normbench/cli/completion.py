@@ -49,6 +49,7 @@ _COMMANDS = ("run", "sweep", "show")
 
 
 def completion(
+    context: typer.Context,
     shell: Annotated[Literal["bash", "zsh"], typer.Argument(help="The shell.")],
     line: Annotated[
         str | None, typer.Option(hidden=True, help="Complete this line instead.")
@@ -61,15 +62,8 @@ def completion(
     if line is None:
         typer.echo(BASH if shell == "bash" else ZSH, nl=False)
         return
-    root = typer.main.get_command(_app())
-    for found in complete(root, line):
+    for found in complete(context.find_root().command, line):
         typer.echo(found)
-
-
-def _app() -> typer.Typer:
-    from normbench.cli.app import app  # which lists this command
-
-    return app
 
 
 def complete(command: Any, line: str) -> list[str]:
