@@ -88,7 +88,8 @@ def content(config: Config) -> dict[str, Any]:
         }
         assert is_sound(place)
         result = results.read_result(place)
-        correct = result and read_outcomes(place, result)
+        assert result is not None
+        correct = read_outcomes(place, result)
         assert correct is not None
         found[f"{seed}/correct"] = correct.tolist()
     return found
