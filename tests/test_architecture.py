@@ -36,7 +36,7 @@ DOORS = {
     "urllib.request": set(),
     "http.client": set(),
     "socket": set(),
-    "pickle": {"data/library/cifar.py", "store/weights.py"},  # the latter its error alone
+    "pickle": {"data/library/cifar.py"},
     "pickletools": {"data/library/cifar.py"},
     "subprocess": {"store/environment.py"},
 }
@@ -85,7 +85,6 @@ CALLS = {
 @pytest.mark.parametrize("module", MODULES)
 def test_nobody_makes_classes_from_strings(module: str) -> None:
     text = (PACKAGE / module).read_text(encoding="utf-8")
-    text = re.sub(r"torch\.load\(.*, weights_only=True\)", "", text)
 
     for call, doors in CALLS.items():
         found = call in text.replace(".eval()", "").replace("ast.literal_eval(", "")

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from normbench.config import Config, Precision
 from normbench.errors import UnreadableError, UsageError
+from normbench.models.files import tensors_in
 from normbench.run.cell import Cell
 from normbench.run.diagnose import Findings, diagnose
 from normbench.run.run import choose_device
-from normbench.store.weights import WEIGHTS, read_weights, write_weights
+from normbench.store.weights import WEIGHTS, write_weights
 from normbench.terminal.screen import Screen
 
 
@@ -43,10 +44,7 @@ def diagnose_file(
     if fix is not None:
         _check_place(fix, replace)
     path = weights / WEIGHTS if weights.is_dir() else weights
-    try:
-        tensors = read_weights(path)
-    except UnreadableError as error:
-        raise UsageError(f"{path}: {error}") from None
+    tensors = _read(path)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     cell, device = Cell.of(config), choose_device(config.device)
@@ -82,6 +80,15 @@ def _check_place(place: Path, replace: bool) -> None:
         raise UsageError(f"--fix {place}: is there already; --replace replaces it")
     if not (place.parent.is_dir() and os.access(place.parent, os.W_OK)):
         raise UsageError(f"--fix {place}: {place.parent} is no folder that can be written to")
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():  # a pipe would be waited for without end
+        raise UsageError(f"{path}: " + ("is no file" if path.exists() else "there is no such file"))
+    try:
+        return tensors_in(path.read_bytes())
+    except UnreadableError as error:
+        raise UsageError(f"{path}: {error}") from None
 
 
 def _plain(name: str) -> str:

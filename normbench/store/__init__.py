@@ -8,7 +8,7 @@ From the top down::
     checkpoint.py     the state of a training in one file, checked before it is loaded
     results.py        results, summary, configuration
     outcomes.py       outcomes.json: which test images a seed got right
-    weights.py        the tensors of a network in a file, read without running anything
+    weights.py        model.safetensors: the tensors of a network
     environment.py    versions and machine
     lock.py           one process at a time works on a cell
 """

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from normbench.store.weights import read_weights, write_weights
+from normbench.store.weights import write_weights
 from tests.cli.test_refusals import refused
 from tests.conftest import Command
 
@@ -16,7 +17,7 @@ def seed(nb: Command, tiny: list[str], tmp_path: Path) -> Path:
     """The folder of a trained seed, whose statistics are then spoiled."""
     assert nb("run", *tiny, "norm=batch", "epochs=1").exit_code == 0
     (folder,) = tmp_path.glob("runs/*/*/seed-0")
-    weights = read_weights(folder / "model.safetensors")
+    weights = load_file(folder / "model.safetensors")
     spoiled = {k: v + 9 if k.endswith("running_mean") else v for k, v in weights.items()}
     write_weights(folder / "model.safetensors", spoiled)
     return folder
