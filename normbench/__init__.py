@@ -20,7 +20,7 @@ The house, in nine floors; a room imports only from the floors below it::
 Each room's docstring names its modules. Everything from ``training/`` down can be used without the
 command line::
 
-    from normbench import NORMS, stack, swap_norm, unstack
+    from normbench import NORMS, diagnose, stack, swap_norm, unstack
 """
 
 from importlib import import_module
@@ -29,14 +29,16 @@ TYPE_CHECKING = False  # as mypy takes it; the command line must not wait for ty
 
 if TYPE_CHECKING:
     from normbench.norms import NORMS, describe_swap, swap_norm
+    from normbench.run.diagnose import diagnose
     from normbench.training.stacking import stack, unstack
 
-__all__ = ["NORMS", "describe_swap", "stack", "swap_norm", "unstack"]
+__all__ = ["NORMS", "describe_swap", "diagnose", "stack", "swap_norm", "unstack"]
 
 _HOME = {
     "NORMS": "normbench.norms",
     "describe_swap": "normbench.norms",
     "swap_norm": "normbench.norms",
+    "diagnose": "normbench.run.diagnose",
     "stack": "normbench.training.stacking",
     "unstack": "normbench.training.stacking",
 }

@@ -27,6 +27,7 @@ AS_THEY_ARE = (
     "environment.json",
     "seed-*/environment.json",
     "seed-*/metrics.jsonl",
+    "seed-*/outcomes.json",
 )
 
 

@@ -189,6 +189,7 @@ def test_the_public_names_are_those_of_the_readme() -> None:
     assert sorted(normbench.__all__) == [
         "NORMS",
         "describe_swap",
+        "diagnose",
         "stack",
         "swap_norm",
         "unstack",

@@ -78,9 +78,15 @@ def consoles() -> Iterator[object]:
 def smaller(words: list[str]) -> list[str]:
     """The same command on something tiny."""
     known = [PLACEHOLDERS.get(word, word) for word in words]
+    known = [found for word in known for found in _expanded(word)]
     line = shlex.join(words)
     added = [more.split() for start, more in SMALLER.items() if line.startswith(start)]
     return [*known, *(word for more in added for word in more)]
+
+
+def _expanded(word: str) -> list[str]:
+    """What a shell makes of a word: the files that a pattern names."""
+    return sorted(map(str, Path().glob(word))) if "*" in word else [word]
 
 
 @pytest.fixture(scope="module")

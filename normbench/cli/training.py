@@ -1,5 +1,6 @@
-"""The commands about cells: train one, train many, look at one."""
+"""The commands about cells: train one, train many, look at one, before or after."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -86,3 +87,33 @@ def show(overrides: Overrides = None) -> None:
 
         config = load_config(overrides or [])
         views.show_layers(Screen(), config, preface=to_yaml(config) + "\n")
+
+
+def diagnose(
+    overrides: Overrides = None,
+    *,
+    weights: Annotated[
+        Path,
+        typer.Argument(
+            metavar="WEIGHTS",
+            help="The trained network: a seed's folder, a safetensors file, or a state_dict that"
+            " torch.save wrote.",
+        ),
+    ],
+    fix: Annotated[
+        Path | None,
+        typer.Option(help="Write the weights with re-estimated statistics, as safetensors."),
+    ] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace the file of --fix.")] = False,
+) -> None:
+    """Say whether batch norm's running statistics cost accuracy, and what to do.
+
+    For example: normbench diagnose model.depth=8 data=cifar10 batch=2 weights.pt
+    """
+    with one_line():
+        from normbench.launch.recorded import load_recorded
+        from normbench.run.trained import diagnose_file
+        from normbench.terminal.screen import Screen
+
+        config = load_recorded(overrides or [], weights)
+        diagnose_file(config, weights, Screen(), fix=fix, replace=replace)

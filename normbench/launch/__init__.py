@@ -6,6 +6,7 @@ From the top down::
     sweep.py      the cells of a sweep: which are left to train, what becomes of each
     course.py     how long a sweep will take, and where it is
     compose.py    settings -> configuration, or one line that says what is wrong
+    recorded.py   settings of weights, as they are recorded beside them
     hints.py      what was probably meant
     choices.py    what can be set, read off the sources: completion cannot wait for torch
 """

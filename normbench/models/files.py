@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as tensors_of
 from torch import Tensor, nn
 
-from normbench.errors import UsageError
+from normbench.errors import UnreadableError, UsageError
 
 State = Mapping[str, Tensor]
 
@@ -72,42 +72,51 @@ def _content(key: str, path: Path) -> bytes:
 
 @lru_cache(maxsize=1)  # the seeds of a cell start from the same file
 def read_weights(file: str, sha256: str) -> State:
-    """The tensors of a safetensors file, or of one that ``torch.save`` wrote, by name.
+    """The tensors of a file by name, see :func:`tensors_in`.
 
-    A dictionary may have its tensors under ``state_dict`` or ``model``, and a name may begin with
-    ``module.``, as DistributedDataParallel writes it. Nothing in the file can run code.
+    A name may begin with ``module.``, as DistributedDataParallel writes it; here it does not.
 
     Raises:
-        UsageError: it is neither, or has changed.
+        UsageError: it is no file of weights, or has changed.
     """
-    content = content_of("model.weights", file, sha256)
+    try:
+        found = tensors_in(content_of("model.weights", file, sha256))
+    except UnreadableError as error:
+        raise UsageError(f"model.weights={file}: {error}") from None
+    return {name.removeprefix("module."): value for name, value in found.items()}
+
+
+def tensors_in(content: bytes) -> dict[str, Tensor]:
+    """The tensors by name in what a safetensors file, or one that ``torch.save`` wrote, holds.
+
+    A dictionary may have its tensors under ``state_dict`` or ``model``. Nothing in it can run code.
+
+    Raises:
+        UnreadableError: it is neither.
+    """
     try:
         found: Any = tensors_of(content)
     except SafetensorError:
-        found = _saved_by_torch(file, content)
+        found = _saved_by_torch(content)
     for wrapper in ("state_dict", "model"):
         if isinstance(found, Mapping) and isinstance(found.get(wrapper), Mapping):
             found = found[wrapper]
-    if isinstance(found, Mapping):
-        found = {
-            str(name).removeprefix("module."): value
-            for name, value in found.items()
-            if isinstance(value, Tensor)
-        }
-    if not isinstance(found, dict) or not found:
-        raise UsageError(f"model.weights={file}: holds no tensors by name (a state_dict)")
-    return found
+    named = found.items() if isinstance(found, Mapping) else ()
+    tensors = {str(name): value for name, value in named if isinstance(value, Tensor)}
+    if not tensors:
+        raise UnreadableError("holds no tensors by name (a state_dict)")
+    return tensors
 
 
-def _saved_by_torch(file: str, content: bytes) -> object:
+def _saved_by_torch(content: bytes) -> object:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # another pickle protocol is read, or is an error
             return torch.load(BytesIO(content), map_location="cpu", weights_only=True)
     except Exception:  # of a dozen kinds: the content can be anything
-        raise UsageError(
-            f"model.weights={file}: is neither a safetensors file nor tensors saved by torch.save;"
-            " save model.state_dict(), not the model"
+        raise UnreadableError(
+            "is neither a safetensors file nor tensors saved by torch.save; save"
+            " model.state_dict(), not the model"
         ) from None
 
 

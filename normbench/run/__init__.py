@@ -10,4 +10,6 @@ From the top down::
     cell.py         a configuration, its images and its folder; a replica is one of its seeds
     spent.py        what the time goes to               signals.py    SIGTERM and Ctrl-C
     estimate.py     how long cells will take
+    trained.py      a network in a file, diagnosed      diagnose.py   what running statistics cost
+    remedies.py     the advice that follows from it
 """

@@ -3,25 +3,25 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
-from pathlib import Path
 from threading import Event, Lock
 
 import torch
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from normbench.config import Config, Precision
 from normbench.data.batches import Splits, Training
 from normbench.data.sheet import sample_sheet
 from normbench.errors import UsageError
-from normbench.files import write_bytes, write_json
+from normbench.files import write_json
 from normbench.models.inspection import memory_of_step
 from normbench.run.autosave import Saver
 from normbench.run.cell import Replica
 from normbench.run.spent import Spent
 from normbench.store.curves import Tracker
 from normbench.store.environment import environment
+from normbench.store.outcomes import write_outcomes
 from normbench.store.results import DIVERGED, FINISHED, Result, write_result
+from normbench.store.weights import WEIGHTS, write_weights
 from normbench.terminal.screen import Screen
 from normbench.training.loop import (
     EVALUATION_BATCH,
@@ -258,7 +258,7 @@ class Replicas:
             folder, seed = member.folder, member.seed
             if member.done:
                 continue
-            _save_weights(self.networks[replica], folder)
+            write_weights(folder / WEIGHTS, self.networks[replica].state_dict())
             result = _result(seed, replica, progress, test, seconds, self.training)
             if result.status == FINISHED and held is not None:
                 result = replace(result, val_accuracy=held.accuracy[replica])
@@ -278,12 +278,18 @@ class Replicas:
                 threads=torch.get_num_threads(),
                 test_images=len(self.splits.test),
             )
+            if result.status == FINISHED and test.correct is not None:
+                write_outcomes(folder, seed, test.correct[replica].numpy())
             write_result(folder, result)
 
     def _test(self, progress: Progress, check: Callable[[], None]) -> Evaluation:
-        """The score: the last epoch's evaluation, or with held-out images the only one on test."""
-        if progress.evaluation is not None and self.splits.validation is None:
-            return progress.evaluation
+        """The score: the last epoch's evaluation, or with held-out images the only one on test.
+
+        A checkpoint does not hold which images were right: going on from it evaluates once more.
+        """
+        last = progress.evaluation
+        if self.splits.validation is None and last is not None and last.correct is not None:
+            return last
         return evaluate(self.networks, self.splits.test, autocast=self.autocast, check=check)
 
     def _decomposition(self, check: Callable[[], None]) -> Decomposition | None:
@@ -408,9 +414,3 @@ def _log(tracker: Tracker, metrics: Metrics, replica: int) -> None:
     tracker.log(metrics.step, metrics.epoch, values)
     if metrics.evaluation is not None:
         tracker.flush()
-
-
-def _save_weights(model: nn.Module, folder: Path) -> None:
-    state = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
-    content = save(state)  # its own writing to a file reports a full disk as another error
-    write_bytes(folder / "model.safetensors", content)

@@ -103,7 +103,7 @@ def failure(seed: int, error: BaseException) -> Result:
 def write_result(folder: Path, result: Result) -> None:
     """Writes ``result.json`` into a seed's folder: the last thing a seed does."""
     values = {**asdict(result), "cell": folder.absolute().parent.name}
-    write_json(folder / RESULT, {**values, "sha256": _digest(values)})
+    write_json(folder / RESULT, {**values, "sha256": digest_of(values)})
 
 
 def read_result(folder: Path) -> Result | None:
@@ -121,7 +121,7 @@ def read_result(folder: Path) -> Result | None:
             raise UnreadableError(f"it is the result of seed {result.seed}")
         if values.get("cell") != folder.absolute().parent.name:
             raise UnreadableError(f"it is a result of {short(values.get('cell'))}")
-        if values.pop("sha256", None) != _digest(values):
+        if values.pop("sha256", None) != digest_of(values):
             raise UnreadableError("it was changed after it was written: its digest does not fit")
     except UnreadableError as error:
         raise UnreadableError(f"{RESULT}: {error}") from None
@@ -147,7 +147,7 @@ def _believed(folder: Path) -> Result | None:
         return None
 
 
-def _digest(values: Mapping[str, Any]) -> str:
+def digest_of(values: Mapping[str, Any]) -> str:
     """SHA-256 (hex) of plain values."""
     text = json.dumps(values, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()

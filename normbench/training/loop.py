@@ -228,11 +228,11 @@ def score(
                 output = network(images)
             logits = split_replicas(output, 1)[:, 0]
             losses.append(F.cross_entropy(logits, labels, reduction="none").double().sum())
-            hits.append((logits.argmax(-1) == labels).sum())
+            hits.append(logits.argmax(-1) == labels)
     k = len(networks)
     loss = torch.stack(losses).view(-1, k).sum(0) / len(split)
-    accuracy = torch.stack(hits).view(-1, k).sum(0).double() / len(split)
-    return Evaluation(loss.tolist(), accuracy.tolist())
+    correct = torch.stack([torch.cat(hits[replica::k]) for replica in range(k)]).cpu()
+    return Evaluation(loss.tolist(), (correct.sum(1).double() / len(split)).tolist(), correct)
 
 
 def networks_of(model: nn.Module) -> list[nn.Module]:

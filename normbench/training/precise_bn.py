@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from normbench.data.batches import Split, Training
 from normbench.norms.batch import BatchNorm
-from normbench.training.loop import nothing, score
+from normbench.training.loop import evaluate, nothing, score
 
 IMAGES = 2_500
 """How many training images the statistics are estimated anew from, at most.
@@ -77,36 +77,41 @@ def decompose(
     Returns:
         None where no layer has running statistics.
     """
-    if not _layers(networks[0]):
+    if not batch_norms(networks[0]):
         return None
-    size = min(size, len(test))
-    tested = max(size, min(TESTED, len(test)) // size * size)
-    part = test.shuffled(tested)  # one class has statistics of its own
+    part = whole_batches(test, size)
     by_batch: list[float] = []
     reestimated: list[float] = []
     for network, seed in zip(networks, training.seeds, strict=True):
-        with _restoring(network):
-            by_batch += _with_batch_statistics(network, part, size, autocast, check)
-            batches = Training(
-                training.split,
-                seeds=[seed],
-                batch=min(BATCH, len(training.split)),
-                flip=training.flip,
-            )
-            _reestimate(network, batches, epoch, autocast=autocast, check=check)
-            network.eval()
-            reestimated += score([network], test, autocast=autocast, check=check).accuracy
+        with restoring(network):
+            by_batch.append(with_batch_statistics(network, part, size, autocast, check))
+            batches = estimation(training.split, seed=seed, flip=training.flip)
+            reestimate(network, batches, epoch, autocast=autocast, check=check)
+            reestimated += evaluate([network], test, autocast=autocast, check=check).accuracy
     return Decomposition(reestimated=reestimated, batch=by_batch)
 
 
-def _layers(network: nn.Module) -> list[BatchNorm]:
+def batch_norms(network: nn.Module) -> list[BatchNorm]:
+    """The layers of a network that have running statistics."""
     return [module for module in network.modules() if isinstance(module, BatchNorm)]
 
 
+def whole_batches(test: Split, size: int) -> Split:
+    """At most ``TESTED`` images in a fixed random order, as many as batches of ``size`` hold."""
+    size = min(size, len(test))
+    # In random order: one class has statistics of its own.
+    return test.shuffled(max(size, min(TESTED, len(test)) // size * size))
+
+
+def estimation(split: Split, *, seed: int, flip: bool) -> Training:
+    """The batches of training images that statistics are estimated anew from."""
+    return Training(split, seeds=[seed], batch=min(BATCH, len(split)), flip=flip)
+
+
 @contextmanager
-def _restoring(network: nn.Module) -> Iterator[None]:
+def restoring(network: nn.Module) -> Iterator[None]:
     """Puts modes, settings and statistics back in the end."""
-    layers, mode = _layers(network), network.training
+    layers, mode = batch_norms(network), network.training
     kept = [
         (x.norm_batch, x.momentum, x.frozen, [buffer.clone() for buffer in x.buffers()])
         for x in layers
@@ -124,37 +129,52 @@ def _restoring(network: nn.Module) -> Iterator[None]:
 def _use_batches(network: nn.Module, size: int | None) -> None:
     """Evaluation mode, but each ``size`` images have their own statistics."""
     network.eval()
-    for layer in _layers(network):
+    for layer in batch_norms(network):
         layer.train()
         layer.set_share(0.0)  # before running statistics correct or replace the batch's
         layer.frozen = False
         layer.norm_batch = size
 
 
-def _with_batch_statistics(
-    network: nn.Module, test: Split, size: int, autocast: bool, check: Callable[[], None]
-) -> list[float]:
-    """The accuracy where each ``size`` images have their own statistics."""
+def with_batch_statistics(
+    network: nn.Module,
+    test: Split,
+    size: int,
+    autocast: bool = False,
+    check: Callable[[], None] = nothing,
+) -> float:
+    """The accuracy where each ``size`` images have their own statistics.
+
+    Args:
+        network: its modes and statistics change, see :func:`restoring`.
+        test: as :func:`whole_batches` gives it.
+        size: how many images share statistics; all of them where there are fewer.
+        autocast: whether to compute in bfloat16 where that is safe.
+        check: called for each batch; may raise.
+    """
+    size = min(size, len(test))
     _use_batches(network, size)
     batch = max(1, BATCH // size) * size
-    return score([network], test, batch=batch, autocast=autocast, check=check).accuracy
+    return score([network], test, batch=batch, autocast=autocast, check=check).accuracy[0]
 
 
 @torch.no_grad()
-def _reestimate(
+def reestimate(
     network: nn.Module,
     batches: Training,
     epoch: int,
     *,
-    autocast: bool,
-    check: Callable[[], None],
+    autocast: bool = False,
+    check: Callable[[], None] = nothing,
 ) -> None:
     """Sets the running statistics to μ = E[μ_B] and σ² = E[σ²_B + μ_B²] - μ².
+
+    Modes and settings of the layers change, see :func:`restoring`.
 
     With a momentum of 1 a layer leaves each batch's own statistics behind: they cost no pass of
     their own. Only these vectors, one number a channel, are summed in float64.
     """
-    layers = _layers(network)
+    layers = batch_norms(network)
     sums = {layer: torch.zeros(2, layer.channels, dtype=torch.float64) for layer in layers}
 
     def add(layer: nn.Module, inputs: tuple[Tensor, ...], _: Tensor) -> None:
@@ -167,6 +187,8 @@ def _reestimate(
     _use_batches(network, None)
     for layer in layers:
         layer.momentum = 1.0
+        layer.running_mean.zero_()  # what is no number stays none, whatever is averaged with it
+        layer.running_var.fill_(1.0)
     count = 0
     hooks: list[Any] = [layer.register_forward_hook(add) for layer in layers]
     try:

@@ -1,7 +1,7 @@
 """What training measures, and where it stands: all that it needs to go on, but the network."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
@@ -19,10 +19,26 @@ DIAGNOSED = 5
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Mean cross-entropy and accuracy (0..1) over a set of images, one of each a replica."""
+    """How replicas did on a set of images.
+
+    Attributes:
+        loss: mean cross-entropy, one a replica.
+        accuracy: 0..1, one a replica.
+        correct: bool [K, images] on the CPU, whether each replica got each image right; None where
+            a training went on from a checkpoint after the evaluation, which holds the means alone.
+    """
 
     loss: list[float]
     accuracy: list[float]
+    correct: Tensor | None = field(default=None, compare=False, repr=False)
+
+    def of(self, replicas: Sequence[int]) -> "Evaluation":
+        """That of some of the replicas."""
+        return Evaluation(
+            [self.loss[k] for k in replicas],
+            [self.accuracy[k] for k in replicas],
+            None if self.correct is None else self.correct[list(replicas)],
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,8 +217,7 @@ class Progress:
         rest.step, rest.recorded = self.step, self.recorded
         rest.diverged = [self.diverged[k] for k in kept]
         if self.evaluation is not None:
-            each = asdict(self.evaluation)
-            rest.evaluation = Evaluation(**{key: [v[k] for k in kept] for key, v in each.items()})
+            rest.evaluation = self.evaluation.of(kept)
         rest.diagnosis = {name: [v[k] for k in kept] for name, v in self.diagnosis.items()}
         rest._loss, rest._hits = self._loss[kept], self._hits[kept]
         rest._read = rest._loss, rest._hits
@@ -216,11 +231,12 @@ class Progress:
         tensors = {"loss": self._loss, "hits": self._hits}
         if self._logits:
             tensors |= {"logits": torch.stack(self._logits), "labels": torch.stack(self._labels)}
+        held = self.evaluation
         values = {
             "step": self.step,
             "recorded": self.recorded,
             "diverged": self.diverged,
-            "evaluation": None if self.evaluation is None else asdict(self.evaluation),
+            "evaluation": held and {"loss": held.loss, "accuracy": held.accuracy},
             "diagnosis": self.diagnosis,
             "seconds": perf_counter() - self._start,
         }

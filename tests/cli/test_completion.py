@@ -23,7 +23,17 @@ from tests.conftest import Command, process_environment
 ROOT = typer.main.get_command(app)
 
 LINES = {
-    "normbench ": ["completion", "data", "norms", "report", "run", "runs", "show", "sweep"],
+    "normbench ": [
+        "completion",
+        "data",
+        "diagnose",
+        "norms",
+        "report",
+        "run",
+        "runs",
+        "show",
+        "sweep",
+    ],
     "normbench ru": ["run", "runs"],
     "normbench data ": ["fetch", "import", "list", "verify"],
     "normbench data import --s": ["--size", "--skip-broken"],

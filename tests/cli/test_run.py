@@ -72,6 +72,7 @@ def test_a_run_directory_holds_what_the_contract_says(finished: Finished) -> Non
         "hparams.json",
         "events.out.tfevents",
         "result.json",
+        "outcomes.json",
         "model.safetensors",
     )
 

@@ -22,6 +22,7 @@ from normbench.run import autosave, seeds
 from normbench.run import run as experiment
 from normbench.store import checkpoint, results
 from normbench.store.curves import is_sound, read_metrics
+from normbench.store.outcomes import read_outcomes
 from normbench.terminal.screen import Screen
 from normbench.training.loop import train
 from normbench.training.progress import Metrics
@@ -79,13 +80,18 @@ def content(config: Config) -> dict[str, Any]:
         found[f"{seed}/metrics"] = [
             {key: value for key, value in line.items() if key not in MEASURED} for line in lines
         ]
-        result = json.loads((place / "result.json").read_text(encoding="utf-8"))
+        values = json.loads((place / "result.json").read_text(encoding="utf-8"))
         found[f"{seed}/result"] = {
             key: value
-            for key, value in result.items()
+            for key, value in values.items()
             if key not in ("seconds", "images_per_second", "sha256")
         }
         assert is_sound(place)
+        result = results.read_result(place)
+        assert result is not None
+        correct = read_outcomes(place, result)
+        assert correct is not None
+        found[f"{seed}/correct"] = correct.tolist()
     return found
 
 
@@ -380,6 +386,27 @@ def test_a_run_killed_between_its_results_and_its_end_does_not_train_again(
     monkeypatch.setattr(seeds, "train", never)
     assert experiment.run(config, quiet()).finished
     experiment.run(cell("cut", "seeds=2", "stack=2"), quiet())
+
+
+@pytest.mark.parametrize("overrides", [[], ["seeds=2", "stack=2"]])
+def test_a_run_killed_after_its_last_evaluation_still_says_which_images_were_right(
+    cell: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, overrides: list[str]
+) -> None:
+    def gone(*_: Any) -> None:
+        raise CutOffError
+
+    whole, cut = cell("whole", *overrides), cell("cut", *overrides)
+    assert experiment.run(whole, quiet()).finished
+    with monkeypatch.context() as patch:
+        patch.setattr(seeds, "write_outcomes", gone)
+        with pytest.raises(CutOffError):
+            experiment.run(cut, quiet())
+    (place,) = (Path(cut.runs) / "cut").glob("*/seed-0")
+    assert not (place / "outcomes.json").exists()
+
+    cut_off_run(cut, [], monkeypatch)
+
+    assert differences(content(whole), content(cut)) == []
 
 
 def test_a_stack_killed_between_two_results_goes_on_though_others_were_asked_for_meanwhile(

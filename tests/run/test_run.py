@@ -28,6 +28,7 @@ from normbench.run.run import choose_device
 from normbench.run.spent import Spent
 from normbench.store import results
 from normbench.store.curves import read_metrics
+from normbench.store.outcomes import read_outcomes
 from normbench.terminal.screen import Screen
 from normbench.training import loop as training
 from normbench.training.loop import train
@@ -83,7 +84,12 @@ def test_the_score_is_of_the_whole_test_set_with_the_weights_that_were_kept(
         images = (loaded.test_images - mean[:, None, None]) / std[:, None, None]
         with torch.inference_mode():
             right = model.eval()(images.float()).argmax(1) == loaded.test_labels
+        result = results.read_result(folder(norm))
+        assert result is not None
+        correct = read_outcomes(folder(norm), result)
 
+        assert correct is not None
+        assert correct.tolist() == right.tolist()
         assert summary["test_accuracy"] == [pytest.approx(right.double().mean().item())]
 
 

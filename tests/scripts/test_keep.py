@@ -5,11 +5,13 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import yaml
 
 from normbench.files import write_json
 from normbench.report.read.cells import WAITING, collect
 from normbench.report.read.states import overview
+from normbench.store.outcomes import write_outcomes
 from normbench.store.results import read_result, write_result
 from tests.report_helpers import write_cell
 
@@ -92,6 +94,7 @@ def test_nothing_of_the_machine_is_kept(tmp_path: Path) -> None:
     plan = json.loads((source / "sweep.json").read_text())
     plan["cells"][0]["host"] = "/home/me"
     write_json(source / "sweep.json", plan)
+    write_outcomes(done / "seed-0", 0, np.array([True, False]))
     (done / "log.txt").write_text("/home/me")
     (done / "seed-0" / "model.safetensors").write_text("/home/me")
 
@@ -99,6 +102,7 @@ def test_nothing_of_the_machine_is_kept(tmp_path: Path) -> None:
     kept = [path for path in target.rglob("*") if path.is_file()]
     assert not [path for path in kept if "/home" in path.read_text() or "me/" in path.read_text()]
     assert not {path.name for path in kept} & {"log.txt", "model.safetensors"}
+    assert target / done.name / "seed-0" / "outcomes.json" in kept
     kept_result = read_result(target / done.name / "seed-1")
     assert kept_result is not None
     assert kept_result.error == "OSError"

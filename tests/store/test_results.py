@@ -257,7 +257,7 @@ def test_a_result_of_other_types_is_not_believed(
     folder = tmp_path / "seed-0"
     values = {**asdict(result(0)), "cell": tmp_path.name, **changed}
     folder.mkdir()
-    text = json.dumps({**values, "sha256": results._digest(values)})
+    text = json.dumps({**values, "sha256": results.digest_of(values)})
     (folder / "result.json").write_text(text)
 
     with pytest.raises(UnreadableError, match=next(iter(changed))):

@@ -1,0 +1,86 @@
+"""The configuration that weights were trained with, from the records beside them."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from normbench.config import PLACES, Config
+from normbench.errors import UnreadableError, UsageError
+from normbench.files import as_mapping, read_json
+from normbench.launch.compose import load_config
+from normbench.report.read.files import read_mapping
+from normbench.store.results import SUMMARY
+
+CONFIG = "config.yaml"
+
+GROUPS = {"norm": "name", "model": "name", "data": "source", "optim": "name"}
+"""The groups of settings, and the setting of each that says which of its choices it is."""
+
+
+def load_recorded(overrides: Sequence[str], weights: Path) -> Config:
+    """Composes the configuration of weights in a seed's folder; of others, from ``overrides``.
+
+    Args:
+        overrides: settings that are not as recorded. A group that is chosen, such as ``norm=…``,
+            forgets all that is recorded of it. Of weights without records the norm is batch norm,
+            and the rest as by default, where nothing else is said.
+        weights: the file, or the seed's folder.
+
+    Raises:
+        UsageError: an override is refused, or the records are damaged.
+    """
+    seed = weights if weights.is_dir() else weights.parent
+    recorded = _checked(seed.absolute().parent) if seed.name.startswith("seed-") else []
+    chosen = {text.partition("=")[0] for text in overrides}
+    first = [text for text in recorded or ["norm=batch"] if _group(text) not in chosen]
+    return load_config([*first, *overrides])
+
+
+def _checked(cell: Path) -> list[str]:
+    """The settings of a cell, which can be composed."""
+    try:
+        recorded = list(_recorded(cell))
+        load_config(recorded)
+    except (UnreadableError, UsageError) as error:
+        said = str(error).removeprefix(f"{CONFIG}: ")
+        raise UsageError(f"{cell / CONFIG}: {said}") from None
+    return recorded
+
+
+def _group(text: str) -> str:
+    """The group that an override is about: ``norm`` of ``norm=batch`` and ``norm.eps=0.1``."""
+    return text.partition("=")[0].partition(".")[0]
+
+
+def _recorded(cell: Path) -> Iterator[str]:
+    """The settings of a cell as a person would type them; none where there are no records."""
+    settings = read_mapping(cell / CONFIG) or {}
+    for key, value in settings.items():
+        if key in GROUPS:
+            yield from _of_group(key, as_mapping(value), _images(cell))
+        elif key not in PLACES:
+            yield f"{key}={_typed(value)}"
+
+
+def _of_group(key: str, own: Mapping[str, Any], images: str | None) -> Iterator[str]:
+    choice = own.get(GROUPS[key])
+    if choice == "auto" and images is not None:  # what it meant then, it need not mean today
+        choice = images
+    if choice is not None:
+        yield f"{key}={_typed(choice)}"
+    for name, value in own.items():
+        if name != GROUPS[key] and value is not None:
+            yield f"{key}.{name}={_typed(value)}"
+
+
+def _images(cell: Path) -> str | None:
+    """The name of the images that a cell was trained on, where its summary says it."""
+    data = (read_json(cell / SUMMARY) or {}).get("data")
+    name = data.get("name") if isinstance(data, dict) else None
+    return name if isinstance(name, str) else None
+
+
+def _typed(value: object) -> str:
+    said = json.dumps(value, ensure_ascii=False, default=str)  # a date is no setting's value
+    return said.strip('"')

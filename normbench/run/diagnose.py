@@ -1,0 +1,197 @@
+"""A trained network with batch norm that does worse in evaluation than in training: why, and what
+to do.
+
+The accuracy of the same weights is measured with their running averages, with statistics estimated
+anew from training images (:mod:`normbench.training.precise_bn`), and with those of batches of
+several sizes. Every difference has the binomial error of the images that it is measured on, so that
+nothing is advised for what chance alone would do.
+"""
+
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from normbench.data.batches import Split, Training
+from normbench.errors import UsageError
+from normbench.norms.batch import BatchNorm
+from normbench.run.remedies import Accuracy, Gain, advice
+from normbench.training.loop import evaluate
+from normbench.training.precise_bn import (
+    batch_norms,
+    estimation,
+    reestimate,
+    restoring,
+    whole_batches,
+    with_batch_statistics,
+)
+
+SIZES = (2, 8, 32, 128)
+"""How many images share statistics in the batches that are tried."""
+
+ALL = 0.001
+"""The momentum that stands for torch's None, an average over all batches."""
+
+KEPT = ("weight", "bias", "running_mean", "running_var")
+
+Told = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Stray:
+    """How far a layer's running statistics μ, σ² are from those estimated anew, μ', σ'².
+
+    Attributes:
+        layer: its path in the network.
+        channels: how many it has.
+        mean: of |μ - μ'|/√(σ'² + ε) over channels.
+        variance: of |log((σ² + ε)/(σ'² + ε))| over channels.
+    """
+
+    layer: str
+    channels: int
+    mean: float
+    variance: float
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What was found about a network.
+
+    Attributes:
+        accuracies: with running averages, re-estimated, and by batch size.
+        layers: how far the running statistics stray, layer by layer.
+        advice: what to do, in words; empty where nothing is wrong with the statistics.
+        statistics: the re-estimated ones, by their names in the network's ``state_dict``.
+    """
+
+    accuracies: list[Accuracy]
+    layers: list[Stray]
+    advice: list[str]
+    statistics: dict[str, Tensor]
+
+    @property
+    def change(self) -> Gain:
+        """What re-estimating changes."""
+        return Gain(self.accuracies[1], self.accuracies[0])
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """The accuracies as plain rows: ``pandas.DataFrame(findings.to_records())``."""
+        return [{**asdict(each), "ci95": each.error} for each in self.accuracies]
+
+
+def diagnose(
+    network: nn.Module,
+    train: Split,
+    test: Split,
+    *,
+    batch: int | None = None,
+    flip: bool = False,
+    epoch: int = 0,
+    autocast: bool = False,
+    told: Told = lambda *_: None,
+) -> Findings:
+    """Measures what the running statistics of a trained network cost, and says what to do.
+
+    Args:
+        network: maps [N, 3, H, W] to [N, classes]; with this package's batch norm or torch's. It is
+            left as it is; ``network.load_state_dict(findings.statistics, strict=False)`` gives it
+            the re-estimated statistics.
+        train: training images, padded as in training; at most 2,500 of them are looked at.
+        test: what accuracies are measured on; those with batch statistics on at most 2,000.
+        batch: how many images shared statistics in training; None: not known.
+        flip: whether half of the training images are mirrored.
+        epoch: whose order and augmentation of the training images is used.
+        autocast: whether to compute in bfloat16 where that is safe.
+        told: called with a label, the steps done and the steps there are.
+
+    Raises:
+        UsageError: the network has no batch norm with running statistics.
+    """
+    network = _copied(network)
+    if not batch_norms(network):
+        raise UsageError(
+            "there is nothing to diagnose: the network has no batch norm with running statistics,"
+            " so it computes the same in training and in evaluation"
+        )
+    anew = deepcopy(network)
+    batches = estimation(train, seed=0, flip=flip)
+    sizes = sorted({size for size in (*SIZES, batch) if size and size <= len(test)})
+    work: list[tuple[str, Callable[[], Accuracy]]] = [
+        ("running averages", partial(_evaluated, "running", network, test, autocast)),
+        ("re-estimated", partial(_reestimated, anew, batches, epoch, test, autocast)),
+        *((f"batches of {n}", partial(_by_batch, network, test, n, autocast)) for n in sizes),
+    ]
+    accuracies = []
+    for done, (label, measured) in enumerate(work):
+        told(label, done, len(work))
+        accuracies.append(measured())
+    momentum = max(layer.momentum for layer in batch_norms(network))
+    return Findings(
+        accuracies=accuracies,
+        layers=_stray(network, anew),
+        advice=advice(accuracies, batch, momentum),
+        statistics=_statistics(anew),
+    )
+
+
+def _copied(network: nn.Module) -> nn.Module:
+    """A copy of a network in which torch's batch norm is this package's."""
+    network = deepcopy(network)
+    for name, old in list(network.named_modules()):
+        if isinstance(old, nn.modules.batchnorm._BatchNorm) and old.running_mean is not None:
+            new = BatchNorm(
+                old.num_features,
+                eps=old.eps,
+                momentum=old.momentum or ALL,
+                affine=old.affine,
+                act=False,
+            ).to(old.running_mean)
+            new.load_state_dict({k: v for k, v in old.state_dict().items() if k in KEPT})
+            if not name:
+                return new
+            network.set_submodule(name, new)
+    return network
+
+
+def _evaluated(statistics: str, network: nn.Module, test: Split, autocast: bool) -> Accuracy:
+    accuracy = evaluate([network], test, autocast=autocast).accuracy[0]
+    return Accuracy(statistics, None, accuracy, len(test))
+
+
+def _reestimated(
+    network: nn.Module, batches: Training, epoch: int, test: Split, autocast: bool
+) -> Accuracy:
+    reestimate(network, batches, epoch, autocast=autocast)
+    return _evaluated("re-estimated", network, test, autocast)
+
+
+def _by_batch(network: nn.Module, test: Split, size: int, autocast: bool) -> Accuracy:
+    part = whole_batches(test, size)
+    with restoring(network):
+        accuracy = with_batch_statistics(network, part, size, autocast)
+    return Accuracy("batch", size, accuracy, len(part))
+
+
+def _stray(network: nn.Module, anew: nn.Module) -> list[Stray]:
+    """How far the statistics of ``network`` are from those of ``anew``."""
+    names = [name for name, each in network.named_modules() if isinstance(each, BatchNorm)]
+    found = []
+    for name, old, new in zip(names, batch_norms(network), batch_norms(anew), strict=True):
+        variance = new.running_var.double() + new.eps
+        mean = (old.running_mean - new.running_mean).abs() / variance.sqrt()
+        ratio = (old.running_var.double() + old.eps) / variance
+        found.append(Stray(name, old.channels, float(mean.mean()), float(ratio.log().abs().mean())))
+    return found
+
+
+def _statistics(network: nn.Module) -> dict[str, Tensor]:
+    return {
+        name: value.clone()
+        for name, value in network.state_dict().items()
+        if name.endswith((".running_mean", ".running_var"))
+        or name in ("running_mean", "running_var")
+    }

@@ -1,0 +1,168 @@
+"""A trained network in a file: loaded, diagnosed, and written with better statistics."""
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from normbench.config import Config, Precision
+from normbench.errors import UnreadableError, UsageError
+from normbench.models.files import tensors_in
+from normbench.run.cell import Cell
+from normbench.run.diagnose import Findings, diagnose
+from normbench.run.run import choose_device
+from normbench.store.weights import WEIGHTS, write_weights
+from normbench.terminal.screen import Screen
+
+
+def diagnose_file(
+    config: Config,
+    weights: Path,
+    screen: Screen,
+    *,
+    fix: Path | None = None,
+    replace: bool = False,
+) -> Findings:
+    """Diagnoses the network of ``config`` with the weights in a file, and prints what was found.
+
+    Accuracies are those of the held-out images, where ``data.val_fraction`` says so, else of the
+    test images.
+
+    Args:
+        config: the network, its images, and the batch size that it was trained with.
+        weights: a safetensors file, one that ``torch.save`` wrote, or a seed's folder.
+        screen: where it is printed.
+        fix: where the weights are written with re-estimated statistics.
+        replace: whether a file that is there is replaced.
+
+    Raises:
+        UsageError: a file or the images are missing, the weights do not fit the network, or it has
+            no batch norm. Nothing is written then.
+    """
+    if fix is not None:
+        _check_place(fix, replace)
+    path = weights / WEIGHTS if weights.is_dir() else weights
+    tensors = _read(path)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    cell, device = Cell.of(config), choose_device(config.device)
+    network = cell.build_model(config.seed)
+    _fill(network, tensors, path, config)
+    cell.check_fit()
+    splits = cell.splits(device)
+    with screen.working(path.name) as bar:
+        found = diagnose(
+            network.to(device),
+            splits.train,
+            splits.validation or splits.test,
+            batch=config.norm_batch or config.batch,
+            flip=config.data.flip,
+            epoch=config.epochs,
+            autocast=config.precision is Precision.bf16,
+            told=bar.update,
+        )
+    _show(screen, f"{path}: {config.model.title} on {cell.images.name}", found)
+    if fix is not None:
+        write_weights(fix, _fixed(tensors, found.statistics))
+        screen.line(f"written with re-estimated statistics: {fix}")
+    elif found.change.clear:
+        screen.line("--fix OUT writes the weights with re-estimated statistics")
+    return found
+
+
+def _check_place(place: Path, replace: bool) -> None:
+    """Raises UsageError where a file cannot be written, before any work is done."""
+    if place.is_dir():
+        raise UsageError(f"--fix {place}: is a folder; name a file")
+    if place.exists() and not replace:
+        raise UsageError(f"--fix {place}: is there already; --replace replaces it")
+    if not (place.parent.is_dir() and os.access(place.parent, os.W_OK)):
+        raise UsageError(f"--fix {place}: {place.parent} is no folder that can be written to")
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():  # a pipe would be waited for without end
+        raise UsageError(f"{path}: " + ("is no file" if path.exists() else "there is no such file"))
+    try:
+        return tensors_in(path.read_bytes())
+    except UnreadableError as error:
+        raise UsageError(f"{path}: {error}") from None
+
+
+def _plain(name: str) -> str:
+    """A tensor's name without what wrappers of networks put before it."""
+    return name.removeprefix("_orig_mod.").removeprefix("module.")
+
+
+def _fill(network: nn.Module, tensors: Mapping[str, Tensor], path: Path, config: Config) -> None:
+    """Gives ``network`` its weights.
+
+    Raises:
+        UsageError: they are of another network, or have no running statistics.
+    """
+    theirs = {_plain(name): value for name, value in tensors.items()}
+    if not any(name.endswith("running_mean") for name in theirs):
+        raise UsageError(
+            f"{path}: there is nothing to diagnose: no running statistics are in it, so its network"
+            " computes the same in training and in evaluation"
+        )
+    misfit = next(_misfits(network.state_dict(), theirs), None)
+    if misfit is not None:
+        raise UsageError(
+            f"{path}: {misfit} model={config.model.name} norm={config.norm.name} on these images;"
+            " give the settings that it was trained with"
+        )
+    network.load_state_dict({name: theirs[name] for name in network.state_dict()})
+
+
+def _misfits(own: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> Iterator[str]:
+    """What does not fit, in the order of the network; each to be followed by its name."""
+    for name, tensor in own.items():
+        if name not in theirs:
+            yield f"has no {name}, as there is in"
+        elif theirs[name].shape != tensor.shape:
+            found, wanted = list(theirs[name].shape), list(tensor.shape)
+            yield f"{name} has shape {found}, not {wanted} as in"
+    for name in theirs:
+        if name not in own and not name.endswith("num_batches_tracked"):
+            yield f"has {name}, which is not in"
+
+
+def _fixed(tensors: Mapping[str, Tensor], statistics: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a file, under their names there, with other statistics."""
+    return {
+        name: statistics.get(_plain(name), value).to(value.dtype).clone()
+        for name, value in tensors.items()
+    }
+
+
+def _show(screen: Screen, title: str, found: Findings) -> None:
+    """Prints accuracies, layers and advice."""
+    names = {"running": "running averages", "re-estimated": "re-estimated"}
+    screen.table(
+        title,
+        ("statistics", "accuracy", "± (95 %)", "images"),
+        [
+            (
+                names.get(each.statistics, f"batches of {each.size}"),
+                f"{each.accuracy:.2%}",
+                f"{each.error:.2%}",
+                f"{each.images:,}",
+            )
+            for each in found.accuracies
+        ],
+    )
+    screen.table(
+        "running statistics μ, σ² against re-estimated ones μ', σ'²",
+        ("layer", "channels", "|μ - μ'| / σ'", "|log σ²/σ'²|"),
+        [(x.layer, str(x.channels), f"{x.mean:.3f}", f"{x.variance:.3f}") for x in found.layers],
+    )
+    for each in found.advice:
+        screen.line(f"advice: {each}")
+    if not found.advice:
+        screen.line(
+            "nothing to do about the statistics: re-estimated ones change"
+            f" {found.change}, within the error of {found.accuracies[0].images:,} images"
+        )

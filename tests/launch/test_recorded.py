@@ -1,0 +1,92 @@
+"""The configuration of weights is the one that is written down beside them."""
+
+from pathlib import Path
+from shutil import copytree
+
+import pytest
+import yaml
+
+from normbench.errors import UsageError
+from normbench.launch.compose import load_config
+from normbench.launch.recorded import load_recorded
+from normbench.run.cell import Cell
+from tests.conftest import TINY, Finished
+
+
+@pytest.fixture
+def seed(finished: Finished, tiny: list[str], tmp_path: Path) -> Path:
+    """A seed's folder, with images at hand."""
+    return copytree(finished.cell, tmp_path / "cell") / "seed-1"
+
+
+def edit(seed: Path, text: str) -> None:
+    (seed.parent / "config.yaml").write_text(text)
+
+
+@pytest.mark.parametrize("name", ["", "model.safetensors"])
+def test_the_cell_is_the_one_that_was_trained(finished: Finished, seed: Path, name: str) -> None:
+    config = load_recorded([], seed / name)
+
+    assert Cell.of(config).directory.name == finished.cell.name
+    assert (config.runs, config.threads, config.seeds) == ("runs", None, 1), "places are not taken"
+
+
+def test_what_is_said_wins(seed: Path) -> None:
+    config = load_recorded(["batch=8", "data.val_fraction=0.25"], seed)
+
+    assert (config.batch, config.data.val_fraction) == (8, 0.25)
+    assert (config.model.name, config.data.name) == ("convnet", "tiny")
+
+
+def test_a_group_that_is_chosen_forgets_what_is_recorded_of_it(seed: Path) -> None:
+    config = load_recorded(["model=resnet", "norm=batch"], seed)
+
+    assert (config.model, config.norm) == (
+        load_config(["model=resnet"]).model,
+        load_config(["norm=batch"]).norm,
+    )
+    assert config.data.name == "tiny"
+
+
+def test_auto_is_what_it_was(seed: Path) -> None:
+    settings = yaml.safe_load((seed.parent / "config.yaml").read_text())
+    settings["data"] |= {"source": "auto", "name": None}
+    edit(seed, yaml.safe_dump(settings))
+    summary = (seed.parent / "summary.json").read_text()
+    (seed.parent / "summary.json").write_text(summary.replace('"tiny"', '"synthetic"'))
+
+    assert load_recorded([], seed).data.source == "synthetic"
+
+
+def test_weights_without_records_have_batch_norm_by_default(tmp_path: Path) -> None:
+    assert load_recorded([], tmp_path / "x.pt").norm.name == "batch"
+    assert load_recorded(["norm=group", *TINY], tmp_path / "x.pt").norm.name == "group"
+    assert load_recorded(["norm.momentum=0.2"], tmp_path / "x.pt") == load_config(
+        ["norm=batch", "norm.momentum=0.2"]
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        "a: &a [1]\nb: *a",
+        "norm: {name: {x: 1}}",
+        "norm: 3",
+        "batch: two",
+        "norm: {name: '${oc.env:HOME}'}",
+        "hydra.run.dir: /tmp",
+        "+batch: 2",
+        "model: !!python/object/apply:os.mkdir [run]",
+        "unknown: 3",
+        "optim: {lr: .nan}",
+    ],
+)
+def test_damaged_records_are_one_line_that_names_them(seed: Path, text: str) -> None:
+    edit(seed, text)
+
+    with pytest.raises(UsageError) as error:
+        load_recorded([], seed)
+    assert str(error.value).startswith(f"{seed.parent}/config.yaml: ")
+    assert "\n" not in str(error.value)

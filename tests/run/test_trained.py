@@ -1,0 +1,176 @@
+"""A file of weights is diagnosed with the network it fits, and written with better statistics."""
+
+import io
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+from torch import Tensor
+
+from normbench.config import Config
+from normbench.errors import UsageError
+from normbench.launch.compose import load_config
+from normbench.run.cell import Cell
+from normbench.run.diagnose import Findings
+from normbench.run.trained import diagnose_file
+from normbench.store.weights import write_weights
+from normbench.terminal.screen import Screen
+from normbench.training.precise_bn import estimation, reestimate
+
+
+@pytest.fixture
+def config(tiny: list[str]) -> Config:
+    return load_config([*tiny, "norm=batch"])
+
+
+@pytest.fixture
+def state(config: Config) -> dict[str, Tensor]:
+    """Weights whose running statistics are those of the images."""
+    cell = Cell.of(config)
+    network = cell.build_model(0)
+    reestimate(network, estimation(cell.splits(torch.device("cpu")).train, seed=0, flip=False), 0)
+    return network.state_dict()
+
+
+def diagnosed(config: Config, weights: Path, fix: Path | None = None, replace: bool = False) -> str:
+    """What is printed."""
+    console = Console(file=io.StringIO(), width=120, _environ={})
+    diagnose_file(config, weights, Screen(console), fix=fix, replace=replace)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def findings(config: Config, weights: Path) -> Findings:
+    return diagnose_file(config, weights, Screen(Console(file=io.StringIO())))
+
+
+def spoiled(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {k: v + 5 if k.endswith("running_mean") else v.clone() for k, v in state.items()}
+
+
+def test_accuracies_layers_and_what_follows_are_printed(
+    config: Config, state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    write_weights(tmp_path / "x.safetensors", state)
+    said = diagnosed(config, tmp_path / "x.safetensors")
+
+    assert "x.safetensors: ConvNet-2" in " ".join(said.split())
+    for name in ("running averages", "re-estimated", "batches of 2", "batches of 8"):
+        assert name in said
+    assert "batches of 32" not in said, "there are 12 images"
+    assert "blocks.1 " in said
+    assert "nothing to do about the statistics" in said
+
+
+def test_what_is_written_has_the_statistics_of_the_images_and_all_else_as_it_was(
+    config: Config, state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    write_weights(tmp_path / "bad.safetensors", spoiled(state))
+    said = diagnosed(config, tmp_path / "bad.safetensors", tmp_path / "good.safetensors")
+    good = load_file(tmp_path / "good.safetensors")
+
+    assert f"written with re-estimated statistics: {tmp_path / 'good.safetensors'}" in said
+    assert good.keys() == state.keys()
+    for name, value in good.items():
+        if "running" not in name:
+            assert torch.equal(value, state[name])
+    before, after = (findings(config, tmp_path / f"{x}.safetensors") for x in ("bad", "good"))
+    assert min(layer.mean for layer in before.layers) > 1
+    assert max(layer.mean for layer in after.layers) < 1e-5
+    assert after.accuracies[0].accuracy == before.accuracies[1].accuracy
+
+
+def test_a_file_of_torch_keeps_its_names_its_counters_and_its_types(
+    config: Config, state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    counter = torch.tensor(7)
+    theirs = {f"module.{k}": v.half() for k, v in spoiled(state).items()}
+    torch.save(
+        {"state_dict": {**theirs, "module.blocks.1.num_batches_tracked": counter}},
+        tmp_path / "x.pt",
+    )
+    diagnosed(config, tmp_path / "x.pt", tmp_path / "y.safetensors")
+    good = load_file(tmp_path / "y.safetensors")
+
+    assert good.keys() == {*theirs, "module.blocks.1.num_batches_tracked"}
+    assert good.pop("module.blocks.1.num_batches_tracked") == counter
+    assert {value.dtype for value in good.values()} == {torch.float16}
+    mean = good["module.blocks.1.running_mean"].float()
+    torch.testing.assert_close(mean, state["blocks.1.running_mean"], rtol=0.1, atol=0.2)
+
+
+def test_a_file_that_is_there_is_replaced_only_where_that_is_said(
+    config: Config, state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    path = tmp_path / "x.safetensors"
+    write_weights(path, spoiled(state))
+    before = path.read_bytes()
+    with pytest.raises(UsageError, match="is there already; --replace"):
+        diagnosed(config, path, path)
+    assert path.read_bytes() == before
+
+    diagnosed(config, path, path, replace=True)
+    assert path.read_bytes() != before
+    assert [each.name for each in tmp_path.iterdir()] == ["x.safetensors"]
+
+
+@pytest.mark.parametrize(("place", "told"), [(".", "is a folder"), ("no/x", "is no folder that")])
+def test_a_place_that_cannot_be_written_is_refused_before_any_work(
+    config: Config, tmp_path: Path, place: str, told: str
+) -> None:
+    with pytest.raises(UsageError, match=told):
+        diagnosed(config, tmp_path / "not looked at", tmp_path / place)
+
+
+def test_held_out_images_are_looked_at_before_the_test_images(
+    tiny: list[str], state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    config = load_config([*tiny, "norm=batch", "data.val_fraction=0.25"])
+    write_weights(tmp_path / "x.safetensors", state)
+
+    assert findings(config, tmp_path / "x.safetensors").accuracies[0].images == 6
+
+
+def misfit(config: Config, path: Path, **changes: Tensor | None) -> str:
+    """The error for weights that are changed so."""
+    tensors = {**Cell.of(config).build_model(0).state_dict()}
+    for name, value in changes.items():
+        key = name.replace("__", ".")
+        if value is None:
+            tensors.pop(key)
+        else:
+            tensors[key] = value
+    write_weights(path, tensors)
+    with pytest.raises(UsageError) as error:
+        diagnosed(config, path, path.with_name("out.safetensors"))
+    assert not path.with_name("out.safetensors").exists()
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_the_first_tensor_that_does_not_fit_is_named(config: Config, tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    several = {"blocks__1__weight": torch.zeros(5), "blocks__1__running_var": torch.zeros(5)}
+
+    said = misfit(config, path, **several)
+    assert said.startswith(f"{path}: blocks.1.weight has shape [5], not [4] as in model=convnet")
+    assert "has no blocks.1.bias," in misfit(config, path, blocks__1__bias=None)
+    assert "has blocks.9.weight," in misfit(config, path, blocks__9__weight=torch.zeros(1))
+
+
+def test_weights_without_running_statistics_are_one_line(tiny: list[str], tmp_path: Path) -> None:
+    group = load_config([*tiny, "norm=group"])
+
+    assert "nothing to diagnose" in misfit(group, tmp_path / "x.safetensors")
+
+
+def test_what_is_no_file_of_weights_is_one_line(config: Config, tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("weights")
+    os.mkfifo(tmp_path / "pipe")
+
+    for name in ("x", "pipe", "missing", "."):
+        with pytest.raises(UsageError, match=r"^/\S+: (is n|there is no)"):
+            diagnosed(config, tmp_path / name)
