@@ -154,6 +154,7 @@ class EvoNormB0Config(NormConfig):
     paper: ClassVar[str] = PAPER
     cite: ClassVar[str] = "Liu et al. 2020, 2004.02967"
     batch_dependent: ClassVar[bool] = True
+    evaluation: ClassVar = "running statistics"
     norm_activation: ClassVar[bool] = True
     needs: ClassVar[str] = "the places of activations"
     starts: ClassVar[dict[str, float]] = {"v": 1.0, "running_var": 1.0}
