@@ -51,11 +51,13 @@ def start_up(rounds: int) -> None:
     print(f"{'ratio':20} {times['normbench --help'] / times['import torch']:7.3f}\n")
 
 
-def steps(images: ImageSet, device: torch.device, batches: list[int], rounds: int) -> None:
+def steps(
+    images: ImageSet, device: torch.device, norms: list[str], batches: list[int], rounds: int
+) -> None:
     """Prints the second table."""
     print(f"{'norm':6} {'batch':>5} {'usual':>9} {'2 workers':>9} {'tuned':>9} {'normbench':>9}"
           "  ms a step;  usual/normbench  tuned/normbench")  # fmt: skip
-    for norm in ("batch", "group"):
+    for norm in norms:
         for batch in batches:
             cell = Cell(8, norm, batch, images, device)
             loops: dict[str, Step] = {
@@ -94,6 +96,7 @@ def main() -> None:
     """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--norms", nargs="+", default=["batch", "group"])
     parser.add_argument("--batches", type=int, nargs="+", default=[2, 128])
     parser.add_argument("--rounds", type=int, default=15, help="turns of each loop")
     arguments = parser.parse_args()
@@ -101,7 +104,7 @@ def main() -> None:
     print(machine(device), "\n")
     start_up(min(arguments.rounds, 9))
     images = draw()
-    steps(images, device, arguments.batches, arguments.rounds)
+    steps(images, device, arguments.norms, arguments.batches, arguments.rounds)
     data_path(images, device, arguments.batches, arguments.rounds)
 
 

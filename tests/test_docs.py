@@ -22,6 +22,7 @@ from normbench.data import ImageSet, library
 from normbench.data.library import content_digest, fetching
 from normbench.errors import UsageError
 from normbench.launch import grid
+from normbench.store import events
 from normbench.terminal.screen import Screen
 from tests.conftest import Command, write_pictures
 
@@ -37,8 +38,9 @@ SMALLER = {
     "normbench sweep experiment=naive": "norm=batch,group batch=2,8",
     "normbench data import": "--size 8",
     "python scripts/bench_norms.py": "--rounds 1 --depths 8 --batches 2 --out cost",
-    "python scripts/bench_speed.py": "--rounds 1 --batches 2",
+    "python scripts/bench_speed.py": "--rounds 1 --norms group --batches 2",
     "python scripts/bench_sweep.py": "--cells 2 --depths 8 --rounds 1",
+    "python scripts/stack_drift.py": "--norms group --replicas 2 --steps 1 --out drift.md",
 }
 
 # What stands for something of the reader's.
@@ -115,8 +117,8 @@ def place(noise: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def planned(arguments: list[str]) -> None:
-    """Composes every cell of a sweep, with its launcher, and launches nothing."""
-    with patch("normbench.launch.sweep.finish"):
+    """Composes every cell of a sweep, with its launcher; times and launches nothing."""
+    with patch("normbench.launch.sweep.finish"), patch("normbench.launch.sweep.foreseen"):
         if "hydra/launcher=ray" in arguments and find_spec("ray") is None:
             with pytest.raises(UsageError, match=r"normbench\[ray\]"):
                 grid.train_all(arguments, Screen())
@@ -131,10 +133,10 @@ def fetched(nb: Command, arguments: list[str]) -> None:
 
 
 def served(nb: Command, arguments: list[str]) -> None:
-    with patch.object(os, "execv") as execv:
+    with patch.object(events, "serve") as serve:
         result = nb(*arguments)
     assert result.exit_code == 0, result.output
-    assert execv.call_count == 1
+    assert serve.call_count == 1
 
 
 def run_script(program: list[str]) -> None:
