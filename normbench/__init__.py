@@ -2,13 +2,13 @@
 
 The house, in nine floors; a room imports only from the floors below it::
 
-    1  cli.py        the commands; the only file that knows Typer
+    1  cli/          the commands; alone knows Typer
     2  launch/       settings -> cells, and Hydra's launchers; alone knows Hydra and OmegaConf
     3  report/       records -> tables, figures, verdicts, one HTML page
        run/          trains one cell, from its configuration to its records: start reading here
     4  terminal/     what a person sees on a terminal
        config.py     the configuration of a cell, and its digest
-    5  training/     the training loop, the optimizer, stacks of replicas
+    5  training/     the training loop, the optimizers, stacks of replicas
     6  models/       the networks
        data/         the images, the order of an epoch, the data sets on this machine
        store/        the files of a cell: results, curves, checkpoints, the lock

@@ -4,7 +4,6 @@ The commands of a block run in order, in one folder, as they are written but for
 adds. The data sets they name are there, with the same names, as a few small images of noise.
 """
 
-import os
 import re
 import shlex
 import shutil
