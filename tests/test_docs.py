@@ -81,7 +81,7 @@ def smaller(words: list[str]) -> list[str]:
     known = [PLACEHOLDERS.get(word, word) for word in words]
     known = [found for word in known for found in _expanded(word)]
     line = shlex.join(words)
-    added = [more.split() for start, more in SMALLER.items() if line.startswith(start)]
+    added = [more.split() for start, more in SMALLER.items() if f"{line} ".startswith(f"{start} ")]
     return [*known, *(word for more in added for word in more)]
 
 
