@@ -18,13 +18,21 @@ class Moments(torch.autograd.Function):
     keeps to their layout.
     """
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(x: Tensor) -> tuple[Tensor, Tensor]:
         """The mean and the variance, in float32 at least."""
         x = x.to(torch.promote_types(x.dtype, torch.float32))
-        mean = mean_over(x, positions(x))
-        ctx.save_for_backward(x, mean)
-        return mean, mean_over((x - mean).square_(), positions(x))
+        axes = positions(x)
+        mean = mean_over(x, axes) if axes else x.clone()
+        centred = x - mean
+        return mean, mean_over(centred.mul_(centred), axes)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
+        """Keeps what the backward pass needs."""
+        ctx.save_for_backward(*inputs, output[0])
 
     @staticmethod
     def backward(ctx: Any, grad_mean: Tensor, grad_variance: Tensor) -> Tensor:

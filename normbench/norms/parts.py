@@ -24,7 +24,8 @@ class Part(nn.Module):
     Every tensor of a part has channels, groups or (what a layer has once) replicas as its first
     dimension: K layers become one by concatenating tensors and multiplying ``stacked_counts`` by K.
     What a layer has once is stored as [1, ...], with an attribute ``replicas = 1`` in the counts;
-    :func:`spread` brings such values to the channels.
+    :func:`spread` brings such values to the channels. A number that is the same in all replicas,
+    such as a count of steps, is a tensor of no dimension.
     """
 
     stacked_counts: ClassVar[tuple[str, ...]] = ()

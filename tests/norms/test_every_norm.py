@@ -85,8 +85,8 @@ def test_what_a_norm_says_is_true_of_its_layer(name: str) -> None:
 
 @EVERY_NORM
 def test_what_a_norm_says_of_evaluation_is_true_of_its_layer(name: str) -> None:
-    config, layer = default(name), built(default(name))
-    x = laid_out("NCHW")
+    config = default(name)
+    layer, x = built(config, act=config.norm_activation), laid_out("NCHW")
     layer(laid_out("NCHW", seed=1))
     trained = layer(x)
     layer.eval()
