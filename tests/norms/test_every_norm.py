@@ -96,6 +96,18 @@ def test_what_a_norm_says_of_evaluation_is_true_of_its_layer(name: str) -> None:
     assert torch.allclose(y, zero + x * (one - zero), rtol=0, atol=1e-9) == config.folds
 
 
+@EVERY_NORM
+def test_what_is_published_of_a_norm_is_its_own_and_has_numbers_where_they_were_seen(
+    name: str,
+) -> None:
+    published = default(name).published
+    assert not published or "published" in vars(NORMS[name])
+    for each in published:
+        assert each.measured
+        assert each.source
+        assert each.results or each.basis == "claimed"
+
+
 # ---- In networks ----
 
 
