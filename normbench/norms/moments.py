@@ -44,6 +44,12 @@ class Moments(torch.autograd.Function):
         return grad
 
 
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance over the positions of [N, C, ...], each [N, C]."""
+    mean, variance = Moments.apply(x)
+    return mean.flatten(1), variance.flatten(1)
+
+
 def pooled(mean: Tensor, variance: Tensor, over: Callable[[Tensor], Tensor]) -> Tensor:
     """The variance of values that are pooled: ``over`` takes means of what is shared.
 
