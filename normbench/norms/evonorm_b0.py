@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from normbench.errors import UsageError
 from normbench.norms.base import NORMS, Norm, NormConfig, State, spatial_size
 from normbench.norms.evonorm_s0 import PAPER, PLAIN, scaled_copy
-from normbench.norms.moments import Moments, pooled, sum_over
+from normbench.norms.moments import Moments, above_zero, pooled, sum_over
 from normbench.norms.parts import mean_over, positions, scale_and_shift, spread
 from normbench.norms.settings import setting
 
@@ -76,7 +76,7 @@ class EvoNormB0(Norm):
             batch = spread(self.running_var, x)
         v = spread(self.v, x)
         own, shared = (instance + self.eps).sqrt(), (batch + self.eps).sqrt()
-        y: Tensor = Quotient.apply(x, v, own, shared, *larger(x, v, own, shared))
+        y: Tensor = Quotient.apply(x, v, own, shared, larger(x, v, own, shared))
         if self.weight is None:
             return y
         assert self.bias is not None
@@ -106,48 +106,44 @@ class EvoNormB0(Norm):
 
 
 @torch.no_grad()
-def larger(x: Tensor, v: Tensor, own: Tensor, shared: Tensor) -> tuple[Tensor, Tensor]:
-    """max(shared, v·x + own) and whether it is the latter, without gradients, shaped like x."""
-    denominator = (x * v).add_(own)
-    is_own = denominator > shared
-    return denominator.clamp_min_(shared), is_own
+def larger(x: Tensor, v: Tensor, own: Tensor, shared: Tensor) -> Tensor:
+    """max(shared, v·x + own), without a gradient: :class:`Quotient` knows it."""
+    return (x * v).add_(own).clamp_min_(shared)
 
 
 class Quotient(torch.autograd.Function):
     """x / max(shared, v·x + own), for x [N, C, ...], v [1, C, 1, ...], the others [N, C, 1, ...].
 
-    The backward pass of ``torch.maximum`` alone takes longer on a CPU. What :func:`larger` gives
-    comes as arguments: only arguments and results can be kept where torch.func is to take it.
+    The backward pass of ``torch.maximum`` alone takes longer on a CPU. The denominator comes as an
+    argument: only arguments and results can be kept where torch.func is to take it.
     """
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(
-        x: Tensor, v: Tensor, own: Tensor, shared: Tensor, denominator: Tensor, is_own: Tensor
-    ) -> Tensor:
+    def forward(x: Tensor, v: Tensor, own: Tensor, shared: Tensor, denominator: Tensor) -> Tensor:
         """The quotient, shaped like x; ``shared`` may be [1, C, 1, ...] if it is constant."""
         return x / denominator
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         """Keeps what the backward pass needs."""
-        x, v, _, _, denominator, is_own = inputs
-        ctx.save_for_backward(x, v, output, denominator, is_own)
+        x, v, _, shared, denominator = inputs
+        ctx.save_for_backward(x, v, output, shared, denominator)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """With y = x/d: dy/dx = 1/d and dy/dd = -y/d, which goes to what the maximum took."""
-        x, v, y, denominator, is_own = ctx.saved_tensors
+        x, v, y, shared, denominator = ctx.saved_tensors
         of_x = grad / denominator
         of_maximum = of_x * y
         whole = sum_over(of_maximum, positions(x))
-        of_maximum.mul_(is_own)
+        of_maximum = above_zero(of_maximum, denominator - shared)
         own = sum_over(of_maximum, positions(x))
         of_x.addcmul_(of_maximum, v, value=-1)
         of_v = sum_over(of_maximum.mul_(x), (0, *positions(x)))
         of_shared = own - whole if ctx.needs_input_grad[3] else None
-        return of_x, -of_v, -own, of_shared, None, None
+        return of_x, -of_v, -own, of_shared, None
 
 
 @NORMS.register("evonorm_b0")

@@ -44,6 +44,30 @@ class Moments(torch.autograd.Function):
         return grad
 
 
+class MeanSquare(torch.autograd.Function):
+    """The mean square of each example's channel over its positions, [N, C, 1, ...]."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        """The mean square, in float32 at least."""
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        return mean_over(x.square(), positions(x))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        """Keeps what the backward pass needs."""
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        """Its derivative is 2·x/m, with m = H·W."""
+        (x,) = ctx.saved_tensors
+        slope: Tensor = 2 / spatial_size(x.shape) * grad
+        return slope * x
+
+
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance over the positions of [N, C, ...], each [N, C]."""
     mean, variance = Moments.apply(x)
@@ -56,6 +80,12 @@ def pooled(mean: Tensor, variance: Tensor, over: Callable[[Tensor], Tensor]) -> 
     It is the mean of the parts' variances plus the variance of their means.
     """
     return over(variance + (mean - over(mean)).square())
+
+
+def above_zero(grad: Tensor, x: Tensor) -> Tensor:
+    """``grad`` where x > 0, and 0 elsewhere; several times as fast as with a mask on a CPU."""
+    kept: Tensor = torch.ops.aten.threshold_backward(grad, x, 0)
+    return kept
 
 
 def sum_over(x: Tensor, axes: tuple[int, ...]) -> Tensor:
