@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from normbench.norms.base import NORMS, Published, State
 from normbench.norms.group import GroupedConfig, GroupNorm
-from normbench.norms.moments import Moments, pooled, sum_over
+from normbench.norms.moments import Moments, over_groups, pooled, sum_over
 from normbench.norms.parts import mean_over, positions, scale_and_shift, spread
 
 PAPER = (
@@ -51,7 +51,7 @@ class EvoNormS0(GroupNorm):
         if self.values_per_statistic(x.shape) == 1:
             raise self.single_value(x.shape)
         mean, variance = Moments.apply(x)
-        variance = pooled(mean, variance, self._over_groups)
+        variance = pooled(mean, variance, lambda each: over_groups(each, self.num_groups))
         # One factor for each example and channel, so that there are few passes over the input.
         factor = (variance + self.eps).rsqrt()
         if self.weight is not None:
@@ -64,11 +64,6 @@ class EvoNormS0(GroupNorm):
 
     def activate(self, y: Tensor) -> Tensor:
         return y
-
-    def _over_groups(self, values: Tensor) -> Tensor:
-        """Means over the channels of each group, of [N, C, 1, ...], at the places of each."""
-        groups: Tensor = values.unflatten(1, (self.num_groups, -1))
-        return groups.mean(2, keepdim=True).expand_as(groups).flatten(1, 2)
 
 
 @torch.no_grad()

@@ -64,8 +64,8 @@ class MeanSquare(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         """Its derivative is 2·x/m, with m = H·W."""
         (x,) = ctx.saved_tensors
-        slope: Tensor = 2 / spatial_size(x.shape) * grad
-        return slope * x
+        of_x: Tensor = 2 / spatial_size(x.shape) * grad * x
+        return of_x
 
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -86,6 +86,12 @@ def above_zero(grad: Tensor, x: Tensor) -> Tensor:
     """``grad`` where x > 0, and 0 elsewhere; several times as fast as with a mask on a CPU."""
     kept: Tensor = torch.ops.aten.threshold_backward(grad, x, 0)
     return kept
+
+
+def over_groups(values: Tensor, num_groups: int) -> Tensor:
+    """Means over the channels of each group, of [N, C, 1, ...], at the places of each."""
+    groups: Tensor = values.unflatten(1, (num_groups, -1))
+    return groups.mean(2, keepdim=True).expand_as(groups).flatten(1, 2)
 
 
 def sum_over(x: Tensor, axes: tuple[int, ...]) -> Tensor:
