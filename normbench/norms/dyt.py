@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from normbench.norms.base import NORMS, Norm, NormConfig, State
+from normbench.norms.base import NORMS, Norm, NormConfig, Published, State
 from normbench.norms.parts import scale_and_shift, spread
 
 
@@ -51,6 +51,14 @@ class DynamicTanhConfig(NormConfig):
     )
     cite: ClassVar[str] = "Zhu et al. 2025, 2503.10622"
     starts: ClassVar[dict[str, float]] = {"alpha": 0.5}
+    published: ClassVar[tuple[Published, ...]] = (
+        Published(
+            measured="in the place of batch norm a network loses accuracy, at an ordinary batch",
+            results={},
+            source="the first author, in jiachenzhu/DyT",
+            basis="claimed",
+        ),
+    )
 
     def build(
         self, channels: int, *, act: bool = True, norm_batch: int | None = None

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from normbench.errors import UsageError
 from normbench.norms.base import NORMS, Norm, NormConfig, State, spatial_size
 from normbench.norms.evonorm_s0 import PAPER, PLAIN, scaled_copy
-from normbench.norms.moments import Moments, pooled, sum_over
+from normbench.norms.moments import Moments, above_zero, pooled, sum_over
 from normbench.norms.parts import mean_over, positions, scale_and_shift, spread
 from normbench.norms.settings import setting
 
@@ -70,12 +70,13 @@ class EvoNormB0(Norm):
             return scaled_copy(x, self.weight, self.bias)
         assert self.running_var is not None
         mean, instance = Moments.apply(x)
-        if self.training:
+        if self.training and len(x):
             batch = self._batch_variance(mean, instance, x.shape)
         else:
             batch = spread(self.running_var, x)
         v = spread(self.v, x)
-        y: Tensor = Quotient.apply(x, v, (instance + self.eps).sqrt(), (batch + self.eps).sqrt())
+        own, shared = (instance + self.eps).sqrt(), (batch + self.eps).sqrt()
+        y: Tensor = Quotient.apply(x, v, own, shared, larger(x, v, own, shared))
         if self.weight is None:
             return y
         assert self.bias is not None
@@ -104,33 +105,45 @@ class EvoNormB0(Norm):
         return batch
 
 
+@torch.no_grad()
+def larger(x: Tensor, v: Tensor, own: Tensor, shared: Tensor) -> Tensor:
+    """max(shared, v·x + own), without a gradient: :class:`Quotient` knows it."""
+    return (x * v).add_(own).clamp_min_(shared)
+
+
 class Quotient(torch.autograd.Function):
     """x / max(shared, v·x + own), for x [N, C, ...], v [1, C, 1, ...], the others [N, C, 1, ...].
 
-    The backward pass of ``torch.maximum`` alone takes longer on a CPU.
+    The backward pass of ``torch.maximum`` alone takes longer on a CPU. The denominator comes as an
+    argument: only arguments and results can be kept where torch.func is to take it.
     """
 
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, v: Tensor, own: Tensor, shared: Tensor) -> Tensor:
-        """The quotient, shaped like x; ``shared`` may be [1, C, 1, ...] if it is constant."""
-        denominator = (x * v).add_(own)
-        is_own = denominator > shared
-        y = x / torch.maximum(denominator, shared, out=denominator)
-        ctx.save_for_backward(x, v, y, denominator, is_own)
-        return y
+    generate_vmap_rule = True
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    def forward(x: Tensor, v: Tensor, own: Tensor, shared: Tensor, denominator: Tensor) -> Tensor:
+        """The quotient, shaped like x; ``shared`` may be [1, C, 1, ...] if it is constant."""
+        return x / denominator
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        """Keeps what the backward pass needs."""
+        x, v, _, shared, denominator = inputs
+        ctx.save_for_backward(x, v, output, shared, denominator)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """With y = x/d: dy/dx = 1/d and dy/dd = -y/d, which goes to what the maximum took."""
-        x, v, y, denominator, is_own = ctx.saved_tensors
+        x, v, y, shared, denominator = ctx.saved_tensors
         of_x = grad / denominator
         of_maximum = of_x * y
         whole = sum_over(of_maximum, positions(x))
-        of_maximum.mul_(is_own)
+        of_maximum = above_zero(of_maximum, denominator - shared)
         own = sum_over(of_maximum, positions(x))
         of_x.addcmul_(of_maximum, v, value=-1)
         of_v = sum_over(of_maximum.mul_(x), (0, *positions(x)))
-        return of_x, -of_v, -own, own - whole if ctx.needs_input_grad[3] else None
+        of_shared = own - whole if ctx.needs_input_grad[3] else None
+        return of_x, -of_v, -own, of_shared, None
 
 
 @NORMS.register("evonorm_b0")

@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from normbench.norms.base import NORMS, State
+from normbench.norms.base import NORMS, Published, State
 from normbench.norms.group import GroupedConfig, GroupNorm
-from normbench.norms.moments import Moments, pooled, sum_over
+from normbench.norms.moments import Moments, over_groups, pooled, sum_over
 from normbench.norms.parts import mean_over, positions, scale_and_shift, spread
 
 PAPER = (
@@ -51,12 +51,13 @@ class EvoNormS0(GroupNorm):
         if self.values_per_statistic(x.shape) == 1:
             raise self.single_value(x.shape)
         mean, variance = Moments.apply(x)
-        variance = pooled(mean, variance, self._over_groups)
+        variance = pooled(mean, variance, lambda each: over_groups(each, self.num_groups))
         # One factor for each example and channel, so that there are few passes over the input.
         factor = (variance + self.eps).rsqrt()
         if self.weight is not None:
             factor = factor * spread(self.weight, x)
-        swish: Tensor = Swish.apply(x, spread(self.v, x))
+        v = spread(self.v, x)
+        swish: Tensor = Swish.apply(x, v, sigmoid_of(x, v))
         if self.bias is None:
             return swish * factor
         return torch.addcmul(spread(self.bias, x), swish, factor)
@@ -64,29 +65,39 @@ class EvoNormS0(GroupNorm):
     def activate(self, y: Tensor) -> Tensor:
         return y
 
-    def _over_groups(self, values: Tensor) -> Tensor:
-        """Means over the channels of each group, of [N, C, 1, ...], at the places of each."""
-        groups: Tensor = values.unflatten(1, (self.num_groups, -1))
-        return groups.mean(2, keepdim=True).expand_as(groups).flatten(1, 2)
+
+@torch.no_grad()
+def sigmoid_of(x: Tensor, v: Tensor) -> Tensor:
+    """sigmoid(v·x), without a gradient: :class:`Swish` knows it."""
+    return (x * v).sigmoid_()
 
 
 class Swish(torch.autograd.Function):
-    """x·sigmoid(v·x), for x [N, C, ...] and v [1, C, 1, ...], with few tensors of x's size."""
+    """x·sigmoid(v·x), for x [N, C, ...] and v [1, C, 1, ...], with few tensors of x's size.
+
+    The sigmoid comes as an argument: only arguments and results can be kept where torch.func is
+    to take it.
+    """
+
+    generate_vmap_rule = True
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, v: Tensor) -> Tensor:
+    def forward(x: Tensor, v: Tensor, sigmoid: Tensor) -> Tensor:
         """The product, shaped like x."""
-        sigmoid = (x * v).sigmoid_()
-        ctx.save_for_backward(x, v, sigmoid)
         return x * sigmoid
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        """Keeps what the backward pass needs."""
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         """With s = sigmoid(v·x): dy/dx = s + v·x·s·(1 - s) and dy/dv = x²·s·(1 - s)."""
         x, v, sigmoid = ctx.saved_tensors
         slope = (1 - sigmoid).mul_(sigmoid).mul_(x)
         of_v = sum_over((slope * x).mul_(grad), (0, *positions(x)))
-        return slope.mul_(v).add_(sigmoid).mul_(grad), of_v
+        return slope.mul_(v).add_(sigmoid).mul_(grad), of_v, None
 
 
 def scaled_copy(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
@@ -113,6 +124,14 @@ class EvoNormS0Config(GroupedConfig):
     norm_activation: ClassVar[bool] = True
     needs: ClassVar[str] = "the places of activations"
     starts: ClassVar[dict[str, float]] = {"v": 1.0}
+    published: ClassVar[tuple[Published, ...]] = (
+        Published(
+            measured="accuracy above batch norm's with ReLU, in points, at a small batch",
+            results={"evonorm_s0": 7.8},
+            source="arXiv 2004.02967, table 4",
+            basis="claimed",
+        ),
+    )
 
     def build(self, channels: int, *, act: bool = True, norm_batch: int | None = None) -> EvoNormS0:
         return EvoNormS0(

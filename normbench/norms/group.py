@@ -224,6 +224,14 @@ class InstanceNormConfig(NormConfig):
         " Stylization, 2016, arXiv 1607.08022, equation 4"
     )
     cite: ClassVar[str] = "Ulyanov et al. 2016, 1607.08022"
+    published: ClassVar[tuple[Published, ...]] = (
+        Published(
+            measured="ResNet-50, ImageNet, error in %, by images per GPU",
+            results={"32": 28.4},
+            source="arXiv 1803.08494",
+            basis="seen",
+        ),
+    )
 
     def build(self, channels: int, *, act: bool = True, norm_batch: int | None = None) -> GroupNorm:
         return GroupNorm(channels, channels, eps=self.eps, affine=self.affine, act=act)

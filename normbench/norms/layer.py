@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from normbench.norms.base import NORMS, Norm, NormConfig, State
+from normbench.norms.base import NORMS, Norm, NormConfig, Published, State
 from normbench.norms.group import GroupNorm, finished
 from normbench.norms.parts import scale_and_shift
 
@@ -79,6 +79,14 @@ class LayerNormConfig(NormConfig):
         " Liu et al., A ConvNet for the 2020s, 2022, arXiv 2201.03545, section 2.6"
     )
     cite: ClassVar[str] = "Ba et al. 2016, 1607.06450"
+    published: ClassVar[tuple[Published, ...]] = (
+        Published(
+            measured="ResNet-50, ImageNet, error in %, by images per GPU",
+            results={"32": 25.3},
+            source="arXiv 1803.08494",
+            basis="seen",
+        ),
+    )
 
     def build(self, channels: int, *, act: bool = True, norm_batch: int | None = None) -> Norm:
         if self.over == Over.channels:

@@ -245,6 +245,11 @@ class MovingBatchNormConfig(NormConfig):
             )
         return CentredConv.of(conv)
 
+    def reference_convolution(self, state: State) -> tuple[Tensor, Tensor | None]:
+        rows = state["weight"].flatten(1)
+        centred = rows - rows.mean(1, keepdim=True)
+        return centred.view(state["weight"].shape), state.get("bias")
+
     def reference(
         self,
         x: Tensor,

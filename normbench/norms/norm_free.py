@@ -193,6 +193,7 @@ class NormFreeConfig(NormConfig):
         " propagation to close the performance gap in unnormalized ResNets, 2021, arXiv 2101.08692"
     )
     cite: ClassVar[str] = "Brock et al. 2021, 2102.06171"
+    folds: ClassVar[bool] = True
     needs: ClassVar[str] = "the ends of residual branches"
     folds: ClassVar[bool] = True
     starts: ClassVar[dict[str, float]] = {"gain": 1.0, "shift": 0.0, "scale": 0.0}

@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from normbench.norms.base import NORMS, Norm, NormConfig, Published, State
+from normbench.norms.moments import moments
 from normbench.norms.parts import (
     mean_over,
-    moments,
     per_example,
     positions,
     scale_and_shift,

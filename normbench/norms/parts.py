@@ -24,7 +24,8 @@ class Part(nn.Module):
     Every tensor of a part has channels, groups or (what a layer has once) replicas as its first
     dimension: K layers become one by concatenating tensors and multiplying ``stacked_counts`` by K.
     What a layer has once is stored as [1, ...], with an attribute ``replicas = 1`` in the counts;
-    :func:`spread` brings such values to the channels.
+    :func:`spread` brings such values to the channels. A number that is the same in all replicas,
+    such as a count of steps, is a tensor of no dimension.
     """
 
     stacked_counts: ClassVar[tuple[str, ...]] = ()
@@ -173,16 +174,6 @@ def positions(x: Tensor) -> tuple[int, ...]:
 def mean_over(x: Tensor, axes: tuple[int, ...]) -> Tensor:
     """The mean over ``axes``, which are kept with size 1; over no axes it is ``x``."""
     return torch.mean(x, axes, keepdim=True) if axes else x
-
-
-def moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance over the positions of [N, C, ...], each [N, C].
-
-    ``torch.var_mean`` takes twenty times as long on channels-last images on a CPU.
-    """
-    mean = mean_over(x, positions(x))
-    var = mean_over((x - mean).square(), positions(x))
-    return mean.flatten(1), var.flatten(1)
 
 
 def per_example(values: Tensor, x: Tensor) -> Tensor:

@@ -3,11 +3,13 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from normbench.errors import UsageError
 from normbench.norms.base import NORMS, State
 from normbench.norms.group import GroupedConfig, GroupNorm
+from normbench.norms.moments import MeanSquare, over_groups
 from normbench.norms.parts import mean_over, positions, scale_and_shift, spread
 
 
@@ -24,14 +26,12 @@ class RMSNorm(GroupNorm):
     def normalize(self, x: Tensor) -> Tensor:
         if self.values_per_statistic(x.shape) == 1:
             raise self.single_value(x.shape)
-        groups = x.unflatten(1, (self._num_groups, -1))
-        inverse = (mean_over(groups.square(), positions(groups)) + self.eps).rsqrt()
+        square = over_groups(MeanSquare.apply(x), self.num_groups)
         # One factor for each example and channel, so that the input is passed over once more only.
-        per_channel = inverse.expand(-1, -1, groups.shape[2], *inverse.shape[3:]).flatten(1, 2)
+        factor = (square + self.eps).rsqrt()
         if self.weight is not None:
-            per_channel = per_channel * spread(self.weight, x)
-        y = x * per_channel
-        return y if self.bias is None else y + spread(self.bias, x)
+            factor = factor * spread(self.weight, x)
+        return x * factor if self.bias is None else torch.addcmul(spread(self.bias, x), x, factor)
 
 
 @NORMS.register("rms")

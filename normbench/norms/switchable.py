@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from normbench.norms.base import NORMS, NormConfig, Published, State
 from normbench.norms.batch import BatchNorm
+from normbench.norms.moments import moments
 from normbench.norms.parts import (
     mean_over,
-    moments,
     per_example,
     positions,
     scale_and_shift,

@@ -86,8 +86,7 @@ def test_what_a_norm_says_is_true_of_its_layer(name: str) -> None:
 @EVERY_NORM
 def test_what_a_norm_says_of_evaluation_is_true_of_its_layer(name: str) -> None:
     config = default(name)
-    layer = built(config, act=config.norm_activation)
-    x = laid_out("NCHW")
+    layer, x = built(config, act=config.norm_activation), laid_out("NCHW")
     layer(laid_out("NCHW", seed=1))
     trained = layer(x)
     layer.eval()
@@ -95,6 +94,18 @@ def test_what_a_norm_says_of_evaluation_is_true_of_its_layer(name: str) -> None:
     unchanged = torch.allclose(y, trained, rtol=0, atol=1e-12)
     assert unchanged == (config.evaluation == "same as training")
     assert torch.allclose(y, zero + x * (one - zero), rtol=0, atol=1e-9) == config.folds
+
+
+@EVERY_NORM
+def test_what_is_published_of_a_norm_is_its_own_and_has_numbers_where_they_were_seen(
+    name: str,
+) -> None:
+    published = default(name).published
+    assert not published or "published" in vars(NORMS[name])
+    for each in published:
+        assert each.measured
+        assert each.source
+        assert each.results or each.basis == "claimed"
 
 
 # ---- In networks ----
