@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import monotonic
 
+import torch
+
 from normbench.run.cell import Cell
 from normbench.run.estimate import Estimates
 from normbench.run.run import choose_device
@@ -18,7 +20,18 @@ def estimated(cells: Sequence[Cell], left: Mapping[Path, int], screen: Screen) -
         left: how many seeds each is still to train, by its directory.
         screen: where it is shown how far the timing is.
     """
-    estimates = Estimates(cells, choose_device(cells[0].config.device))
+    first = cells[0].config
+    all_threads = torch.get_num_threads()
+    torch.set_num_threads(first.threads or all_threads)
+    try:
+        return _estimated(Estimates(cells, choose_device(first.device)), cells, left, screen)
+    finally:
+        torch.set_num_threads(all_threads)
+
+
+def _estimated(
+    estimates: Estimates, cells: Sequence[Cell], left: Mapping[Path, int], screen: Screen
+) -> dict[Path, float]:
     found: dict[Path, float] = {}
     todo = [cell for cell in cells if left[cell.directory]]
     with screen.working("timing a few steps") as bar:

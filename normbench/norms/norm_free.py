@@ -195,7 +195,6 @@ class NormFreeConfig(NormConfig):
     cite: ClassVar[str] = "Brock et al. 2021, 2102.06171"
     folds: ClassVar[bool] = True
     needs: ClassVar[str] = "the ends of residual branches"
-    folds: ClassVar[bool] = True
     starts: ClassVar[dict[str, float]] = {"gain": 1.0, "shift": 0.0, "scale": 0.0}
 
     def build(
