@@ -21,6 +21,10 @@ Each room's docstring names its modules. Everything from ``training/`` down can 
 command line::
 
     from normbench import NORMS, diagnose, stack, swap_norm, unstack
+
+The whole comparison from Python, as the command line makes it::
+
+    from normbench import advise, compare
 """
 
 from importlib import import_module
@@ -28,14 +32,26 @@ from importlib import import_module
 TYPE_CHECKING = False  # as mypy takes it; the command line must not wait for typing either
 
 if TYPE_CHECKING:
+    from normbench.launch.advise.notebook import advise, compare
     from normbench.norms import NORMS, describe_swap, swap_norm
     from normbench.run.diagnose import diagnose
     from normbench.training.stacking import stack, unstack
 
-__all__ = ["NORMS", "describe_swap", "diagnose", "stack", "swap_norm", "unstack"]
+__all__ = [
+    "NORMS",
+    "advise",
+    "compare",
+    "describe_swap",
+    "diagnose",
+    "stack",
+    "swap_norm",
+    "unstack",
+]
 
 _HOME = {
     "NORMS": "normbench.norms",
+    "advise": "normbench.launch.advise.notebook",
+    "compare": "normbench.launch.advise.notebook",
     "describe_swap": "normbench.norms",
     "swap_norm": "normbench.norms",
     "diagnose": "normbench.run.diagnose",

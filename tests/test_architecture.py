@@ -188,6 +188,8 @@ def test_importing_a_module_does_not_import_what_it_does_not_need(module: str, h
 def test_the_public_names_are_those_of_the_readme() -> None:
     assert sorted(normbench.__all__) == [
         "NORMS",
+        "advise",
+        "compare",
         "describe_swap",
         "diagnose",
         "stack",

@@ -5,7 +5,7 @@ Nothing heavy is imported before a command needs it, so that ``--help`` is there
 From the top down::
 
     app.py           all commands, and what they have in common
-    training.py      run, sweep, show
+    training.py      run, sweep, show, advise, diagnose
     records.py       runs, report, tensorboard
     catalog.py       norms, data
     completion.py    completion of keys and values in bash and zsh

@@ -59,6 +59,7 @@ def normbench(
 app.command(context_settings=_SETTINGS)(training.run)
 app.command(context_settings=_SETTINGS, no_args_is_help=True)(training.sweep)
 app.command(context_settings=_SETTINGS)(training.show)
+app.command(context_settings=_SETTINGS)(training.advise)
 app.command(context_settings=_SETTINGS)(training.diagnose)
 app.command()(records.runs)
 app.command()(records.report)

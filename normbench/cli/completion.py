@@ -45,7 +45,7 @@ VALUES = {
 }
 """Values that are words, of keys that are no groups."""
 
-_COMMANDS = ("run", "sweep", "show", "diagnose")
+_COMMANDS = ("run", "sweep", "show", "advise", "diagnose")
 
 
 def completion(

@@ -89,6 +89,35 @@ def show(overrides: Overrides = None) -> None:
         views.show_layers(Screen(), config, preface=to_yaml(config) + "\n")
 
 
+def advise(
+    overrides: Overrides = None,
+    within: Annotated[
+        str, typer.Option(metavar="TIME", help="How long it may take: 90s, 30m, 3h.")
+    ] = "30m",
+    norms: Annotated[
+        str, typer.Option(metavar="NAME,NAME", help="The norms to choose from.")
+    ] = "batch,group,layer,instance",
+) -> None:
+    """Find the norm and the learning rate for a network, images and a batch size.
+
+    For example: normbench advise batch=2 epochs=3 --norms batch,group --within 30m
+    """
+    with one_line("the same command goes on with the race"):
+        from normbench.launch.advise import command
+        from normbench.run.spent import process_start
+        from normbench.terminal.screen import Screen
+
+        names = [name.strip() for name in norms.split(",") if name.strip()]
+        budget = command.seconds(within)
+        try:
+            command.advise(
+                overrides or [], Screen(), within=budget, norms=names, since=process_start()
+            )
+        except command.UnfinishedError as error:
+            typer.echo(f"normbench: not finished: {error}", err=True)
+            raise typer.Exit(1) from None
+
+
 def diagnose(
     overrides: Overrides = None,
     *,

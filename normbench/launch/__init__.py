@@ -2,6 +2,7 @@
 
 From the top down::
 
+    advise/       races norms against one another within a budget
     grid.py       a sweep's settings -> its cells -> Hydra's launchers
     sweep.py      the cells of a sweep: which are left to train, what becomes of each
     course.py     how long a sweep will take, and where it is

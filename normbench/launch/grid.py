@@ -9,8 +9,8 @@ import copy
 import itertools
 import math
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 
 from hydra import initialize_config_module
 from hydra._internal.callbacks import Callbacks
@@ -69,10 +69,35 @@ def train_all(arguments: Sequence[str], screen: Screen, *, dry_run: bool = False
     Raises:
         UsageError: an override or a cell cannot be; nothing has been trained then.
     """
+    with _opened(arguments) as grid:
+        return grid.train(grid.cells(), screen, dry_run=dry_run)
+
+
+def train_each(cells: Sequence[Sequence[str]], launcher: Sequence[str], screen: Screen) -> Cells:
+    """Trains the given cells together, those that are not finished, and returns all of them.
+
+    Args:
+        cells: the overrides of each, ``["norm=group", "optim.lr=0.05"]``; all go to one folder.
+        launcher: ``hydra/launcher=…`` and ``hydra.launcher.…``, how cells are spread.
+        screen: where progress is shown.
+
+    Raises:
+        UsageError: an override or a cell cannot be; nothing has been trained then.
+    """
+    with _opened(launcher) as grid:
+        each = [[parse(text) for text in overrides] for overrides in cells]
+        for typed in itertools.chain.from_iterable(each):
+            check(typed)
+        return grid.train(((grid.compose(c), [t.readable for t in c]) for c in each), screen)
+
+
+@contextmanager
+def _opened(arguments: Sequence[str]) -> Iterator["_Grid"]:
+    """Composes what every job of a sweep begins with, and finds its launcher."""
     register_schemas()
     launcher = [text for text in arguments if text.startswith("hydra")]
     for text in launcher:
-        _check_launcher(text)
+        check_launcher(text)
     typed = [text for text in arguments if text not in launcher]
     hints.check_arguments("sweep", typed)
     own = [parse(text) for text in typed]
@@ -87,17 +112,7 @@ def train_all(arguments: Sequence[str], screen: Screen, *, dry_run: bool = False
             master = hydra.compose_config("config", overrides, RunMode.MULTIRUN)
         except (HydraException, OmegaConfBaseException) as error:
             raise UsageError(in_words(error, own)) from None
-        grid = _Grid(master, HydraContext(hydra.config_loader, Callbacks(master)))
-        elsewhere = _launcher_of(master) == "submitit_slurm"
-        cells = sweep.planned_cells(grid.cells(own), screen, elsewhere=elsewhere, write=not dry_run)
-        if dry_run:
-            sweep.dry_run(cells, screen)
-            return cells
-        if todo := cells.unfinished():
-            here = _launcher_of(master) == "basic"
-            with sweep.foreseen(todo, screen) if here else nullcontext():
-                sweep.finish(cells, todo, grid.launch, screen)
-    return cells
+        yield _Grid(master, HydraContext(hydra.config_loader, Callbacks(master)), own)
 
 
 def job(tree: DictConfig) -> None:
@@ -113,33 +128,53 @@ class _Grid:
     Args:
         master: the configuration that every job begins with, Hydra's own part included.
         context: what Hydra's launchers need.
+        typed: what was typed: values and axes.
     """
 
-    def __init__(self, master: DictConfig, context: HydraContext) -> None:
+    def __init__(self, master: DictConfig, context: HydraContext, typed: Sequence[Typed]) -> None:
         self._master = master
         self._context = context
+        self._typed = typed
         self._trees: dict[tuple[str, ...], DictConfig] = {}
 
-    def cells(self, typed: Sequence[Typed]) -> Iterator[tuple[Config, list[str]]]:
+    def train(
+        self,
+        configs: Iterable[tuple[Config, list[str]]],
+        screen: Screen,
+        *,
+        dry_run: bool = False,
+    ) -> Cells:
+        """Plans cells, trains those that are not finished, and returns all of them."""
+        launcher = _launcher_of(self._master)
+        elsewhere = launcher == "submitit_slurm"
+        cells = sweep.planned_cells(configs, screen, elsewhere=elsewhere, write=not dry_run)
+        if dry_run:
+            sweep.dry_run(cells, screen)
+        elif todo := cells.unfinished():
+            with sweep.foreseen(todo, screen) if launcher == "basic" else nullcontext():
+                sweep.finish(cells, todo, self.launch, screen)
+        return cells
+
+    def cells(self) -> Iterator[tuple[Config, list[str]]]:
         """Every cell's configuration, and the overrides that compose it."""
         grid_config = self._master.hydra.sweeper
-        fixed = {each.key for each in typed}
+        fixed = {each.key for each in self._typed}
         count = 0
         for grid in grid_config.grids or [{}]:
             axes: dict[str, list[Typed]] = {}
             for key, value in (dict(grid_config.params) | dict(grid)).items():
                 axes[key] = _values(parse(f"{key}={'null' if value is None else value}"))
             # What is typed replaces what the experiment says.
-            axes |= {each.key: _values(each) for each in typed}
+            axes |= {each.key: _values(each) for each in self._typed}
             count += math.prod(map(len, axes.values()))
             _check_number(count)
             for values in itertools.product(*axes.values()):
                 for each in values:
                     if each.key not in fixed:
                         check(each)
-                yield self._compose(values), [each.readable for each in values]
+                yield self.compose(values), [each.readable for each in values]
 
-    def _compose(self, overrides: Sequence[Typed]) -> Config:
+    def compose(self, overrides: Sequence[Typed]) -> Config:
         """What Hydra will compose of ``overrides``: one composition a choice of groups."""
         groups = tuple(each.readable for each in overrides if each.key in group_names())
         try:
@@ -232,7 +267,7 @@ def _check_axis(typed: Typed) -> None:
         check(value)
 
 
-def _check_launcher(text: str) -> None:
+def check_launcher(text: str) -> None:
     """Of Hydra's own settings, only the launcher's are for people to choose."""
     key, _, value = text.partition("=")
     if key == "hydra/launcher":

@@ -118,7 +118,7 @@ def fastest(
         The arrangement that trains all seeds first, and each one's seconds a seed and step.
     """
     alone = Arrangement()
-    times = {alone: _time(prepare, alone)}
+    times = {alone: seconds_a_step(prepare, alone)}
     families = _families(seeds, min(lanes, seeds))
     total = sum(map(len, families)) + 2
     end = perf_counter() + BUDGET
@@ -128,7 +128,7 @@ def fastest(
             progress("measuring how to train", len(times), total)
             start = perf_counter()
             try:
-                times[arrangement] = _time(prepare, arrangement)
+                times[arrangement] = seconds_a_step(prepare, arrangement)
             except torch.OutOfMemoryError:  # on a GPU
                 break  # larger stacks take more
             # A stack of twice the size takes at most twice as long to time.
@@ -136,7 +136,7 @@ def fastest(
             if too_late or (arrangement.size > 1 and times[arrangement] > last):
                 break
             last = times[arrangement]
-    times[alone] = min(times[alone], _time(prepare, alone))
+    times[alone] = min(times[alone], seconds_a_step(prepare, alone))
     progress("measuring how to train", total, total)
 
     def whole(arrangement: Arrangement) -> float:
@@ -164,7 +164,7 @@ def _sizes(most: int) -> list[int]:
     return sorted({*powers, min(most, LARGEST_STACK)})
 
 
-def _time(prepare: Callable[[int], Step], arrangement: Arrangement) -> float:
+def seconds_a_step(prepare: Callable[[int], Step], arrangement: Arrangement) -> float:
     """Seconds a seed and step under ``arrangement``: the shorter of two turns."""
     steps = [prepare(arrangement.size) for _ in range(arrangement.lanes)]
     barrier = Barrier(arrangement.lanes)

@@ -19,6 +19,8 @@ from normbench.run.cell import Cell
 from normbench.run.placement import LARGEST_STACK, Arrangement
 from normbench.store.environment import processor
 
+_meanwhile: dict[Path, Arrangement] = {}
+
 Case = Mapping[str, Any]
 """All that which arrangement is the fastest depends on."""
 
@@ -45,6 +47,8 @@ def case_of(cell: Cell, seeds: int, device: torch.device) -> Case:
 
 def recall(case: Case) -> Arrangement | None:
     """What was measured for ``case``; None if nothing that makes sense is known."""
+    if _path(case) in _meanwhile:
+        return _meanwhile[_path(case)]
     try:
         found = read_json(_path(case)) or {}
         arrangement = Arrangement(**found["arrangement"])
@@ -66,9 +70,15 @@ def _makes_sense(arrangement: Arrangement, threads: int) -> bool:
     )
 
 
-def remember(case: Case, arrangement: Arrangement) -> None:
-    """Keeps ``arrangement`` for ``case``, as far as the folder can be written to."""
+def remember(case: Case, arrangement: Arrangement, *, lasting: bool = True) -> None:
+    """Keeps ``arrangement`` for ``case``, as far as the folder can be written to.
+
+    With ``lasting`` false it is kept for this process alone, as what a busy machine told.
+    """
     path = _path(case)
+    if not lasting:
+        _meanwhile[path] = arrangement
+        return
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, {"case": case, "arrangement": asdict(arrangement)})

@@ -52,7 +52,7 @@ def train_replicas(
             _go_on(begun, splits, screen, spent)
         if rest:
             with _noting_failure(rest), spent.on("arranging"):
-                arrangement = _arrange(rest, splits, screen)
+                arrangement = arrange(rest, splits, screen)
             stacks = arrangement.divide(rest)
             lanes = min(arrangement.lanes, len(stacks))
             _train_stacks(stacks, splits, lanes, arrangement.threads, screen, spent)
@@ -210,7 +210,7 @@ def _prove(replicas: Sequence[Replica]) -> None:
         stack([replica.build_model() for replica in replicas[:2]], replicas[0].cell.example())
 
 
-def _arrange(replicas: Sequence[Replica], splits: Splits, screen: Screen) -> Arrangement:
+def arrange(replicas: Sequence[Replica], splits: Splits, screen: Screen) -> Arrangement:
     """How ``replicas`` share the machine: as wanted, or as is fastest here."""
     config = replicas[0].cell.config
     wanted, several = config.stack, len(replicas) > 1
@@ -250,7 +250,6 @@ def _fastest(replicas: Sequence[Replica], splits: Splits, screen: Screen) -> Arr
 
     with screen.working("measuring how to train") as bar, asking(stop.set):
         best, times = fastest(prepare, len(replicas), bar.update, lanes=_most_lanes(splits))
-    if not busy():
-        remember(case, best)
+    remember(case, best, lasting=not busy())
     show_arrangement(screen, best, times)
     return best

@@ -2,6 +2,7 @@
 
 From the top down::
 
+    advice.py         advise.json: what a race between norms was planned with
     plan.py           sweep.json: which cells a sweep has
     curves.py         metrics.jsonl, and when TensorBoard's copy of it is written
     events.py         TensorBoard's file, byte for byte what the JSON files say; its server

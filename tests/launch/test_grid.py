@@ -16,7 +16,7 @@ from normbench.config import Config
 from normbench.errors import UsageError
 from normbench.launch import grid, sweep
 from normbench.launch.compose import load_config
-from normbench.launch.grid import train_all
+from normbench.launch.grid import train_all, train_each
 from normbench.launch.sweep import Cells
 from normbench.run.cell import Cell
 from normbench.store import results
@@ -75,6 +75,29 @@ def test_a_cell_of_a_sweep_is_the_cell_of_a_run(run: Sweep, tiny: list[str]) -> 
     assert cell.cell.config == alone.config
     assert cell.directory == alone.directory
     assert (alone.directory / "summary.json").is_file()
+
+
+@pytest.mark.parametrize("launcher", [[], ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]])
+def test_given_cells_are_trained_together_by_any_launcher(
+    tiny: list[str], tmp_path: Path, launcher: list[str]
+) -> None:
+    given = [[*tiny, "norm=batch", "optim.lr=0.05"], [*tiny, "norm=group", "norm.groups=2"]]
+    cells = train_each(given, launcher, quiet())
+
+    assert [each.directory for each in cells] == [Cell.of(load_config(g)).directory for g in given]
+    assert all(each.finished for each in cells)
+    before = files_below(tmp_path)
+    assert names(train_each(given, launcher, quiet())) == names(cells)
+    assert files_below(tmp_path) == before, "and nothing is trained again"
+
+
+@pytest.mark.parametrize("wrong", ["bach=2", "batch=2,4", "norm=grop", "norm.groups=2"])
+def test_a_given_cell_that_cannot_be_keeps_all_from_being_trained(
+    tiny: list[str], tmp_path: Path, wrong: str
+) -> None:
+    with pytest.raises(UsageError, match=re.escape(wrong)):
+        train_each([[*tiny, "norm=group"], [*tiny, "norm=batch", wrong]], [], quiet())
+    assert files_below(tmp_path) == {}
 
 
 @pytest.mark.parametrize(

@@ -69,3 +69,11 @@ def test_a_cache_that_cannot_be_written_to_is_no_error(tiny: list[str]) -> None:
     user_cache_path("normbench").write_text("a file where the folder should be")
     remember(case(tiny), FOUND)
     assert recall(case(tiny)) is None
+
+
+def test_what_a_busy_machine_told_is_kept_for_this_process_alone(tiny: list[str]) -> None:
+    remember(case(tiny), FOUND, lasting=False)
+
+    assert recall(case(tiny)) == FOUND
+    assert recall(case(tiny, seeds=5)) is None
+    assert not (user_cache_path("normbench") / "arrangements").exists()

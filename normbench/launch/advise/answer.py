@@ -1,0 +1,231 @@
+"""The answer of a race: which norm, how sure, at what cost, and what would change it.
+
+Choices were made on held-out images; here the test set is looked at, once. A norm is called better
+only where it leads on both and Welch's p on the test set, times comparisons and looks, is below
+0.05; and never after trainings that are shorter than those the question is about.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from statistics import fmean
+from typing import Any
+
+from normbench.launch.advise.book import ASIDE, DROPPED, RACING, Finish, Standing
+from normbench.launch.advise.budget import SEEDS, Candidate, Entry, Trial, foreseen, price
+from normbench.launch.advise.odds import ALPHA, half_width, seeds_needed, welch
+from normbench.store.advice import Plan
+
+CLEAR, CLOSE, SHORT = "clear", "too close to call", "cannot tell at this length"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A norm in the answer.
+
+    Attributes:
+        norm: its name.
+        lr: its best learning rate, ``optim.lr``; None if it diverged at all of them.
+        momentum: of its running statistics, where not as configured.
+        state: ``best``, ``close`` or ``behind`` after the last trainings; ``dropped`` (clearly
+            behind in short ones) or ``set aside`` (no time for it).
+        error: mean error, 0..1: on the test images after the last trainings, else on the held-out
+            images; None if all diverged.
+        half: half its 95 % interval.
+        seeds: how many it is the mean of.
+        epochs: after how many epochs.
+        p: that it is as good as the best, corrected; None for the best and outside the finals.
+        why: why it was dropped or set aside.
+        time: seconds of a training step, relative to the best norm.
+        memory: bytes of a training step, relative to the best norm; None where not known.
+    """
+
+    norm: str
+    lr: float | None
+    momentum: float | None
+    state: str
+    error: float | None
+    half: float | None
+    seeds: int
+    epochs: int
+    p: float | None
+    why: str
+    time: float
+    memory: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Which norm to use.
+
+    Attributes:
+        verdict: ``clear``, ``too close to call`` or ``cannot tell at this length``.
+        norm: the best; of those that are too close, the first on held-out images. None if nothing
+            could be trained.
+        rows: the norms, the best first.
+        epochs: the length that was asked about.
+        seconds: what is missing for a clear answer, about; None if it is clear or cannot be had.
+        aside: for each norm that was set aside, the seconds that would place it.
+        leads: the leader's lead over each finalist in short trainings, 0..1, by length in epochs.
+        command: trains the best norm.
+        code: puts it into a network of one's own.
+    """
+
+    verdict: str
+    norm: str | None
+    rows: list[Row]
+    epochs: int
+    seconds: float | None
+    aside: dict[str, float]
+    leads: dict[str, dict[int, float]]
+    command: str = ""
+    code: str = ""
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """The rows as plain dictionaries, as pandas takes them."""
+        return [asdict(row) for row in self.rows]
+
+    def _repr_html_(self) -> str:
+        from normbench.launch.advise.wording import to_html
+
+        return to_html(self)
+
+
+@dataclass(frozen=True, slots=True)
+class OnTest:
+    """How a seed of the last trainings did on the test set.
+
+    Attributes:
+        accuracy: 0..1; None if it diverged.
+        images: the number of test images.
+        memory: bytes of a training step; None where not known.
+    """
+
+    accuracy: float | None
+    images: int
+    memory: int | None = None
+
+
+def judge(plan: Plan, finish: Finish, tests: Mapping[Entry, OnTest]) -> Answer:
+    """Draws the conclusion of a race.
+
+    Args:
+        plan: what was planned.
+        finish: how it ended.
+        tests: how the last trainings did on the test set.
+    """
+    finals = {trial.candidate.norm: trial for trial in finish.finals}
+    errors = {norm: _errors(trial, tests) for norm, trial in finals.items()}
+    leader = next(iter(finals), None)
+    p = {norm: _p(errors, leader, norm, finish, tests) for norm in finals if norm != leader}
+    rows = [_row(plan, s, leader, errors, p, finals, tests) for s in finish.standings]
+    rows.sort(key=_order)
+    if leader is None:
+        return Answer(SHORT, None, rows, plan.epochs, None, {}, {})
+    full = finals[leader].epochs == plan.epochs
+    close = [norm for norm in p if p[norm] >= ALPHA]
+    return Answer(
+        verdict=SHORT if not full else CLOSE if close else CLEAR,
+        norm=leader,
+        rows=rows,
+        epochs=plan.epochs,
+        seconds=_missing(plan, finish, errors, leader, close, full=full),
+        aside={row.norm: _placing(plan, finish, row) for row in rows if row.state == ASIDE},
+        leads=finish.leads,
+    )
+
+
+def _errors(trial: Trial, tests: Mapping[Entry, OnTest]) -> list[float]:
+    """Test errors, one a seed; 1 for one that diverged."""
+    return [1.0 - (tests[entry].accuracy or 0.0) for entry in trial.entries]
+
+
+def _p(
+    errors: Mapping[str, list[float]],
+    leader: str | None,
+    norm: str,
+    finish: Finish,
+    tests: Mapping[Entry, OnTest],
+) -> float:
+    """Corrected p that ``norm`` is as good as the leader; 1 where it is better on test images."""
+    if leader is None or fmean(errors[norm]) <= fmean(errors[leader]):
+        return 1.0
+    images = min(test.images for test in tests.values())
+    p = welch(errors[leader], errors[norm], 1 / images)
+    return min(1.0, p * finish.looks * (len(errors) - 1))
+
+
+def _order(row: Row) -> tuple[int, float]:
+    states = ("best", "close", "behind", ASIDE, DROPPED)
+    return states.index(row.state), 1.0 if row.error is None else row.error
+
+
+def _row(
+    plan: Plan,
+    standing: Standing,
+    leader: str | None,
+    errors: Mapping[str, list[float]],
+    p: Mapping[str, float],
+    finals: Mapping[str, Trial],
+    tests: Mapping[Entry, OnTest],
+) -> Row:
+    norm, best = standing.norm, standing.best
+    mine = errors.get(norm)
+    state = standing.state if standing.state != RACING else DROPPED
+    error, half = None if standing.mean is None else 1 - standing.mean, standing.half
+    if mine is not None:
+        state = "best" if norm == leader else "close" if p[norm] >= ALPHA else "behind"
+        error, half = fmean(mine), half_width(mine)
+    return Row(
+        norm=norm,
+        lr=None if best is None else plan.lr * best.factor,
+        momentum=None if best is None else best.momentum,
+        state=state,
+        error=error,
+        half=half,
+        seeds=len(mine or standing.accuracies),
+        epochs=standing.epochs,
+        p=p.get(norm),
+        why=standing.why or ("" if best else "diverged at every learning rate"),
+        time=plan.cost(norm).stacked / plan.cost(leader or norm).stacked,
+        memory=_memory(norm, leader, finals, tests),
+    )
+
+
+def _memory(
+    norm: str, leader: str | None, finals: Mapping[str, Trial], tests: Mapping[Entry, OnTest]
+) -> float | None:
+    if leader is None or norm not in finals:
+        return None
+    mine, best = (tests[finals[each].entries[0]].memory for each in (norm, leader))
+    return mine / best if mine and best else None
+
+
+def _missing(
+    plan: Plan,
+    finish: Finish,
+    errors: Mapping[str, list[float]],
+    leader: str,
+    close: list[str],
+    *,
+    full: bool,
+) -> float | None:
+    """The seconds that a clear answer would take beyond the budget; None where there is no way."""
+    if not full:
+        lengths = [max(1, plan.epochs // 8)]
+        needed = price(plan.costs, plan.steps, plan.epochs, lengths) * finish.pace
+        return float(max(0.0, plan.used + needed - plan.within))
+    total = 0.0
+    for norm in close:
+        seeds = seeds_needed(errors[leader], errors[norm], finish.looks * (len(errors) - 1))
+        if seeds is None:
+            return None
+        for each in (leader, norm):
+            more = Trial(Candidate(each, 1.0), plan.epochs, 0, max(2, seeds - len(errors[each])))
+            total += foreseen(plan, [more], finish.pace)
+    return total or None
+
+
+def _placing(plan: Plan, finish: Finish, row: Row) -> float:
+    """The seconds in which a norm that was set aside is trained in full."""
+    trial = Trial(Candidate(row.norm, 1.0), finish.finals[0].epochs, 0, SEEDS)
+    return foreseen(plan, [trial], finish.pace)

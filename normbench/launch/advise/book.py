@@ -1,0 +1,150 @@
+"""What a race has trained so far, what comes next, and how the norms stand."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+
+from normbench.launch.advise.budget import (
+    Candidate,
+    Entry,
+    Score,
+    Scores,
+    Trial,
+    foreseen,
+    pace,
+    spent,
+)
+from normbench.store.advice import Plan
+
+RACING, DROPPED, ASIDE = "racing", "dropped", "set aside"
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a norm stands.
+
+    Attributes:
+        norm: its name.
+        state: ``racing``, ``dropped`` (clearly behind) or ``set aside`` (behind, but not clearly).
+        best: its best candidate; None before the first results, or if all diverged.
+        accuracies: of that on the held-out images, one a seed, after ``epochs`` epochs.
+        epochs: the longest training so far.
+        half: half the 95 % interval of their mean.
+        why: why it is where it is.
+    """
+
+    norm: str
+    state: str
+    best: Candidate | None
+    accuracies: list[float]
+    epochs: int
+    half: float | None
+    why: str
+
+    @property
+    def mean(self) -> float | None:
+        """The mean accuracy."""
+        return fmean(self.accuracies) if self.accuracies else None
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What is to be trained next.
+
+    Attributes:
+        title: what this round is.
+        trials: one a cell.
+        standings: how the norms stand before it.
+        seconds: what it will take, about.
+    """
+
+    title: str
+    trials: list[Trial]
+    standings: list[Standing]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The end of a race.
+
+    Attributes:
+        standings: how the norms stand, the leader first.
+        finals: the last trainings, the leader's first.
+        looks: how often was looked; p is multiplied by it.
+        pace: how many times as long as foreseen training took.
+        leads: the leader's lead over each other finalist in the short trainings, by length.
+    """
+
+    standings: list[Standing]
+    finals: list[Trial]
+    looks: int
+    pace: float
+    leads: dict[str, dict[int, float]]
+
+
+@dataclass(slots=True)
+class Book:
+    """The trainings of a race and their scores.
+
+    Attributes:
+        plan: of the race.
+        scores: of every training.
+        trained: all trials, in order.
+    """
+
+    plan: Plan
+    scores: dict[Entry, Score] = field(default_factory=dict)
+    trained: list[Trial] = field(default_factory=list)
+
+    def take(self, trials: Sequence[Trial], scores: Scores) -> None:
+        """Adds what was trained."""
+        self.trained += trials
+        self.scores |= {entry: scores[entry] for trial in trials for entry in trial.entries}
+
+    def seconds(self, trials: Sequence[Trial]) -> float:
+        """What ``trials`` will take, at the pace so far."""
+        return foreseen(self.plan, trials, self.pace)
+
+    def remaining(self) -> float:
+        """What is left of the budget."""
+        return self.plan.within - spent(self.plan, self.trained, self.scores)
+
+    @property
+    def pace(self) -> float:
+        """How many times as long as foreseen training took."""
+        return pace(self.plan, self.trained, self.scores)
+
+    def at(self, length: int) -> set[Candidate]:
+        """What was trained with one seed at a length."""
+        return {e.candidate for e in self.scores if e.epochs == length and e.seed == self.plan.seed}
+
+    def ranked(self, norm: str) -> list[Candidate]:
+        """A norm's candidates after its longest short training, the best first."""
+        for length in reversed(self.plan.lengths):
+            found = {
+                entry.candidate: score.accuracy
+                for entry, score in self.scores.items()
+                if (entry.epochs, entry.seed) == (length, self.plan.seed)
+                and entry.candidate.norm == norm
+                and score.accuracy is not None
+            }
+            if found:
+                return sorted(found, key=lambda each: (-found[each], each.factor))
+        return []
+
+    def short(self, norm: str, length: int) -> float | None:
+        """A norm's best accuracy after short trainings of a length."""
+        seen = [
+            score.accuracy
+            for entry, score in self.scores.items()
+            if (entry.epochs, entry.seed) == (length, self.plan.seed)
+            and entry.candidate.norm == norm
+            and score.accuracy is not None
+        ]
+        return max(seen, default=None)
+
+    def values(self, trial: Trial) -> list[float]:
+        """The accuracies of a trial, one a seed; 0 for one that diverged."""
+        known = [entry for entry in trial.entries if entry in self.scores]
+        return [self.scores[entry].accuracy or 0.0 for entry in known]

@@ -1,0 +1,257 @@
+"""``normbench advise``: races norms against one another within a budget, and answers.
+
+What is decided is in race.py and answer.py; here it is measured, trained and shown. A race is
+resumed by running it again: its plan is in ``advise.json``, its results are those of its cells.
+"""
+
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+
+from normbench.errors import UnreadableError, UsageError
+from normbench.files import write_text
+from normbench.launch.advise import wording
+from normbench.launch.advise.answer import Answer, OnTest, judge
+from normbench.launch.advise.book import Finish, Round
+from normbench.launch.advise.budget import (
+    FACTORS,
+    SEEDS,
+    Entry,
+    Score,
+    Scores,
+    Trial,
+    course,
+    price,
+)
+from normbench.launch.advise.odds import detectable, epochs
+from normbench.launch.advise.question import Question
+from normbench.launch.advise.race import LAST_LOOKS, follow
+from normbench.launch.compose import load_config
+from normbench.launch.grid import train_each
+from normbench.launch.sweep import Cells
+from normbench.run.cell import Cell
+from normbench.run.pace import measure
+from normbench.store.advice import ADVICE, Plan, read_plan, write_plan
+from normbench.store.results import Result, read_results
+from normbench.terminal.screen import Screen, duration
+
+USUAL = ("batch", "group", "layer", "instance")
+"""The norms that race unless told otherwise."""
+
+TYPICAL_SD = 0.008
+"""Of accuracy, 0..1: the standard deviation over seeds in most of the committed results."""
+
+STANDINGS = ("norm", "optim.lr", "held-out error in %", "seeds", "epochs", "")
+
+_UNITS = {"s": 1, "m": 60, "h": 3600}
+
+
+class UnfinishedError(Exception):
+    """A training failed, and the race cannot go on without it."""
+
+
+def seconds(text: str) -> float:
+    """A time such as ``90s``, ``30m`` or ``1.5h`` in seconds.
+
+    Raises:
+        UsageError: it is none.
+    """
+    match = re.fullmatch(r"(\d{1,6}(?:\.\d{1,6})?)([smh])", text.strip())
+    if match is None or float(match[1]) == 0:
+        raise UsageError(f"--within {text}: must be a time such as 90s, 30m or 3h")
+    return float(match[1]) * _UNITS[match[2]]
+
+
+def advise(
+    overrides: Sequence[str],
+    screen: Screen,
+    *,
+    within: float,
+    norms: Sequence[str] = USUAL,
+    since: float | None = None,
+) -> Answer:
+    """Finds the best norm for the settings in ``overrides``.
+
+    Args:
+        overrides: as on the command line: network, images, batch, length, launcher.
+        screen: where the race is shown.
+        within: the budget in seconds. Several processes of a launcher share it.
+        norms: the names of the norms that race.
+        since: when the command began, by ``perf_counter``; now by default.
+
+    Raises:
+        UsageError: something about the settings or the folder, or the budget is too small for any
+            race; nothing has been trained then.
+        UnfinishedError: a training failed.
+    """
+    since = perf_counter() if since is None else since
+    question = Question.of(overrides, norms)
+    cells = question.cells()
+    folder = cells[0].directory.parent
+    plan = _planned(question, cells, within, since, folder, screen)
+    for line in forecast(plan):
+        screen.line(line)
+    finish = follow(plan, partial(_train, question, plan, screen))
+    answer = judge(plan, finish, _tests(question, plan, finish))
+    if answer.norm is not None:
+        final = question.cell(plan, finish.finals[0])
+        answer = replace(
+            answer, command=_command(question, plan, finish), code=wording.code(load_config(final))
+        )
+    _show(answer, folder, screen)
+    return answer
+
+
+def _planned(
+    question: Question,
+    cells: Sequence[Cell],
+    within: float,
+    since: float,
+    folder: Path,
+    screen: Screen,
+) -> Plan:
+    """The plan in ``folder``, with another budget if so wanted, or a new one."""
+    digest = question.digest(cells)
+    try:
+        plan = read_plan(folder)
+    except UnreadableError as error:
+        raise UsageError(f"{folder}: {error}; remove {ADVICE} to plan anew") from None
+    if plan is not None and plan.question != digest:
+        raise UsageError(
+            f"{folder} holds another race: {' '.join(plan.settings)} --norms"
+            f" {','.join(plan.norms)}; choose another name=NAME"
+        )
+    if plan is None:
+        plan = _measured(question, cells, digest, since, within, screen)
+    elif plan.within != within:
+        raced, lengths = course(plan.costs, plan.steps, plan.epochs, within, plan.used)
+        plan = replace(plan, within=within, raced=raced, lengths=lengths)
+    else:
+        return plan
+    try:
+        write_plan(folder, plan)
+    except OSError as error:
+        raise UsageError(
+            f"cannot write to {folder}: {error.strerror}; choose another folder with runs=FOLDER"
+        ) from None
+    return plan
+
+
+def _measured(
+    question: Question,
+    cells: Sequence[Cell],
+    digest: str,
+    since: float,
+    within: float,
+    screen: Screen,
+) -> Plan:
+    """A new plan."""
+    config = cells[0].config
+    count, held_out = config.data.num_training(cells[0].images.num_train)
+    steps = count // config.batch
+    costs = []
+    for cell in cells:
+        screen.line(f"measuring {cell.config.norm.name} norm")
+        costs.append(measure(cell, len(FACTORS), SEEDS, screen))
+    used = perf_counter() - since
+    raced, lengths = course(costs, steps, config.epochs, within, used)
+    return Plan(
+        question=digest,
+        settings=question.said,
+        within=within,
+        epochs=config.epochs,
+        raced=raced,
+        lengths=lengths,
+        steps=steps,
+        seed=config.seed,
+        held_out=held_out,
+        lr=config.optim.lr,
+        used=used,
+        costs=costs,
+    )
+
+
+def forecast(plan: Plan) -> list[str]:
+    """What will be trained, and what that can and cannot tell."""
+    looks = len(plan.lengths) + LAST_LOOKS
+    clear = detectable(SEEDS, TYPICAL_SD, looks)
+    short = " and ".join(map(epochs, plan.lengths))
+    expected = price(plan.costs, plan.steps, plan.raced, plan.lengths)
+    said = [
+        f"budget {duration(plan.within)}, of which {duration(plan.used)} went into measuring; the"
+        f" race takes about {duration(expected)}, and more seeds if they are needed",
+        f"{', '.join(plan.norms)}: trainings of {short} with one seed, then of {epochs(plan.raced)}"
+        f" with {SEEDS} seeds or more",
+        f"with {SEEDS} seeds a difference of {100 * clear:.1f} points between two norms would be"
+        f" clear, if seeds scatter as usual (SD {100 * TYPICAL_SD:g} points)",
+    ]
+    if plan.raced < plan.epochs:
+        full = price(plan.costs, plan.steps, plan.epochs, [max(1, plan.epochs // 8)]) + plan.used
+        said.append(
+            f"the budget does not pay for epochs={plan.epochs}, which takes about {duration(full)}:"
+            f" {epochs(plan.raced)} tell which rates work and which norm learns faster at first,"
+            f" not which is best after {plan.epochs}; leads change with length"
+        )
+    return said
+
+
+def _train(question: Question, plan: Plan, screen: Screen, step: Round) -> Scores:
+    """Trains a round, all its cells in one call, and reads how they ended."""
+    if any(standing.epochs for standing in step.standings):
+        screen.table("The race so far", STANDINGS, wording.standings(step.standings, plan.lr))
+    screen.line(f"{step.title}, about {duration(step.seconds)}", "bold")
+    each = [question.cell(plan, trial) for trial in step.trials]
+    cells = train_each(each, question.launcher, screen)
+    return _scores(cells, step.trials)
+
+
+def _scores(cells: Cells, trials: Sequence[Trial]) -> Scores:
+    found = {}
+    for cell, trial in zip(cells, trials, strict=True):
+        if cell.left:
+            raise UnfinishedError(f"{cell.directory}: {cell.problem} (see {cell.log})")
+        results = _by_seed(cell.directory)
+        for entry in trial.entries:
+            result = results[entry.seed]
+            found[entry] = Score(result.val_accuracy, result.seconds)
+    return found
+
+
+def _by_seed(directory: Path) -> dict[int, Result]:
+    return {result.seed: result for result in read_results(directory)}
+
+
+def _tests(question: Question, plan: Plan, finish: Finish) -> dict[Entry, OnTest]:
+    """How the last trainings did on the test images; nothing before looks at that."""
+    found = {}
+    for trial in finish.finals:
+        cell = Cell.of(load_config(question.cell(plan, trial)))
+        results = _by_seed(cell.directory)
+        for entry in trial.entries:
+            result = results[entry.seed]
+            images = result.test_images or cell.images.num_test
+            found[entry] = OnTest(result.test_accuracy, images, result.memory_bytes)
+    return found
+
+
+def _command(question: Question, plan: Plan, finish: Finish) -> str:
+    """What trains the best norm on all training images."""
+    trial = replace(finish.finals[0], epochs=plan.epochs)
+    dropped = ("data.val_fraction=", "name=", "seed=", "seeds=")
+    words = [text for text in question.cell(plan, trial) if not text.startswith(dropped)]
+    return shlex.join(["normbench", "run", *words, f"seeds={SEEDS}"])
+
+
+def _show(answer: Answer, folder: Path, screen: Screen) -> None:
+    screen.table("The race", wording.COLUMNS, wording.table(answer))
+    first, *more = wording.headline(answer)
+    screen.line(first, "bold")
+    for line in [*more, "", answer.command, "", *answer.code.splitlines()]:
+        screen.line(line)
+    write_text(folder / "answer.md", wording.to_markdown(answer))
+    write_text(folder / "answer.html", wording.page(answer))
+    screen.line(f"answer: {folder / 'answer.html'}")

@@ -1,0 +1,138 @@
+"""The same from Python: plain arguments, answers that pandas and notebooks can show."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from html import escape
+from statistics import fmean
+from typing import Any
+
+from normbench.launch.advise import command
+from normbench.launch.advise.answer import Answer
+from normbench.launch.advise.odds import half_width
+from normbench.launch.grid import train_each
+from normbench.launch.sweep import Planned
+from normbench.store.results import read_results
+from normbench.terminal.screen import Screen
+
+
+def advise(
+    *overrides: str,
+    norms: Sequence[str] = command.USUAL,
+    within: str = "30m",
+    screen: Screen | None = None,
+) -> Answer:
+    """Finds the best norm and learning rate, as ``normbench advise`` does.
+
+    Args:
+        overrides: settings as on the command line, ``"batch=2"``, ``"model.depth=20"``.
+        norms: the names of the norms that race.
+        within: how long it may take, ``"30m"``.
+        screen: where the race is shown; standard output by default.
+
+    Raises:
+        UsageError: as on the command line; nothing has been trained then.
+        UnfinishedError: a training failed.
+    """
+    budget = command.seconds(within)
+    return command.advise(overrides, screen or Screen(), within=budget, norms=norms)
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """One cell of a comparison.
+
+    Attributes:
+        norm, batch: what was trained.
+        seeds: those that finished.
+        errors: on the test images, 0..1, one a seed.
+        error: their mean; None if none finished.
+        half: half its 95 % interval; None with fewer than two seeds.
+        seconds: of training, a seed, on average.
+        memory: bytes of a training step; None where not known.
+        folder: of the records.
+    """
+
+    norm: str
+    batch: int
+    seeds: list[int]
+    errors: list[float]
+    error: float | None
+    half: float | None
+    seconds: float | None
+    memory: int | None
+    folder: str
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Norms and batch sizes side by side; ``rows`` has one entry a cell."""
+
+    rows: list[Compared]
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """The rows as plain dictionaries, as pandas takes them."""
+        return [asdict(row) for row in self.rows]
+
+    def _repr_html_(self) -> str:
+        head = "".join(f"<th>{name}</th>" for name in ("norm", "batch", "error in %", "seeds"))
+        body = "".join(
+            f"<tr><td>{escape(row.norm)}</td><td>{row.batch}</td><td>{_said(row)}</td>"
+            f"<td>{len(row.seeds)}</td></tr>"
+            for row in self.rows
+        )
+        return f"<table><tr>{head}</tr>{body}</table>"
+
+
+def compare(
+    *overrides: str,
+    norms: Sequence[str] = ("batch", "group"),
+    batches: Sequence[int] = (2,),
+    seeds: int = 3,
+    name: str = "compare",
+    screen: Screen | None = None,
+) -> Comparison:
+    """Trains norms at batch sizes, as ``normbench sweep`` does; what is there is not trained again.
+
+    Args:
+        overrides: further settings as on the command line, ``"epochs=3"``, ``"optim.lr=0.05"``.
+        norms: names of norms.
+        batches: batch sizes.
+        seeds: how many each is trained with.
+        name: records go to ``runs/NAME``.
+        screen: where progress is shown; standard output by default.
+
+    Raises:
+        UsageError: a setting or a cell cannot be; nothing has been trained then.
+    """
+    launcher = [text for text in overrides if text.startswith("hydra")]
+    own = [text for text in overrides if text not in launcher]
+    each = [
+        [f"name={name}", *own, f"norm={norm}", f"batch={batch}", f"seeds={seeds}"]
+        for batch in batches
+        for norm in norms
+    ]
+    cells = train_each(each, launcher, screen or Screen())
+    return Comparison([_compared(cell) for cell in cells])
+
+
+def _compared(planned: Planned) -> Compared:
+    config = planned.cell.config
+    wanted = set(config.all_seeds)
+    ended = [r for r in read_results(planned.directory) if r.seed in wanted]
+    errors = {r.seed: 1 - r.test_accuracy for r in ended if r.test_accuracy is not None}
+    return Compared(
+        norm=config.norm.name,
+        batch=config.batch,
+        seeds=list(errors),
+        errors=list(errors.values()),
+        error=fmean(errors.values()) if errors else None,
+        half=half_width(list(errors.values())) if len(errors) > 1 else None,
+        seconds=fmean(r.seconds for r in ended) if ended else None,
+        memory=next((r.memory_bytes for r in ended), None),
+        folder=str(planned.directory),
+    )
+
+
+def _said(row: Compared) -> str:
+    half = "" if row.half is None else f" ± {100 * row.half:.1f}"
+    return "-" if row.error is None else f"{100 * row.error:.1f}{half}"

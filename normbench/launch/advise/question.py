@@ -1,0 +1,108 @@
+"""What a race is about: the settings that were typed, and the cells that they make."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from normbench.config import PLACES
+from normbench.errors import UsageError
+from normbench.launch.advise.budget import Trial
+from normbench.launch.compose import load_config, parse
+from normbench.launch.grid import check_launcher
+from normbench.norms import NORMS
+from normbench.run.cell import Cell
+from normbench.store.advice import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a race is about.
+
+    Attributes:
+        settings: by key, as they were typed.
+        launcher: how cells are spread.
+        norms: the names of the norms.
+    """
+
+    settings: dict[str, str]
+    launcher: list[str]
+    norms: list[str]
+
+    @classmethod
+    def of(cls, overrides: Sequence[str], norms: Sequence[str]) -> "Question":
+        """Reads what was typed.
+
+        Raises:
+            UsageError: it is no question.
+        """
+        launcher = [text for text in overrides if text.startswith("hydra")]
+        for text in launcher:
+            check_launcher(text)
+        typed = {parse(text).key: text for text in overrides if text not in launcher}
+        for key in typed.keys() & {"norm", "seeds"}:
+            instead = "--norms NAME,NAME" if key == "norm" else "--within: it buys seeds"
+            raise UsageError(f"{typed[key]}: advise chooses; use {instead}")
+        for norm in norms:
+            if norm not in NORMS:
+                raise UsageError(f"--norms {norm}: unknown norm; choose from {', '.join(NORMS)}")
+        if len(set(norms)) < 2:
+            raise UsageError("--norms: a race takes two norms or more, for example batch,group")
+        settings = {"name": "name=advise", "data.val_fraction": "data.val_fraction=0.1"} | typed
+        return cls(settings, launcher, list(dict.fromkeys(norms)))
+
+    def overrides(self, norm: str) -> list[str]:
+        """What composes a cell; settings of a norm go to the norms that have them."""
+        keys = NORMS[norm].__dataclass_fields__
+        own = [
+            text
+            for key, text in self.settings.items()
+            if not key.startswith("norm.") or key.removeprefix("norm.") in keys
+        ]
+        return [f"norm={norm}", *own]
+
+    def cell(self, plan: Plan, trial: Trial) -> list[str]:
+        """What composes the cell of a trial."""
+        candidate = trial.candidate
+        every = [
+            *self.overrides(candidate.norm),
+            f"optim.lr={plan.lr * candidate.factor:.6g}",
+            f"epochs={trial.epochs}",
+            f"seed={trial.seed}",
+            f"seeds={trial.seeds}",
+        ]
+        if candidate.momentum is not None:
+            every.append(f"norm.momentum={candidate.momentum:.6g}")
+        return list({parse(text).key: text for text in every}.values())
+
+    def cells(self) -> list[Cell]:
+        """A cell a norm, checked: settings, images and network fit.
+
+        Raises:
+            UsageError: one of them does not.
+        """
+        for key, text in self.settings.items():
+            name = key.removeprefix("norm.")
+            if key.startswith("norm.") and not any(
+                name in NORMS[norm].__dataclass_fields__ for norm in self.norms
+            ):
+                raise UsageError(f"{text}: none of {', '.join(self.norms)} has {name}")
+        found = [Cell.of(load_config(self.overrides(norm))) for norm in self.norms]
+        for cell in found:
+            cell.check_fit()
+        fraction = found[0].config.data.val_fraction
+        if not found[0].config.data.num_training(found[0].images.num_train)[1]:
+            raise UsageError(
+                f"data.val_fraction={fraction}: advise chooses on held-out images; hold out some"
+            )
+        return found
+
+    def digest(self, cells: Sequence[Cell]) -> str:
+        """SHA-256 (hex) of all that the answer depends on but the budget."""
+        text = json.dumps([[cell.digest for cell in cells], cells[0].config.seed])
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def said(self) -> list[str]:
+        """The settings that are part of the question, for people."""
+        return [text for key, text in self.settings.items() if key not in PLACES]

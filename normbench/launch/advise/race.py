@@ -1,0 +1,272 @@
+"""The race: which trainings come next, which norms drop out, and when it ends. Trains nothing.
+
+A race is a generator: it yields rounds of trials, is sent how they ended, and returns who is left.
+It depends on the plan and on what it is sent alone; run again over the same records, it takes the
+same course, and that is how it resumes.
+
+**Rounds.** Short trainings of one seed with every learning rate come first. Where a norm's best
+rate is at the edge of those tried, the next rate is tried as well. Then half the length with each
+norm's two best rates, if the budget allows. At last two or three norms at their best rate with five
+seeds that no choice was made on, and with more if these do not decide.
+
+**Dropping.** At each look every norm is compared with the leader, on held-out images. It is dropped
+if p · comparisons · looks < 0.05, p two-sided and looks all that the race will have. After short
+trainings the standard error has three parts: ``SEED_SD`` a seed; the binomial error of the held-out
+images; and ``DRIFT`` for each doubling that the length is short of the planned one, because leads
+move. With several seeds p is Welch's.
+
+**Error rate.** A race goes wrong if the best norm is dropped. At each look that takes one of at
+most ``comparisons`` false results in one direction, so that by Bonferroni's inequality it happens
+in at most 2.5 % of races, if seeds scatter and leads move no more than assumed.
+"""
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field
+from math import erfc, log2, sqrt
+from statistics import fmean
+
+from normbench.launch.advise.book import (
+    ASIDE,
+    DROPPED,
+    RACING,
+    Book,
+    Finish,
+    Round,
+    Standing,
+)
+from normbench.launch.advise.budget import SEEDS, Candidate, Scores, Trial, starters
+from normbench.launch.advise.odds import ALPHA, epochs, half_width, said_p, welch
+from normbench.store.advice import Plan
+
+SEED_SD = 0.015
+"""The standard deviation of accuracy over seeds; in the committed results it is 0.002 to 0.020."""
+
+DRIFT = 0.02
+"""How far a lead moves while the length doubles. From 1 to 20 epochs batch norm's lead over group
+norm moved by 0.013 a doubling at batch size 2 and by 0.022 at 32 (results/one-epoch and long)."""
+
+EXTENSIONS = 2
+"""How often a norm's learning rates are extended."""
+
+FINALISTS = 3
+"""How many norms are trained in full, at most."""
+
+MOST_SEEDS = 16
+"""How many seeds the last trainings have, at most."""
+
+LAST_LOOKS = 2
+"""How often the last trainings are looked at: with five seeds, and with all."""
+
+
+def race(plan: Plan) -> Generator[Round, Scores, Finish]:
+    """Runs a race; yields its rounds, and is sent the scores of each round's trainings."""
+    state = _State(plan, Book(plan))
+    for length in plan.lengths:
+        trials = state.starters(length)
+        while trials:
+            title = f"{epochs(length)}, one seed, {len(trials)} settings"
+            state.book.take(trials, (yield state.round(title, trials)))
+            trials = state.neighbours(length)
+        state.drop(length)
+    trials = state.finals()
+    while trials:
+        count = trials[0].seed + trials[0].seeds - plan.seed - 1
+        title = f"{epochs(trials[0].epochs)}, {count} seeds"
+        state.book.take(trials, (yield state.round(title, trials)))
+        trials = state.more_seeds()
+    return state.finish()
+
+
+def follow(plan: Plan, train: Callable[[Round], Scores]) -> Finish:
+    """Runs a race with ``train``, which is given a round and returns its scores."""
+    running = race(plan)
+    try:
+        step = next(running)
+        while True:
+            step = running.send(train(step))
+    except StopIteration as end:
+        finish: Finish = end.value
+        return finish
+
+
+@dataclass(slots=True)
+class _State:
+    """Where a race stands: what was trained, and who has left it."""
+
+    plan: Plan
+    book: Book
+    left: dict[str, tuple[str, str]] = field(default_factory=dict)
+    extended: dict[str, int] = field(default_factory=dict)
+    last: list[Trial] = field(default_factory=list)
+
+    @property
+    def racing(self) -> list[str]:
+        return [norm for norm in self.plan.norms if norm not in self.left]
+
+    @property
+    def looks(self) -> int:
+        return len(self.plan.lengths) + LAST_LOOKS
+
+    def round(self, title: str, trials: list[Trial]) -> Round:
+        return Round(title, trials, self.standings(), self.book.seconds(trials))
+
+    # ---- the short trainings ----
+
+    def starters(self, length: int) -> list[Trial]:
+        """What is trained first at a length: all rates, or the best two of the length before."""
+        if length == self.plan.lengths[0]:
+            wanted = starters(self.plan.costs)
+        else:
+            wanted = [each for norm in self.racing for each in self.book.ranked(norm)[:2]]
+        trials = [Trial(candidate, length, self.plan.seed) for candidate in wanted]
+        first = length == self.plan.lengths[0]
+        return trials if first or self.affordable(trials) else []
+
+    def affordable(self, trials: Sequence[Trial]) -> bool:
+        """Whether enough is left for the last trainings of two norms after ``trials``."""
+        last = [self.final(Candidate(norm, 1.0)) for norm in self.racing]
+        reserve = sorted((self.book.seconds([trial]) for trial in last), reverse=True)[:2]
+        return self.book.seconds(trials) + sum(reserve) <= self.book.remaining()
+
+    def neighbours(self, length: int) -> list[Trial]:
+        """The rates beside each norm's best that were not tried, as far as they can be paid for."""
+        found: list[Trial] = []
+        for norm in self.racing:
+            wanted = [] if self.extended.get(norm, 0) >= EXTENSIONS else self.missing(norm, length)
+            more = [Trial(candidate, length, self.plan.seed) for candidate in wanted]
+            if more and self.affordable([*found, *more]):
+                self.extended[norm] = self.extended.get(norm, 0) + 1
+                found += more
+        return found
+
+    def missing(self, norm: str, length: int) -> list[Candidate]:
+        """The neighbours of a norm's best candidate that were never tried."""
+        tried = {entry.candidate for entry in self.book.scores if entry.candidate.norm == norm}
+        if not (best := self.book.ranked(norm)) or best[0] not in self.book.at(length):
+            lowest = min(candidate.factor for candidate in tried)
+            return [] if best else [Candidate(norm, lowest / 2)]
+        sides = (best[0].factor / 2, best[0].factor * 2)
+        beside = [Candidate(norm, factor, best[0].momentum) for factor in sides]
+        return [candidate for candidate in beside if candidate not in tried]
+
+    def drop(self, length: int) -> None:
+        """Drops the norms that are clearly behind after trainings of a length."""
+        if not self.book.at(length):
+            return
+        values = {norm: self.book.short(norm, length) for norm in self.racing}
+        known = {norm: value for norm, value in values.items() if value is not None}
+        leader = max(known, key=lambda norm: known[norm], default=None)
+        for norm in values.keys() - known.keys() if leader else ():
+            self.left[norm] = DROPPED, "diverged at every learning rate"
+        for norm, value in known.items():
+            if leader is not None and norm != leader:
+                p = self.short_p(known[leader], value, length) * self.looks * (len(known) - 1)
+                if p < ALPHA:
+                    behind = f"{100 * (known[leader] - value):.1f} points behind {leader}"
+                    self.left[norm] = DROPPED, f"{behind} after {epochs(length)} ({said_p(p)})"
+
+    def short_p(self, first: float, second: float, length: int) -> float:
+        """p of the difference of two norms after short trainings, as said above."""
+        images = self.plan.held_out
+        binomial = sum(value * (1 - value) / images for value in (first, second))
+        drift = DRIFT * log2(self.plan.epochs / length)
+        return erfc(abs(first - second) / sqrt(2 * (2 * SEED_SD**2 + binomial + drift**2)))
+
+    # ---- the last trainings ----
+
+    def final(self, candidate: Candidate, epochs: int | None = None) -> Trial:
+        return Trial(candidate, epochs or self.plan.raced, self.plan.seed + 1, SEEDS)
+
+    def finals(self) -> list[Trial]:
+        """The last trainings of the best norms, of as many as can be paid for."""
+        best = [ranked[0] for norm in self.racing if (ranked := self.book.ranked(norm))]
+        best.sort(key=self.order)
+        for count in range(min(FINALISTS, len(best)), 0, -1):
+            self.last = [self.final(candidate) for candidate in best[:count]]
+            if count <= 2 or self.book.seconds(self.last) <= self.book.remaining():
+                break
+        # Slower than measured beforehand: better shorter trainings than a broken promise.
+        epochs = self.plan.raced
+        while epochs > 1 and self.book.seconds(self.last) > 1.1 * self.book.remaining():
+            epochs -= 1
+            self.last = [self.final(trial.candidate, epochs) for trial in self.last]
+        for candidate in best[len(self.last) :]:
+            self.left[candidate.norm] = ASIDE, "no time to train it in full"
+        return list(self.last)
+
+    def order(self, candidate: Candidate) -> tuple[float, float]:
+        """The candidate with the longest training and the best accuracy is the first."""
+        for length in reversed(self.plan.lengths):
+            if (value := self.book.short(candidate.norm, length)) is not None:
+                return -length, -value
+        return 0.0, 0.0
+
+    def more_seeds(self) -> list[Trial]:
+        """As many seeds more as can be paid for, where those so far do not decide; only once."""
+        if self.last[0].seeds > SEEDS:
+            return []
+        leader, *others = self.by_mean()
+        open_ = [trial for trial in others if self.final_p(leader, trial, len(others)) >= ALPHA]
+        for extra in range(MOST_SEEDS - SEEDS, 1, -1) if open_ else ():
+            first = self.last[0].seed + SEEDS
+            more = [Trial(t.candidate, t.epochs, first, extra) for t in (leader, *open_)]
+            if self.book.seconds(more) <= self.book.remaining():
+                kept = [trial for trial in others if trial not in open_]
+                grown = [
+                    Trial(t.candidate, t.epochs, t.seed, SEEDS + extra) for t in (leader, *open_)
+                ]
+                self.last = [*grown, *kept]
+                return more
+        return []
+
+    def by_mean(self) -> list[Trial]:
+        """The last trainings, the best first."""
+        return sorted(self.last, key=lambda trial: -fmean(self.book.values(trial)))
+
+    def final_p(self, first: Trial, second: Trial, comparisons: int) -> float:
+        """Welch's p of two finalists, corrected."""
+        rounding = 1 / self.plan.held_out
+        p = welch(self.book.values(first), self.book.values(second), rounding)
+        return min(1.0, p * self.looks * comparisons)
+
+    # ---- what is said ----
+
+    def standings(self) -> list[Standing]:
+        """How the norms stand, the best first."""
+        order = {RACING: 0, ASIDE: 1, DROPPED: 2}
+        found = [self.standing(norm) for norm in self.plan.norms]
+        return sorted(found, key=lambda s: (order[s.state], -s.epochs, -(s.mean or 0.0)))
+
+    def standing(self, norm: str) -> Standing:
+        state, why = self.left.get(norm, (RACING, ""))
+        for trial in self.last:
+            if trial.candidate.norm == norm and trial.entries[0] in self.book.scores:
+                values = self.book.values(trial)
+                half = half_width(values)
+                return Standing(norm, state, trial.candidate, values, trial.epochs, half, why)
+        best = next(iter(self.book.ranked(norm)), None)
+        for length in reversed(self.plan.lengths):
+            if best is not None and (value := self.book.short(norm, length)) is not None:
+                half = 1.96 * sqrt(SEED_SD**2 + value * (1 - value) / self.plan.held_out)
+                return Standing(norm, state, best, [value], length, half, why)
+        return Standing(norm, state, None, [], 0, None, why)
+
+    def finish(self) -> Finish:
+        finals = self.by_mean() if self.last else []
+        return Finish(
+            standings=self.standings(),
+            finals=finals,
+            looks=self.looks,
+            pace=self.book.pace,
+            leads={trial.candidate.norm: self.lead(finals[0], trial) for trial in finals[1:]},
+        )
+
+    def lead(self, first: Trial, second: Trial) -> dict[int, float]:
+        """By how much the first of two norms led, by length."""
+        found = {}
+        for length in self.plan.lengths:
+            a = self.book.short(first.candidate.norm, length)
+            b = self.book.short(second.candidate.norm, length)
+            if a is not None and b is not None:
+                found[length] = a - b
+        return found

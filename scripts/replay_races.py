@@ -1,0 +1,312 @@
+"""Replays races of `normbench advise` where the truth is known, and counts the wrong answers.
+
+    python scripts/replay_races.py --records results --out results/advise
+
+Nothing is trained. Two kinds of worlds:
+
+recorded   a world for each batch size in RECORDS/naive (3 epochs, four norms) and RECORDS/long (20
+           epochs, batch and group norm). A norm's accuracy after the planned length is that of
+           its committed cell, and the means of the cells are the truth. After shorter trainings it
+           is that of the shorter cells (one-epoch, naive), on a line over log2 of the length, where
+           all norms have them; else length changes no lead. A seed's accuracy is drawn with the
+           spread of that cell's seeds, pooled with the others'. All rates are alike, for the
+           records have one; noise picks the best.
+simulated  four norms with accuracies drawn at random, leads that move with the length as the race
+           assumes (sd 0.02 a doubling), rates of which one is the best, seeds of three spreads.
+
+Held-out accuracies have the binomial error of 5,000 images. Writes replay.csv, a line a race, and
+replay.md. A firm answer is wrong if it calls a norm worse than another that is at least as good.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from math import log2, sqrt
+from pathlib import Path
+from random import Random
+from statistics import fmean, variance
+
+from normbench.launch.advise.answer import Answer, OnTest, judge
+from normbench.launch.advise.book import Round
+from normbench.launch.advise.budget import Entry, Score, Scores, course
+from normbench.launch.advise.race import DRIFT, follow
+from normbench.store.advice import Cost, Plan
+
+HELD_OUT, TEST, STEPS = 5_000, 10_000, 1_000
+BUDGETS = (1.5, 2.5, 5.0)
+FIRST = 1_000
+"""The number of the first race: CHOICE_SD was chosen with races 0 to 499 in view."""
+FIELDS = ("world", "budget", "race", "verdict", "norm", "truth", "behind", "wrong", "missed")
+
+
+@dataclass(frozen=True)
+class World:
+    """Norms whose accuracies are known.
+
+    Attributes:
+        name: what it is called.
+        epochs: the planned length.
+        means: a norm's accuracy by length in epochs, with the planned one.
+        sd: of seeds, by norm.
+        best: the factor of the best rate.
+        curve: what each doubling away from it costs, squared.
+    """
+
+    name: str
+    epochs: int
+    means: Mapping[str, Mapping[int, float]]
+    sd: Mapping[str, float]
+    best: float = 1.0
+    curve: float = 0.0
+
+    @property
+    def truth(self) -> dict[str, float]:
+        """Each norm's accuracy after the planned length."""
+        return {norm: means[self.epochs] for norm, means in self.means.items()}
+
+    def mean(self, entry: Entry) -> float:
+        """The mean accuracy of a training, between known lengths on a line over log2."""
+        known = self.means[entry.candidate.norm]
+        lengths = sorted(known)
+        at = next((i for i, n in enumerate(lengths) if n >= entry.epochs), len(lengths) - 1)
+        at = max(at, 1)
+        if len(lengths) == 1:
+            found = known[lengths[0]]
+        else:
+            left, right = lengths[at - 1], lengths[at]
+            share = log2(entry.epochs / left) / log2(right / left)
+            found = known[left] + share * (known[right] - known[left])
+        return found - self.curve * log2(entry.candidate.factor / self.best) ** 2
+
+
+def seen(truth: float, images: int, random: Random) -> float:
+    """An accuracy as so many images show it."""
+    share = min(0.999, max(0.001, truth))
+    return share + random.gauss(0, sqrt(share * (1 - share) / images))
+
+
+def replay(world: World, plan: Plan, random: Random) -> Answer:
+    """One race."""
+    truths: dict[Entry, float] = {}
+
+    def train(step: Round) -> Scores:
+        scores = {}
+        for trial in step.trials:
+            cost = plan.cost(trial.candidate.norm)
+            seconds = plan.steps * trial.epochs * (cost.step if trial.seeds == 1 else cost.stacked)
+            for entry in trial.entries:
+                sd = world.sd[entry.candidate.norm]
+                truths[entry] = world.mean(entry) + random.gauss(0, sd)
+                scores[entry] = Score(seen(truths[entry], plan.held_out, random), seconds)
+        return scores
+
+    finish = follow(plan, train)
+    last = [entry for trial in finish.finals for entry in trial.entries]
+    return judge(plan, finish, {entry: OnTest(truths[entry], TEST) for entry in last})
+
+
+def planned(world: World, budget: float) -> Plan:
+    """A plan whose budget is so many times what five seeds of every norm take in full."""
+    costs = [
+        Cost(
+            norm=norm,
+            start=0.5,
+            step=0.01,
+            stacked=0.004,
+            evaluation=2.0,
+            ending=4.0,
+            momentum=0.1 if norm == "batch" else None,
+        )
+        for norm in world.means
+    ]
+    full = sum(5 * world.epochs * (STEPS * cost.stacked + cost.evaluation) for cost in costs)
+    within = budget * full + 60
+    raced, lengths = course(costs, STEPS, world.epochs, within, 10.0)
+    return Plan(
+        question="replay",
+        settings=[world.name],
+        within=within,
+        epochs=world.epochs,
+        raced=raced,
+        lengths=lengths,
+        steps=STEPS,
+        seed=0,
+        held_out=HELD_OUT,
+        lr=0.1,
+        used=10.0,
+        costs=costs,
+    )
+
+
+def cells(folder: Path) -> dict[tuple[str, int], list[float]]:
+    """The test accuracies of the finished seeds of each norm and batch size in a folder."""
+    found: dict[tuple[str, int], list[float]] = {}
+    for path in sorted(folder.glob("*-b*-*/summary.json")):
+        summary = json.loads(path.read_text(encoding="utf-8"))
+        known = [value for value in summary["test_accuracy"] if value is not None]
+        found[str(summary["norm"]), int(summary["batch"])] = known
+    return found
+
+
+def pooled(groups: Sequence[Sequence[float]]) -> float:
+    """The standard deviation of seeds, pooled over cells."""
+    several = [values for values in groups if len(values) > 1]
+    freedom = sum(len(values) - 1 for values in several)
+    return sqrt(sum(variance(values) * (len(values) - 1) for values in several) / freedom)
+
+
+def recorded(records: Path) -> list[World]:
+    """The worlds of the committed results."""
+    by_length = {1: "one-epoch", 3: "naive", 20: "long"}
+    found = {length: cells(records / name) for length, name in by_length.items()}
+    worlds = []
+    for epochs in (3, 20):
+        spread = pooled(list(found[epochs].values()))
+        for batch in sorted({batch for _, batch in found[epochs]}):
+            norms = [norm for norm, b in found[epochs] if b == batch]
+            means = {
+                norm: {
+                    length: fmean(found[length][norm, batch])
+                    for length in by_length
+                    if length <= epochs and all((n, batch) in found[length] for n in norms)
+                }
+                for norm in norms
+            }
+            sd = {norm: _sd(found[epochs][norm, batch], spread) for norm in norms}
+            worlds.append(World(f"batch {batch}, {epochs} epochs", epochs, means, sd))
+    return worlds
+
+
+def _sd(values: Sequence[float], spread: float) -> float:
+    """A cell's own spread and the pooled one, half and half: three seeds say little alone."""
+    return sqrt((variance(values) + spread**2) / 2)
+
+
+def simulated(random: Random) -> World:
+    """A world at random."""
+    norms = ("batch", "group", "layer", "instance")
+    gap = random.choice([0.005, 0.01, 0.02, 0.04])
+    sd = random.choice([0.004, 0.008, 0.015])
+    means = {}
+    for norm in norms:
+        accuracy, move = 0.75 + random.gauss(0, gap), random.gauss(0, DRIFT / sqrt(2))
+        means[norm] = {n: accuracy - (0.03 + move) * log2(20 / n) for n in (1, 20)}
+    best = random.choice([0.25, 0.5, 1.0, 2.0, 4.0])
+    return World("simulated", 20, means, dict.fromkeys(norms, sd), best, 0.01)
+
+
+@dataclass(frozen=True)
+class Line:
+    """How one race went."""
+
+    world: str
+    budget: float
+    race: int
+    verdict: str
+    norm: str
+    truth: str
+    behind: float
+    wrong: bool
+    missed: bool
+
+
+def line(world: World, budget: float, number: int) -> Line:
+    """Replays race ``number``."""
+    answer = replay(world, planned(world, budget), Random(f"{world.name} {budget} {number}"))
+    truth = world.truth
+    best = max(truth, key=lambda norm: truth[norm])
+    norm = answer.norm or "-"
+    beaten = [row.norm for row in answer.rows if row.state in ("behind", "dropped")]
+    return Line(
+        world=world.name,
+        budget=budget,
+        race=number,
+        verdict=answer.verdict,
+        norm=norm,
+        truth=best,
+        behind=round(truth[best] - truth.get(norm, 0.0), 4),
+        wrong=any(truth[each] >= truth.get(norm, 0.0) for each in beaten),
+        missed=any(truth[each] > truth.get(norm, 0.0) for each in answer.aside),
+    )
+
+
+def table(lines: Sequence[Line]) -> list[str]:
+    """A row a world and budget, in Markdown."""
+    head = (
+        "world",
+        "budget",
+        "races",
+        "firm",
+        "wrong",
+        "too close",
+        "missed",
+        "within a point",
+    )
+    rows = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for key in dict.fromkeys((each.world, each.budget) for each in lines):
+        rows.append(row(f"{key[0]} | {key[1]:g}", [e for e in lines if (e.world, e.budget) == key]))
+    return [*rows, row("all | ", lines)]
+
+
+def row(title: str, mine: Sequence[Line]) -> str:
+    """One row."""
+    firm = [each for each in mine if each.verdict == "clear"]
+    wrong = sum(each.wrong for each in firm)
+    share = f" ({wrong / len(firm):.1%})" if firm else ""
+    close = sum(each.verdict == "too close to call" for each in mine)
+    missed = sum(each.missed for each in firm)
+    near = sum(each.behind <= 0.01 or each.verdict != "clear" for each in mine) / len(mine)
+    counts = f"{len(mine)} | {len(firm)} | {wrong}{share} | {close} | {missed} | {near:.0%}"
+    return f"| {title} | {counts} |"
+
+
+def _numbers(races: int) -> range:
+    return range(FIRST, FIRST + races)
+
+
+def main() -> None:
+    """Replays the races."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--records", type=Path, default=Path("results"))
+    parser.add_argument("--out", type=Path, default=Path("results/advise"))
+    parser.add_argument("--races", type=int, default=100, help="of each recorded world and budget")
+    parser.add_argument("--simulated", type=int, default=500, help="simulated races a budget")
+    arguments = parser.parse_args()
+    lines = []
+    for budget in BUDGETS:
+        for world in recorded(arguments.records):
+            lines += [line(world, budget, number) for number in _numbers(arguments.races)]
+        for number in _numbers(arguments.simulated):
+            lines.append(line(simulated(Random(number)), budget, number))
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    with (arguments.out / "replay.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(asdict(each) for each in lines)
+    said = [
+        "# Replayed races",
+        "",
+        "Made by `python scripts/replay_races.py`, which says how; nothing is trained. A budget",
+        "of 1 pays for five seeds of every norm in full, without short trainings.",
+        "",
+        "The recorded worlds are easy: their best norm leads by more than two points, and their",
+        "rates are alike. The simulated ones have leads of any size, and rates that matter.",
+        "",
+        "- firm: one norm is named as clearly the best of those that were trained in full",
+        "- wrong: it calls a norm worse, or drops one, that is at least as good",
+        "- missed: firm, and a norm that it says it could not rule out is better",
+        "- within a point: the norm that is named is at most a point below the best, or none is",
+        "  named firmly",
+        "",
+        *table(lines),
+    ]
+    (arguments.out / "replay.md").write_text("\n".join(said) + "\n", encoding="utf-8")
+    print("\n".join(table(lines)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+"""The answer of a race, and its words."""
+
+import re
+from dataclasses import replace
+from random import Random
+
+import pytest
+import torch
+
+from normbench.launch.advise import wording
+from normbench.launch.advise.answer import Answer, OnTest, judge
+from normbench.launch.advise.book import Finish, Standing
+from normbench.launch.advise.budget import Candidate, Trial
+from normbench.launch.compose import load_config
+from tests.launch.advise.worlds import TEST, World, plan
+
+SPREAD = (-0.01, -0.005, 0.0, 0.005, 0.01)
+
+
+def finish(*norms: str, epochs: int = 20, seeds: int = 5) -> Finish:
+    """The end of a race that these norms were left in, the leader first."""
+    finals = [Trial(Candidate(norm, 0.5), epochs, 1, seeds) for norm in norms]
+    standings = [
+        Standing(n, "racing", Candidate(n, 0.5), [0.7] * seeds, epochs, 0.01, "") for n in norms
+    ]
+    leads = {norm: {2: -0.05, 10: -0.01} for norm in norms[1:]}
+    return Finish(standings, finals, looks=4, pace=1.0, leads=leads)
+
+
+def on_test(end: Finish, **means: float) -> dict[object, OnTest]:
+    """Test accuracies around these means."""
+    return {
+        entry: OnTest(means[trial.candidate.norm] + SPREAD[i % 5], TEST, 2000 if i else 1000)
+        for trial in end.finals
+        for i, entry in enumerate(trial.entries)
+    }
+
+
+def answer(end: Finish, **means: float) -> Answer:
+    return judge(plan(list(means)), end, on_test(end, **means))  # type: ignore[arg-type]
+
+
+def test_a_norm_that_leads_by_much_is_the_answer() -> None:
+    found = answer(finish("group", "batch"), group=0.77, batch=0.70)
+
+    assert (found.verdict, found.norm, found.seconds) == ("clear", "group", None)
+    assert [(row.norm, row.state) for row in found.rows] == [("group", "best"), ("batch", "behind")]
+    first, second = wording.headline(found)
+    assert first == "use group norm with optim.lr=0.05: 23.0 ± 1.0 % test error"
+    assert second == (
+        "batch norm 30.0 ± 1.0 %: worse (p < 0.001, corrected); beside the best the same time a"
+        " step, the same memory"
+    )
+
+
+def test_a_small_lead_is_too_close_to_call_and_it_is_said_how_long_it_would_take() -> None:
+    found = answer(finish("group", "batch"), group=0.765, batch=0.75)
+
+    assert (found.verdict, found.norm) == ("too close to call", "group")
+    assert found.seconds is not None
+    assert 10 < found.seconds < 10_000
+    said = "\n".join(wording.headline(found))
+    assert said.startswith("too close to call between group and batch; ahead is group norm")
+    assert "lead over batch norm in short trainings: -5.0 points at 2 epochs, -1.0" in said
+    assert "a clear answer would take about" in said
+
+
+def test_where_held_out_and_test_images_disagree_nothing_is_clear() -> None:
+    found = answer(finish("group", "batch"), group=0.70, batch=0.77)
+
+    assert (found.verdict, found.seconds) == ("too close to call", None)
+    assert "no reasonable number of seeds would tell them apart" in wording.headline(found)
+
+
+def test_trainings_shorter_than_planned_are_no_answer_however_clear() -> None:
+    found = answer(finish("group", "batch", epochs=10), group=0.77, batch=0.50)
+
+    assert found.verdict == "cannot tell at this length"
+    assert found.seconds == 0.0
+    assert wording.headline(found)[0].startswith(
+        "cannot tell for 20 epochs: the budget pays for 10; after these group norm"
+    )
+
+
+def test_p_is_corrected_for_looks_and_comparisons() -> None:
+    two = answer(finish("group", "batch"), group=0.77, batch=0.755)
+    three = answer(finish("group", "batch", "layer"), group=0.77, batch=0.755, layer=0.6)
+    p = {row.norm: row.p for row in two.rows}, {row.norm: row.p for row in three.rows}
+
+    assert p[0]["batch"] is not None
+    assert p[1]["batch"] == pytest.approx(2 * p[0]["batch"])
+
+
+def test_a_seed_that_diverged_counts_as_an_error_of_all() -> None:
+    end = finish("group", "batch")
+    scores = on_test(end, group=0.77, batch=0.70)
+    scores[end.finals[1].entries[0]] = OnTest(None, TEST)
+    found = judge(plan(["group", "batch"]), end, scores)  # type: ignore[arg-type]
+
+    (row,) = (row for row in found.rows if row.norm == "batch")
+    assert row.error == pytest.approx((4 * 0.2975 + 1) / 5, abs=0.001)
+
+
+def test_a_norm_that_was_set_aside_is_not_ruled_out() -> None:
+    end = finish("group", "batch")
+    aside = Standing(
+        "layer", "set aside", Candidate("layer", 1.0), [0.6], 2, 0.03, "no time to train it in full"
+    )
+    end = replace(end, standings=[*end.standings, aside])
+    found = judge(plan(["group", "batch", "layer"]), end, on_test(end, group=0.77, batch=0.7))  # type: ignore[arg-type]
+
+    assert found.aside == {"layer": pytest.approx(0.5 + 5 * (20 * 100 * 0.004 + 20 + 2))}
+    assert (
+        "layer norm is not ruled out; with 2 min 30 s more it could be placed"
+        in wording.headline(found)
+    )
+    assert found.rows[-1].why == "no time to train it in full"
+
+
+def test_where_all_diverged_there_is_no_answer() -> None:
+    world = World({"batch": 0.7, "group": 0.7}, Random(0), diverges=lambda _: True)
+    found = world.run(plan(["batch", "group"]))
+
+    assert found.norm is None
+    assert "all diverged" in wording.headline(found)[0]
+    assert wording.table(found)[0][1] == "-"
+
+
+def test_the_answer_is_plain_records_markdown_and_html() -> None:
+    found = answer(finish("group", "batch"), group=0.77, batch=0.70)
+    found = replace(found, command="normbench run norm=group 'data.name=<a>'", code="x = 1")
+
+    records = found.to_records()
+    assert [record["norm"] for record in records] == ["group", "batch"]
+    assert records[0]["error"] == pytest.approx(0.23)
+    html = found._repr_html_()
+    assert "<td>group</td>" in html
+    assert "&lt;a&gt;" in html
+    assert "<a>" not in html
+    markdown = wording.to_markdown(found)
+    assert "| group | 0.05 | 23.0 ± 1.0 | 5 | 20 | - | 1.00 | 1.00 | best |" in markdown
+    assert wording.page(found).startswith("<!doctype html>")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "rate"),
+    [
+        (["norm=group"], 0.05 * 2 / 32),
+        (["norm=batch", "norm.momentum=0.02"], 0.05 * 2 / 32),
+        (["norm=group", "optim=adamw", "optim.scaling=none"], 0.05),
+    ],
+)
+def test_the_lines_of_python_put_the_norm_into_a_network_of_one_s_own(
+    overrides: list[str], rate: float
+) -> None:
+    config = load_config([*overrides, "batch=2", "optim.lr=0.05"])
+    code = wording.code(config)
+    namespace: dict[str, object] = {
+        "torch": torch,
+        "model": torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8)),
+    }
+    exec(code, namespace)
+
+    model, optimizer = namespace["model"], namespace["optimizer"]
+    assert isinstance(model, torch.nn.Sequential)
+    assert type(model[1]).__module__ == type(config.norm).__module__
+    assert getattr(model[1], "momentum", None) == getattr(config.norm, "momentum", None)
+    assert isinstance(optimizer, torch.optim.Optimizer)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(rate)
+    assert len(re.findall("\n", code)) == 3

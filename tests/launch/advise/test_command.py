@@ -1,0 +1,212 @@
+"""``normbench advise`` as a whole: real trainings, resumption, and what is refused."""
+
+import io
+import json
+import re
+from pathlib import Path
+from time import perf_counter
+
+import pytest
+from rich.console import Console
+
+from normbench.launch import grid
+from normbench.launch.advise import command
+from normbench.launch.advise import race as race_module
+from normbench.launch.advise.question import Question
+from normbench.launch.compose import load_config
+from normbench.run import spent
+from normbench.run.cell import Cell
+from normbench.run.pace import measure
+from normbench.run.seeds import Replicas
+from normbench.store.advice import ADVICE, Cost, write_plan
+from normbench.terminal.screen import Screen
+from tests.conftest import Command, files_below
+from tests.launch.advise.worlds import plan
+
+Settings = list[str]
+
+
+@pytest.fixture
+def race(tiny: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """The smallest race; what steps cost is given, so that the course is always the same."""
+
+    def cost(cell: Cell, *_: object) -> Cost:
+        name = cell.config.norm.name
+        return Cost(
+            norm=name,
+            start=0.5,
+            step=0.1,
+            stacked=0.1,
+            evaluation=0.01,
+            ending=0.1,
+            momentum=0.1 if name == "batch" else None,
+        )
+
+    monkeypatch.setattr(command, "measure", cost)
+    monkeypatch.setattr(race_module, "MOST_SEEDS", 5)  # more would only take longer
+    monkeypatch.setattr(spent, "process_start", perf_counter)  # the tests' process is old
+    return [*(text for text in tiny if not text.startswith("epochs")), "epochs=1"]
+
+
+def test_a_race_is_run_to_its_answer_and_run_again_trains_nothing(
+    nb: Command, race: Settings, tmp_path: Path
+) -> None:
+    arguments = ["advise", *race, "--norms", "batch,group", "--within", "2m"]
+    first = nb(*arguments)
+
+    assert first.exit_code == 0, first.output
+    folder = tmp_path / "runs" / "advise"
+    assert {path.name.split("-")[0] for path in folder.glob("*-b4-*")} == {"batch", "group"}
+    text = (folder / "answer.md").read_text(encoding="utf-8")
+    assert text.startswith("# Which norm?\n\n- ")
+    assert "normbench run norm=" in text
+    assert "budget 2 min 0 s" in first.output
+    assert "would be clear" in first.output
+    assert re.search(r"1 epoch, one seed, 7 settings", first.output)
+
+    records = {name for name in files_below(tmp_path) if name.endswith("result.json")}
+    seeds = [name for name in records if "/seed-0/" not in name]
+    assert len(seeds) >= 10, "two norms, five seeds that no choice was made on"
+    before = files_below(tmp_path)
+    again = nb(*arguments)
+    after = files_below(tmp_path)
+    assert again.exit_code == 0, again.output
+    assert {n: t for n, t in after.items() if n in records} == {n: before[n] for n in records}
+    assert (folder / "answer.md").read_text(encoding="utf-8") == text
+
+
+def test_the_real_measurement_is_of_steps_evaluation_and_ending(tiny: Settings) -> None:
+    cell = Cell.of(load_config([*tiny, "norm=batch", "data.val_fraction=0.25"]))
+    found = measure(cell, 3, 5, Screen(Console(file=io.StringIO())))
+
+    assert found.norm == "batch"
+    assert found.momentum == 0.1
+    assert 0 < found.step < 1
+    assert 0 < found.stacked < 1
+    assert 0 < found.evaluation < found.ending < 5
+    assert not cell.directory.exists()
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+def test_a_race_that_was_killed_between_rounds_goes_on_as_it_would_have(
+    nb: Command, race: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, rounds = grid.train_each, []
+
+    def train_each(cells: object, *rest: object) -> object:
+        rounds.append(cells)
+        if len(rounds) == 2:
+            raise Killed
+        return real(cells, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(command, "train_each", train_each)
+    arguments = ["advise", *race, "--norms", "batch,group", "--within", "2m"]
+    with pytest.raises(Killed):
+        nb(*arguments)
+    planned = (tmp_path / "runs" / "advise" / ADVICE).read_bytes()
+    trained = {n: t for n, t in files_below(tmp_path).items() if n.endswith("result.json")}
+    assert len(trained) == 7
+
+    assert nb(*arguments).exit_code == 0
+    assert rounds[2] == rounds[0]
+    assert rounds[3] == rounds[1]
+    assert (tmp_path / "runs" / "advise" / ADVICE).read_bytes() == planned
+    after = files_below(tmp_path)
+    assert {name: after[name] for name in trained} == trained, "nothing is trained twice"
+
+
+def test_more_time_goes_on_from_what_is_there(nb: Command, race: Settings, tmp_path: Path) -> None:
+    arguments = [*race, "epochs=3", "--norms", "batch,group", "--within"]
+    short = nb("advise", *arguments, "20s")
+    assert short.exit_code == 0, short.output
+    path = tmp_path / "runs" / "advise" / ADVICE
+    before = json.loads(path.read_text())
+    longer = nb("advise", *arguments, "3m")
+
+    assert longer.exit_code == 0, longer.output
+    after = json.loads(path.read_text())
+    assert before["raced"] < after["raced"] == 3
+    assert before["costs"] == after["costs"]
+    assert "does not pay for epochs=3" in short.output
+    assert "cannot tell for 3 epochs" in short.output
+    assert "cannot tell" not in longer.output
+
+
+def test_a_training_that_fails_ends_the_race_with_one_line(
+    nb: Command, race: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError("no memory left")
+
+    monkeypatch.setattr(Replicas, "train", fail)
+    ended = nb("advise", *race, "--norms", "batch,group")
+
+    assert ended.exit_code == 1
+    (line,) = [line for line in ended.stderr.splitlines() if line]
+    assert line.startswith("normbench: not finished: ")
+    assert "MemoryError: no memory left" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--within", "5x"], "--within 5x: must be a time such as 90s, 30m or 3h"),
+        (["--within", "0m"], "--within 0m: must be"),
+        (["--within", "-5m"], "--within -5m: must be"),
+        (["--norms", "batch,grop"], "--norms grop: unknown norm; choose from"),
+        (["--norms", "batch"], "--norms: a race takes two norms or more"),
+        (["--norms", "batch,batch"], "--norms: a race takes two norms or more"),
+        (["norm=group"], "norm=group: advise chooses; use --norms"),
+        (["seeds=3"], "seeds=3: advise chooses; use --within"),
+        (["norm.groups=2", "--norms", "batch,layer"], "norm.groups=2: none of batch, layer has"),
+        (["data.val_fraction=0"], "data.val_fraction=0.0: advise chooses on held-out images"),
+        (["bach=2"], "bach"),
+        (["batch=2,4"], "batch=2,4: one run takes one value"),
+        (["hydra/launcher=nope"], "hydra/launcher=nope: unknown launcher"),
+        (["batch=1000"], "batch=1000: larger than"),
+        (["epochs=2", "--within", "1s"], "too little for any race"),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_is_written(
+    nb: Command, race: Settings, tmp_path: Path, arguments: Settings, said: str
+) -> None:
+    norms = [] if "--norms" in arguments else ["--norms", "batch,group"]
+    refused = nb("advise", *race, *norms, *arguments)
+
+    assert refused.exit_code == 2, refused.output
+    (line,) = [line for line in refused.stderr.splitlines() if line]
+    assert said in line
+    assert files_below(tmp_path) == {}
+
+
+def test_another_race_in_the_same_folder_is_refused(
+    nb: Command, race: Settings, tmp_path: Path
+) -> None:
+    write_plan(tmp_path / "runs" / "advise", plan(["batch", "group"]))
+    refused = nb("advise", *race, "--norms", "batch,group")
+
+    assert refused.exit_code == 2
+    assert refused.stderr == (
+        "normbench: runs/advise holds another race: batch=2 --norms batch,group; choose another"
+        " name=NAME\n"
+    )
+
+
+def test_a_damaged_plan_is_named(nb: Command, race: Settings, tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "advise"
+    folder.mkdir(parents=True)
+    (folder / ADVICE).write_text("{")
+    refused = nb("advise", *race, "--norms", "batch,group")
+
+    assert refused.exit_code == 2
+    assert "advise.json: it is damaged or half written; remove advise.json" in refused.stderr
+
+
+def test_settings_of_a_norm_go_to_the_norms_that_have_them() -> None:
+    question = Question.of(["norm.groups=2", "batch=4"], ["batch", "group"])
+
+    assert "norm.groups=2" in question.overrides("group")
+    assert "norm.groups=2" not in question.overrides("batch")

@@ -1,0 +1,54 @@
+"""How sure a difference is: against SciPy's own test, and against simulation."""
+
+from random import Random
+
+import pytest
+from scipy.stats import ttest_ind
+
+from normbench.launch.advise.odds import ALPHA, detectable, said_p, seeds_needed, welch
+
+
+def test_p_is_welch_s() -> None:
+    first, second = [0.70, 0.72, 0.71, 0.69, 0.73], [0.74, 0.75, 0.71, 0.76]
+
+    assert welch(first, second, 0.0, 0.0) == pytest.approx(
+        ttest_ind(first, second, equal_var=False).pvalue, rel=1e-9
+    )
+
+
+def test_values_that_are_all_equal_scatter_by_their_rounding() -> None:
+    assert welch([0.5] * 5, [0.5] * 5, 0.01) == 1.0
+    assert welch([0.5] * 5, [0.505] * 5, 0.01) > 0.001
+    assert welch([0.5] * 5, [0.6] * 5, 0.01) < 1e-6
+
+
+def test_the_seeds_that_are_said_to_be_needed_make_the_difference_clear() -> None:
+    random = Random(0)
+    first = [0.30 + random.gauss(0, 0.01) for _ in range(5)]
+    second = [0.315 + random.gauss(0, 0.01) for _ in range(5)]
+    needed = seeds_needed(first, second, 4)
+
+    assert needed is not None
+    assert 5 < needed < 100
+    assert seeds_needed(second, second, 4) is None
+    assert seeds_needed(first, [value + 0.0001 for value in first], 4) is None
+
+
+def test_no_number_of_seeds_makes_a_difference_clear_that_another_rate_could_make() -> None:
+    spread = [0.001 * (i % 5 - 2) for i in range(200)]
+
+    assert welch(spread, [value + 0.005 for value in spread], 0.0) > 0.05
+    assert welch(spread, [value + 0.02 for value in spread], 0.0) < 0.001
+
+
+def test_the_smallest_difference_that_is_clear_is_just_clear() -> None:
+    difference = detectable(5, 0.01, 4)
+    spread = [-1.0, -0.5, 0.0, 0.5, 1.0]  # its standard deviation is √0.625
+    scaled = [0.01 * value / 0.625**0.5 for value in spread]
+
+    p = welch(scaled, [value + difference for value in scaled], 0.0)
+    assert p * 4 == pytest.approx(ALPHA)
+
+
+def test_p_is_said_with_three_digits() -> None:
+    assert [said_p(p) for p in (0.0004, 0.0123, 3.0)] == ["p < 0.001", "p = 0.012", "p = 1.000"]

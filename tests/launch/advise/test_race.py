@@ -1,0 +1,249 @@
+"""The course of a race: what is trained, who drops out, what it costs, how often it is wrong."""
+
+from collections.abc import Callable
+from math import log2
+from random import Random
+from statistics import fmean
+
+import pytest
+
+from normbench.launch.advise.book import ASIDE, DROPPED, Finish, Round
+from normbench.launch.advise.budget import SEEDS, Candidate, Score, Scores, foreseen
+from normbench.launch.advise.race import MOST_SEEDS, follow, race
+from normbench.store.advice import Plan
+from tests.launch.advise.worlds import World, plan, random_world, with_budget, wrong
+
+FOUR = ("batch", "group", "layer", "instance")
+TWO = ("batch", "group")
+
+
+def run(world: World, course: Plan) -> Finish:
+    return follow(course, lambda step: world.train(course, step))
+
+
+def world(**settings: object) -> World:
+    accuracy = {"batch": 0.74, "group": 0.77, "layer": 0.76, "instance": 0.4}
+    return World(accuracy=accuracy, random=Random(0), **settings)  # type: ignore[arg-type]
+
+
+def trained(step: Round) -> list[tuple[str, float, int, int]]:
+    return [(t.candidate.norm, t.candidate.factor, t.epochs, t.seeds) for t in step.trials]
+
+
+def test_short_trainings_come_first_with_every_rate_and_one_seed() -> None:
+    everything = world()
+    run(everything, plan(TWO))
+    first = everything.rounds[0]
+
+    assert [t.candidate for t in first.trials if t.candidate.norm == "group"] == [
+        Candidate("group", factor) for factor in (0.5, 1.0, 2.0)
+    ]
+    momenta = [t.candidate.momentum for t in first.trials if t.candidate.norm == "batch"]
+    assert momenta == [None, None, None, pytest.approx(0.02)]
+    assert {(t.epochs, t.seed, t.seeds) for t in first.trials} == {(2, 0, 1)}
+
+
+def test_the_last_trainings_are_as_long_as_planned_with_five_seeds_no_choice_saw() -> None:
+    everything = world()
+    finish = run(everything, plan(TWO))
+
+    seen = {t.seed for step in everything.rounds for t in step.trials if t.epochs < 20}
+    for trial in finish.finals:
+        assert trial.epochs == 20
+        assert trial.seeds >= SEEDS
+        assert seen.isdisjoint(entry.seed for entry in trial.entries)
+
+
+def test_what_is_hopeless_is_dropped_after_short_trainings_and_never_trained_in_full() -> None:
+    everything = world()
+    finish = run(everything, plan(FOUR))
+
+    (last,) = (s for s in finish.standings if s.norm == "instance")
+    assert last.state == DROPPED
+    assert "points behind group after 2 epochs (p < 0.001)" in last.why
+    later = [row for step in everything.rounds[1:] for row in trained(step)]
+    assert "instance" not in {norm for norm, *_ in later}
+
+
+@pytest.mark.parametrize("best", [0.25, 4.0])
+def test_a_best_rate_at_the_edge_is_looked_for_beyond_it(best: float) -> None:
+    everything = world(best=best, curve=0.04, sd=0.001)
+    finish = run(everything, plan(TWO))
+
+    assert {trial.candidate.factor for trial in finish.finals} == {best}
+
+
+def test_rates_are_extended_twice_at_most() -> None:
+    everything = world(best=64.0, curve=0.005, sd=0.001)
+    run(everything, plan(TWO))
+
+    assert max(t.candidate.factor for s in everything.rounds for t in s.trials) == 8.0
+
+
+def test_where_all_rates_diverge_smaller_ones_are_tried_and_what_still_diverges_is_dropped() -> (
+    None
+):
+    everything = world(diverges=lambda c: c.norm == "group" and c.factor > 0.1)
+    finish = run(everything, plan(TWO))
+
+    (group,) = (s for s in finish.standings if s.norm == "group")
+    assert (group.state, group.why) == (DROPPED, "diverged at every learning rate")
+    factors = {t.candidate.factor for s in everything.rounds for t in s.trials}
+    assert min(factors) == 0.125
+
+    everything = world(diverges=lambda c: c.norm == "group" and c.factor > 0.3)
+    finish = run(everything, plan(TWO))
+    assert {t.candidate.factor for t in finish.finals if t.candidate.norm == "group"} == {0.25}
+
+
+def test_where_everything_diverges_nothing_is_trained_in_full() -> None:
+    everything = world(diverges=lambda _: True)
+    finish = run(everything, plan(TWO))
+
+    assert finish.finals == []
+    assert all(t.epochs < 20 for step in everything.rounds for t in step.trials)
+
+
+def test_seeds_are_added_only_where_five_do_not_decide() -> None:
+    far = World(accuracy={"batch": 0.70, "group": 0.78}, random=Random(1), drift={"batch": -0.03})
+    assert {trial.seeds for trial in run(far, plan(TWO)).finals} == {SEEDS}
+
+    close = World(accuracy={"batch": 0.77, "group": 0.77}, random=Random(1))
+    assert {trial.seeds for trial in run(close, plan(TWO)).finals} == {MOST_SEEDS}
+
+
+def test_three_norms_are_trained_in_full_where_there_is_time_and_the_others_set_aside() -> None:
+    accuracy = dict.fromkeys(FOUR, 0.75)
+    rich = run(World(accuracy=accuracy, random=Random(0)), plan(FOUR))
+    poor = run(World(accuracy=accuracy, random=Random(0)), plan(FOUR, within=400.0))
+
+    assert (len(rich.finals), len(poor.finals)) == (3, 2)
+    assert [s.why for s in poor.standings if s.state == ASIDE] == [
+        "no time to train it in full"
+    ] * 2
+
+
+def seconds(everything: World, course: Plan) -> float:
+    """What the rounds of a race took, at the world's speed."""
+    trials = [trial for step in everything.rounds for trial in step.trials]
+    return course.used + foreseen(course, trials, everything.slower)
+
+
+@pytest.mark.parametrize("within", [300.0, 420.0, 600.0, 1200.0, 3600.0])
+@pytest.mark.parametrize("slower", [0.7, 1.0, 1.5, 2.5])
+def test_the_budget_is_kept_to_a_tenth_even_where_training_is_slower_than_measured(
+    within: float, slower: float
+) -> None:
+    course = plan(FOUR, within=within)
+    everything = World(dict.fromkeys(FOUR, 0.75), Random(0), slower=slower)
+    run(everything, course)
+
+    assert seconds(everything, course) <= 1.1 * within
+
+
+def test_a_smaller_budget_makes_trainings_shorter() -> None:
+    raced = [plan(TWO, within=within).raced for within in (120.0, 200.0, 300.0, 1000.0)]
+
+    assert raced == sorted(raced)
+    assert raced[0] < 20 == raced[-1]
+
+
+def test_a_race_that_is_run_again_over_its_records_takes_the_same_course() -> None:
+    records: dict[object, Score] = {}
+
+    def go(everything: World, course: Plan, rounds: int | None) -> list[Round]:
+        taken: list[Round] = []
+        running = race(course)
+        scores: Scores | None = None
+        while rounds is None or len(taken) < rounds:
+            try:
+                step = next(running) if scores is None else running.send(scores)
+            except StopIteration:
+                break
+            taken.append(step)
+            for trial in step.trials:
+                for entry in trial.entries:
+                    if entry not in records:
+                        records[entry] = everything.score(course, entry, trial.seeds)
+            scores = {entry: records[entry] for t in step.trials for entry in t.entries}
+        return taken
+
+    everything, course = world(), plan(FOUR)
+    begun = go(everything, course, 2)
+    whole_race = go(everything, course, None)
+    assert whole_race[: len(begun)] == begun
+    before = dict(records)
+    assert go(everything, course, None) == whole_race
+    assert records == before, "nothing is trained twice"
+
+
+def test_with_more_time_the_race_goes_on_with_longer_trainings() -> None:
+    course = plan(TWO, within=200.0)
+    more = with_budget(course, 2000.0)
+
+    assert (course.raced < 20, more.raced) == (True, 20)
+
+
+# ---- how often it is wrong ----
+
+
+def firm(
+    make: Callable[[Random], World], norms: tuple[str, ...], races: int, within: float = 3600.0
+) -> tuple[int, int]:
+    """How many of so many races ended with a clear answer, and how many of those were wrong."""
+    course = plan(norms, within=within)
+    clear = bad = 0
+    for number in range(races):
+        everything = make(Random(number))
+        answer = everything.run(course)
+        clear += answer.verdict == "clear"
+        bad += answer.verdict == "clear" and wrong(answer, everything)
+    return clear, bad
+
+
+@pytest.mark.parametrize("gap", [0.01, 0.03])
+def test_at_most_one_in_twenty_firm_answers_is_wrong(gap: float) -> None:
+    clear, bad = firm(lambda random: random_world(random, FOUR, gap=gap), FOUR, 150)
+
+    assert clear > 20, "it does answer"
+    assert bad <= 0.05 * clear
+
+
+def test_equal_norms_are_seldom_told_apart() -> None:
+    def make(random: Random) -> World:
+        return World(accuracy=dict.fromkeys(FOUR, 0.75), random=random)
+
+    clear, _ = firm(make, FOUR, 200)
+    assert clear <= 0.05 * 200 + 6, "at the nominal rate of 5 %, 16 or fewer of 200 in 95 %"
+
+
+def test_a_short_race_is_never_a_firm_answer() -> None:
+    clear, _ = firm(lambda random: random_world(random, TWO, gap=0.1), TWO, 60, within=120.0)
+
+    assert clear == 0
+
+
+def test_a_norm_that_starts_slowly_is_kept_until_it_leads() -> None:
+    """As group norm at batch size 2: behind by 6 points after 2 epochs, ahead by 3 after 20."""
+    ahead = 0
+    for number in range(40):
+        everything = World(
+            accuracy={"batch": 0.74, "group": 0.77},
+            random=Random(number),
+            drift={"group": 0.027},
+        )
+        answer = everything.run(plan(TWO))
+        ahead += answer.norm == "group"
+        assert answer.norm == "group" or answer.verdict != "clear"
+    assert ahead >= 38
+
+
+def test_the_mean_of_the_last_seeds_is_not_biased_by_the_choice_of_the_rate() -> None:
+    found = []
+    for number in range(60):
+        everything = World(dict.fromkeys(TWO, 0.75), Random(number), sd=0.02, curve=0.0)
+        answer = everything.run(plan(TWO, epochs=1, within=900.0))
+        found += [row.error for row in answer.rows if row.error is not None]
+
+    at_one_epoch = 0.03 * log2(20)  # the world counts from 20 epochs; no rate is better
+    assert fmean(found) == pytest.approx(0.25 + at_one_epoch, abs=0.002)

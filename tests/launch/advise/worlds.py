@@ -1,0 +1,132 @@
+"""Races without training: worlds in which it is known which norm is the best."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import log2
+from random import Random
+
+from normbench.launch.advise.answer import Answer, OnTest, judge
+from normbench.launch.advise.book import Finish, Round
+from normbench.launch.advise.budget import Candidate, Entry, Score, Scores, course
+from normbench.launch.advise.race import DRIFT, follow
+from normbench.store.advice import Cost, Plan
+
+STEPS = 100
+HELD_OUT, TEST = 5_000, 10_000
+
+
+def cost(norm: str, step: float = 0.01) -> Cost:
+    momentum = 0.1 if norm == "batch" else None
+    return Cost(
+        norm=norm,
+        start=0.5,
+        step=step,
+        stacked=0.4 * step,
+        evaluation=1.0,
+        ending=2.0,
+        momentum=momentum,
+    )
+
+
+def plan(norms: Sequence[str], *, epochs: int = 20, within: float = 3600.0) -> Plan:
+    costs = [cost(norm) for norm in norms]
+    raced, lengths = course(costs, STEPS, epochs, within, 10.0)
+    return Plan(
+        question="q",
+        settings=["batch=2"],
+        within=within,
+        epochs=epochs,
+        raced=raced,
+        lengths=lengths,
+        steps=STEPS,
+        seed=0,
+        held_out=HELD_OUT,
+        lr=0.1,
+        used=10.0,
+        costs=costs,
+    )
+
+
+@dataclass
+class World:
+    """Norms with known accuracies.
+
+    Attributes:
+        accuracy: of each norm after the planned length at its best rate.
+        sd: of seeds.
+        best: the factor of the best rate; half a step beside it costs ``curve``.
+        drift: how much less a norm has gained by each halving of the length than the others.
+        slower: how many times as long as foreseen training takes.
+        diverges: what diverges.
+    """
+
+    accuracy: Mapping[str, float]
+    random: Random
+    epochs: int = 20
+    sd: float = 0.008
+    best: float = 1.0
+    curve: float = 0.01
+    drift: Mapping[str, float] = field(default_factory=dict)
+    slower: float = 1.0
+    diverges: Callable[[Candidate], bool] = lambda _: False
+    rounds: list[Round] = field(default_factory=list)
+    truths: dict[Entry, float] = field(default_factory=dict)
+
+    def train(self, plan: Plan, step: Round) -> Scores:
+        self.rounds.append(step)
+        return {e: self.score(plan, e, t.seeds) for t in step.trials for e in t.entries}
+
+    def score(self, plan: Plan, entry: Entry, seeds: int) -> Score:
+        mine = plan.cost(entry.candidate.norm)
+        step = mine.step if seeds == 1 else mine.stacked
+        seconds = self.slower * plan.steps * entry.epochs * step
+        if self.diverges(entry.candidate):
+            return Score(None, seconds)
+        truth = self.mean(entry) + self.random.gauss(0, self.sd)
+        self.truths[entry] = truth
+        return Score(self.seen(truth, plan.held_out), seconds)
+
+    def mean(self, entry: Entry) -> float:
+        norm = entry.candidate.norm
+        short = log2(self.epochs / entry.epochs)
+        away = log2(entry.candidate.factor / self.best)
+        loss = (0.03 + self.drift.get(norm, 0.0)) * short + self.curve * away**2
+        return self.accuracy[norm] - loss
+
+    def seen(self, truth: float, images: int) -> float:
+        """An accuracy as so many images show it."""
+        share = min(0.999, max(0.001, truth))
+        return share + self.random.gauss(0, (share * (1 - share) / images) ** 0.5)
+
+    def tests(self, plan: Plan, finish: Finish) -> dict[Entry, OnTest]:
+        """Test accuracies; all networks see the same images, so that their error is shared."""
+        entries = [entry for trial in finish.finals for entry in trial.entries]
+        values = {entry: self.truths.get(entry) for entry in entries}
+        return {entry: OnTest(value, TEST, 1000) for entry, value in values.items()}
+
+    def run(self, plan: Plan) -> Answer:
+        finish = follow(plan, lambda step: self.train(plan, step))
+        return judge(plan, finish, self.tests(plan, finish))
+
+
+def random_world(random: Random, norms: Sequence[str], *, gap: float) -> World:
+    """Norms whose accuracies differ by about ``gap``, and whose leads move as assumed."""
+    return World(
+        accuracy={norm: 0.75 + random.gauss(0, gap) for norm in norms},
+        random=random,
+        sd=random.choice([0.004, 0.008, 0.015]),
+        best=random.choice([0.5, 1.0, 2.0]),
+        drift={norm: random.gauss(0, DRIFT / 2**0.5) for norm in norms},
+    )
+
+
+def wrong(answer: Answer, world: World) -> bool:
+    """Whether an answer calls a norm worse than another that is in fact at least as good."""
+    beaten = [row.norm for row in answer.rows if row.state in ("behind", "dropped")]
+    norm = answer.norm
+    return norm is not None and any(world.accuracy[b] >= world.accuracy[norm] for b in beaten)
+
+
+def with_budget(plan: Plan, within: float) -> Plan:
+    raced, lengths = course(plan.costs, plan.steps, plan.epochs, within, plan.used)
+    return replace(plan, within=within, raced=raced, lengths=lengths)

@@ -1,0 +1,90 @@
+"""The plan of a race on disk: what is written is read, and nothing else is believed."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from normbench.errors import UnreadableError
+from normbench.store.advice import ADVICE, Cost, Plan, read_plan, write_plan
+
+COST = Cost(
+    norm="batch", start=0.5, step=0.01, stacked=0.004, evaluation=1.0, ending=2.0, momentum=0.1
+)
+PLAN = Plan(
+    question="ab" * 32,
+    settings=["batch=2", "data=synthetic"],
+    within=1800.0,
+    epochs=20,
+    raced=10,
+    lengths=[1, 5],
+    steps=100,
+    seed=3,
+    held_out=500,
+    lr=0.1,
+    used=12.5,
+    costs=[COST],
+)
+
+
+def test_a_plan_is_read_as_it_was_written(tmp_path: Path) -> None:
+    write_plan(tmp_path, PLAN)
+
+    assert read_plan(tmp_path) == PLAN
+
+
+def test_where_there_is_no_plan_there_is_none(tmp_path: Path) -> None:
+    assert read_plan(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("within", -1, "within is -1"),
+        ("within", "long", "within is 'long'"),
+        ("within", None, "within is missing"),
+        ("epochs", 2.5, "epochs is 2.5"),
+        ("raced", 21, "raced is 21"),
+        ("lengths", [], "make no sense"),
+        ("lengths", [5, 1], "make no sense"),
+        ("lengths", [0], "lengths is 0"),
+        ("lengths", "1", "lengths is '1'"),
+        ("lengths", [True], "lengths is True"),
+        ("steps", 0, "steps is 0"),
+        ("seed", 2**40, "seed is 1099511627776"),
+        ("held_out", 0, "held_out is 0"),
+        ("settings", ["a\nb"], "a text is"),
+        ("question", 7, "a text is 7"),
+        ("costs", [], "make no sense"),
+        ("costs", [{"norm": "nope"}], "a cost is"),
+        ("costs", [{"norm": "batch"}], "start is missing"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(tmp_path: Path, key: str, value: Any, said: str) -> None:
+    write_plan(tmp_path, PLAN)
+    path = tmp_path / ADVICE
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+
+    with pytest.raises(UnreadableError, match=r"advise\.json: ") as caught:
+        read_plan(tmp_path)
+    assert said in str(caught.value)
+
+
+def test_a_norm_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    write_plan(tmp_path, PLAN)
+    path = tmp_path / ADVICE
+    values = json.loads(path.read_text())
+    values["costs"] *= 2
+    path.write_text(json.dumps(values))
+
+    with pytest.raises(UnreadableError, match="twice"):
+        read_plan(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"within": 1'])
+def test_a_damaged_plan_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / ADVICE).write_text(text)
+
+    with pytest.raises(UnreadableError):
+        read_plan(tmp_path)
