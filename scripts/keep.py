@@ -47,6 +47,9 @@ def _keep_cell(cell: Path, place: Path) -> None:
         return
     config = yaml.safe_load(written.read_text(encoding="utf-8"))
     config["runs"] = "runs"  # where they lay is nobody's business
+    for key in ("file", "weights"):
+        if config["model"].get(key):
+            config["model"][key] = Path(config["model"][key]).name
     text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
     write_text(place / "config.yaml", text)
 

@@ -37,7 +37,10 @@ def _estimated(
     with screen.working("timing a few steps") as bar:
         for number, cell in enumerate(todo):
             bar.update("timing a few steps", number, len(todo))
-            found[cell.directory] = estimates.seconds(cell, left[cell.directory])
+            try:
+                found[cell.directory] = estimates.seconds(cell, left[cell.directory])
+            except Exception:  # whatever it is, training says it of this cell alone
+                found[cell.directory] = 0.0
     return found
 
 

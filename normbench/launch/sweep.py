@@ -19,7 +19,7 @@ from normbench.config import Config
 from normbench.errors import UsageError
 from normbench.launch.course import Course, estimated, said, show_plan
 from normbench.run import run as experiment
-from normbench.run.cell import Cell
+from normbench.run.cell import Cell, write_summary
 from normbench.run.seeds import StoppedError
 from normbench.run.signals import asking
 from normbench.run.stacks import LOG, note_failure
@@ -229,19 +229,18 @@ def train(config: Config, screen: Screen) -> None:
         screen.line(overall.said)
     try:
         experiment.run_together(configs, screen, brief=True)
-    except HeldError as error:
-        screen.line(f"  left alone: {error}")
-        if len(configs) > 1:  # the others need not wait for the one that somebody else trains
-            for each in configs:
-                train(each, screen)
     except StoppedError:  # a launcher has asked, and takes it from here
         screen.line("  stopped; the same sweep goes on with it")
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        screen.line(f"  failed: {reason}")
-        for each in configs:
+        said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        held = isinstance(error, HeldError)
+        screen.line(f"  left alone: {error}" if held else f"  failed: {said}")
+        if len(configs) > 1:  # what is wrong with one is nothing to the others
+            for each in configs:
+                train(each, screen)
+        elif not held:
             with suppress(Exception):  # for example where the images are gone
-                _note_failure(Cell.of(each), error, traceback.format_exc())
+                _note_failure(Cell.of(config), error, traceback.format_exc())
 
 
 def _note_failure(cell: Cell, error: BaseException, details: str) -> None:
@@ -249,7 +248,7 @@ def _note_failure(cell: Cell, error: BaseException, details: str) -> None:
     with experiment.held(cell), Screen.to_file(cell.directory / LOG) as log:
         log.log(details)
         note_failure(cell.replicas(), error)
-        experiment.write_summary(cell, read_results(cell.directory))
+        write_summary(cell, read_results(cell.directory))
 
 
 @contextmanager

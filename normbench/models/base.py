@@ -90,8 +90,14 @@ class ModelConfig(ABC):
             UsageError: there is no such file, or it is another than the one with the given SHA-256.
         """
         for each in fields(self):
-            key, file = each.metadata.get("pinned"), getattr(self, each.name)
-            if key is None or not file:
+            key, file = each.metadata.get("pinned"), getattr(self, each.name) or None
+            if key is None:
+                continue
+            setattr(self, each.name, file)
+            digest = getattr(self, key)
+            if file is None and digest is not None:
+                raise UsageError(f"model.{key}={digest} goes with model.{each.name}=FILE")
+            if file is None:
                 continue
             found, wanted = sha256_of(f"model.{each.name}", file), getattr(self, key)
             if wanted not in (None, found):

@@ -5,6 +5,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
 
@@ -41,7 +42,7 @@ class PythonConfig(ForeignConfig):
 
     @property
     def title(self) -> str:
-        return f"{self.function} of {self.file}"
+        return f"{self.function} of {Path(self.file).name}"
 
     @property
     def said(self) -> str:

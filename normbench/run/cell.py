@@ -1,5 +1,6 @@
 """A cell: a configuration, the images it runs on, and the folder its records go to."""
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,10 +13,11 @@ from normbench.config import PER_REPLICA, Config
 from normbench.data.batches import Splits, split
 from normbench.data.library import Description
 from normbench.errors import UsageError
+from normbench.files import write_json
 from normbench.models.base import Start
 from normbench.models.inspection import LayerInfo, check_statistics, layers
 from normbench.norms import Swap, describe_swap
-from normbench.store.results import is_done
+from normbench.store.results import SUMMARY, Result, is_done, summarize
 
 _SPLITS: dict[tuple[str, str, torch.device], Splits] = {}
 
@@ -207,3 +209,19 @@ class Replica:
         ):
             raise ValueError("it is of another cell")
         return cls(other, seed)
+
+
+def write_summary(cell: Cell, ended: Sequence[Result]) -> dict[str, Any]:
+    """Writes ``summary.json`` from the results of all seeds that are there, and returns it."""
+    config = cell.config
+    summary: dict[str, Any] = {
+        "norm": config.norm.name,
+        "batch": config.batch,
+        "norm_batch": config.norm_batch or config.batch,
+        "model": config.model.title,
+        "data": {"name": cell.images.name, "sha256": cell.images.sha256},
+        **summarize(ended),
+        "digest": cell.digest,
+    }
+    write_json(cell.directory / SUMMARY, summary)
+    return summary

@@ -15,7 +15,7 @@ from normbench.config import Config
 from normbench.errors import UnreadableError, UsageError
 from normbench.files import write_json, write_text
 from normbench.run.allocator import keep_freed_memory
-from normbench.run.cell import Cell, Replica
+from normbench.run.cell import Cell, Replica, write_summary
 from normbench.run.spent import Spent
 from normbench.run.stacks import LOG, train_replicas
 from normbench.run.views import notes, show_header, show_results
@@ -24,11 +24,9 @@ from normbench.store.lock import HOLDER, LOCK, holding
 from normbench.store.results import (
     FAILED,
     FINISHED,
-    SUMMARY,
     Result,
     read_result,
     read_results,
-    summarize,
 )
 from normbench.terminal.screen import Screen
 
@@ -234,19 +232,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(inner) for key, inner in value.items()}
     return [_plain(inner) for inner in value] if isinstance(value, list) else value
-
-
-def write_summary(cell: Cell, ended: Sequence[Result]) -> dict[str, Any]:
-    """Writes ``summary.json`` from the results of all seeds that are there, and returns it."""
-    config = cell.config
-    summary: dict[str, Any] = {
-        "norm": config.norm.name,
-        "batch": config.batch,
-        "norm_batch": config.norm_batch or config.batch,
-        "model": config.model.title,
-        "data": {"name": cell.images.name, "sha256": cell.images.sha256},
-        **summarize(ended),
-        "digest": cell.digest,
-    }
-    write_json(cell.directory / SUMMARY, summary)
-    return summary

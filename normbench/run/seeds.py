@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import isfinite
 from threading import Event, Lock
 
 import torch
@@ -20,7 +19,7 @@ from normbench.run.spent import Spent
 from normbench.store.curves import Tracker
 from normbench.store.environment import environment
 from normbench.store.outcomes import write_outcomes
-from normbench.store.results import DIVERGED, FINISHED, Result, write_result
+from normbench.store.results import BIG, DIVERGED, FINISHED, Result, write_result
 from normbench.store.weights import WEIGHTS, write_weights
 from normbench.terminal.screen import Screen
 from normbench.training.loop import (
@@ -328,7 +327,8 @@ class Replicas:
         """The bytes that a training step of one seed holds."""
         size = (self.config.batch, 3, *self.members[0].cell.images.image_size)
         labels = torch.zeros(size[0], dtype=torch.int64)
-        model = self.members[0].build_model().train()
+        with _BUILDING:
+            model = self.members[0].build_model().train()
         return memory_of_step(model, torch.zeros(size), labels)
 
 
@@ -348,7 +348,7 @@ def _result(
 ) -> Result:
     """How one replica ended."""
     loss, diverged_at = test.loss[replica], progress.diverged[replica]
-    if diverged_at is None and not isfinite(loss):
+    if diverged_at is None and not loss <= BIG:  # what a record cannot hold is no result
         diverged_at = progress.step
     finished = diverged_at is None
     train_loss = progress.epoch_loss[replica]
@@ -357,7 +357,7 @@ def _result(
         status=FINISHED if finished else DIVERGED,
         test_accuracy=test.accuracy[replica] if finished else None,
         test_loss=loss if finished else None,
-        train_loss=train_loss if isfinite(train_loss) else None,
+        train_loss=train_loss if train_loss <= BIG else None,
         train_accuracy=progress.epoch_accuracy[replica] if finished else None,
         epochs=progress.step / training.steps,
         steps=progress.step,

@@ -12,7 +12,7 @@ import torch
 from normbench.config import LIMITS
 from normbench.data.batches import Splits
 from normbench.errors import UsageError
-from normbench.run.cell import Replica
+from normbench.run.cell import Cell, Replica, write_summary
 from normbench.run.placement import Arrangement, Step, fastest, in_lanes
 from normbench.run.remembered import busy, case_of, recall, remember
 from normbench.run.seeds import Replicas, StoppedError
@@ -22,7 +22,7 @@ from normbench.run.views import show_arrangement
 from normbench.store import checkpoint
 from normbench.store.checkpoint import Checkpoint
 from normbench.store.lock import holding
-from normbench.store.results import failure, write_result
+from normbench.store.results import failure, read_results, write_result
 from normbench.terminal.screen import Screen
 from normbench.training.stacking import StackError, stack
 
@@ -48,8 +48,10 @@ def train_replicas(
     taken = {_place(replica) for each in begun for replica in each.replicas}
     rest = [replica for replica in pending if _place(replica) not in taken]
     try:
-        with _others_held(pending, begun):
+        with _others_held(pending, begun) as others:
             _go_on(begun, splits, screen, spent)
+            for cell in others:
+                write_summary(cell, read_results(cell.directory))
         if rest:
             with _noting_failure(rest), spent.on("arranging"):
                 arrangement = arrange(rest, splits, screen)
@@ -76,23 +78,19 @@ def _go_on(begun: Sequence["_Begun"], splits: Splits, screen: Screen, spent: Spe
 
 
 @contextmanager
-def _others_held(pending: Sequence[Replica], begun: Sequence["_Begun"]) -> Iterator[None]:
-    """Keeps others from cells that were not asked for but share a stack that has begun.
+def _others_held(pending: Sequence[Replica], begun: Sequence["_Begun"]) -> Iterator[Sequence[Cell]]:
+    """Keeps others from cells that were not asked for but share a stack that has begun: these.
 
     Raises:
         HeldError: another process trains one of them.
     """
     mine = {replica.cell.digest for replica in pending}
-    others = {
-        replica.cell.directory
-        for each in begun
-        for replica in each.replicas
-        if replica.cell.digest not in mine
-    }
+    cells = {r.cell.digest: r.cell for each in begun for r in each.replicas}
+    others = [cell for digest, cell in sorted(cells.items()) if digest not in mine]
     with ExitStack() as locks:
-        for directory in sorted(others):
-            locks.enter_context(holding(directory))
-        yield
+        for cell in others:
+            locks.enter_context(holding(cell.directory))
+        yield others
 
 
 def _place(replica: Replica) -> tuple[str, int]:
@@ -166,20 +164,36 @@ def _begun(pending: Sequence[Replica], screen: Screen) -> list[_Begun]:
     """The stacks that have checkpoints and replicas without a result."""
     found: list[_Begun] = []
     wanted = {_place(replica) for replica in pending}
-    cells = {replica.cell.digest: replica.cell for replica in pending}
-    for first in [replica for cell in cells.values() for replica in cell.replicas()]:
-        if not checkpoint.files(first.folder):
-            continue
+    for first in _firsts(pending):
         try:
             begun = _as_begun(first)
         except ValueError as error:  # nothing there can be used; loading says why
             checkpoint.load(first.folder, partial(_refuse, error), screen.line)
             continue
-        if any(_place(replica) in wanted for replica in begun.replicas):
+        places = {_place(replica) for replica in begun.replicas}
+        if not wanted.isdisjoint(places):
             found.append(begun)
+            wanted -= places  # one that has begun twice goes on with the first
         elif all(replica.done for replica in begun.replicas):
             checkpoint.clear(first.folder)  # it was killed after its results were written
     return found
+
+
+def _firsts(pending: Sequence[Replica]) -> Iterator[Replica]:
+    """The replicas in whose folders the checkpoints lie of stacks that ``pending`` may belong to:
+    those of their own cells, and those of cells beside them whose checkpoints name one of them."""
+    cells = {replica.cell.digest: replica.cell for replica in pending}
+    own = [replica for cell in cells.values() for replica in cell.replicas()]
+    yield from (replica for replica in own if checkpoint.files(replica.folder))
+    names = {(replica.cell.directory.name, replica.seed) for replica in pending}
+    experiment = pending[0].cell.directory.parent
+    beside = {path.parent for path in experiment.glob("*/seed-*/step-*.checkpoint")}
+    for folder in sorted(beside - {replica.folder for replica in own}):
+        keys = (checkpoint.head(folder) or {}).get("replicas")
+        named = [key for key in keys if isinstance(key, dict)] if isinstance(keys, list) else []
+        if any((key.get("cell"), key.get("seed")) in names for key in named):
+            with suppress(ValueError, UsageError):
+                yield Replica.of_key(named[0], pending[0].cell)
 
 
 def _as_begun(first: Replica) -> _Begun:

@@ -47,7 +47,7 @@ def _versions() -> dict[str, str]:
 @cache
 def _commit() -> str | None:
     """The commit of the source tree this runs from, if it is one."""
-    source = Path(__file__).parent
+    source = Path(__file__).parents[1]
     if not (source.parent / ".git").exists():
         return None
     try:
