@@ -220,7 +220,9 @@ def _clear(directory: Path) -> None:
 
 def _describe(cell: Cell, device: torch.device) -> None:
     """Writes what is trained and on what."""
-    text = yaml.safe_dump(_plain(asdict(cell.config)), sort_keys=False, allow_unicode=True)
+    settings = _plain(asdict(cell.config))
+    del settings["together"]  # with whom it was trained is no part of it
+    text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
     write_text(cell.directory / "config.yaml", text)
     write_json(cell.directory / "environment.json", environment(device))
 

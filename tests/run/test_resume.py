@@ -470,7 +470,7 @@ def test_the_checkpoint_of_another_cell_is_not_taken(
     for path in checkpoint.files(places[0]):
         (places[1] / path.name).write_bytes(path.read_bytes())
 
-    with pytest.raises(UsageError, match="is of (another cell|other replicas)"):
+    with pytest.raises(UsageError, match=r"is of (another cell|other replicas)"):
         experiment.run(config, quiet())
 
 

@@ -24,7 +24,7 @@ from normbench.report.compare.statistics import (
     welch,
 )
 from normbench.report.read.cells import CellRun
-from normbench.report.read.settings import defaults
+from normbench.report.read.defaults import defaults
 
 
 def error(point: Point) -> Estimate | None:

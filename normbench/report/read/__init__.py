@@ -3,8 +3,9 @@
 From the top down::
 
     states.py    how far cells are, in words
-    settings.py  what settings mean: defaults, the groups of group norm
+    settings.py  what settings mean: the groups of group norm
     cells.py     folders -> cells and seeds
+    defaults.py  what settings are unless they are given
     outcomes.py  which test images a seed got right
     files.py     configurations, environments and curves, checked
 """

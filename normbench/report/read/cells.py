@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from normbench.errors import UnreadableError, UsageError
 from normbench.files import is_locked
+from normbench.report.read.defaults import filled
 from normbench.report.read.files import (
     Moment,
     check_settings,
@@ -279,7 +280,7 @@ def _read_cell(folder: Path, place: str, planned: CellRun | None, norm: str, bat
         or string(asked, "name")
         or string(asked, "source"),
         sha256=string(data, "sha256") or None,
-        settings=settings,
+        settings=filled(settings),
         environment=read_environment(folder),
         seeds=_seeds(folder, wanted),
     )

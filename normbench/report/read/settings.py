@@ -1,37 +1,12 @@
-"""What a cell's settings mean: their defaults, and the groups of group norm they make."""
+"""What a cell's settings mean: the groups of group norm they make."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, fields
-from enum import Enum
+from dataclasses import fields
 from typing import Any
 
 from normbench.errors import UsageError
 from normbench.report.read.cells import CellRun
 
 _MOST = 1 << 16  # channels; more are no network's, and finding their divisors takes a while
-
-
-def defaults(group: str, name: str) -> dict[str, Any]:
-    """What the settings of a group are unless they are given; empty where it is not known.
-
-    Args:
-        group: ``norm``, ``model``, ``data`` or ``optim``.
-        name: which of them, such as ``resnet``.
-    """
-    from normbench.data import DATA  # these bring torch
-    from normbench.models import MODELS
-    from normbench.norms import NORMS
-    from normbench.training.optim import OPTIMS
-
-    classes: dict[str, Mapping[str, Any]] = {
-        registry.kind: registry for registry in (NORMS, MODELS, DATA, OPTIMS)
-    }
-    cls: Any = classes[group].get(name)
-    try:
-        found = asdict(cls()) if cls is not None else {}
-    except (TypeError, UsageError):
-        return {}
-    return {k: v.value if isinstance(v, Enum) else v for k, v in found.items()}
 
 
 def has_groups(cell: CellRun, number: int) -> bool:

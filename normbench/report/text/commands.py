@@ -7,7 +7,7 @@ from typing import Any
 from normbench.report.compare.comparisons import Comparison
 from normbench.report.compare.recipes import NO_PART, norm_settings
 from normbench.report.read.cells import CellRun
-from normbench.report.read.settings import defaults
+from normbench.report.read.defaults import defaults
 
 _DATA_SOURCES = ("cifar10", "cifar100", "synthetic")
 

@@ -7,7 +7,8 @@ from normbench.report.compare.comparisons import Comparison
 from normbench.report.compare.differences import peak_rate
 from normbench.report.compare.recipes import held_out, norm_settings
 from normbench.report.compare.regimes import SIGNS
-from normbench.report.read.settings import defaults, groups_of
+from normbench.report.read.defaults import defaults
+from normbench.report.read.settings import groups_of
 from normbench.report.text.wording import join, number
 from normbench.store.results import short
 
