@@ -22,7 +22,7 @@ from loops import Cell, Step, solo, tuned, usual
 from timing import in_turns, machine
 
 from normbench.data import ImageSet
-from normbench.data.batches import Training
+from normbench.data.batches import Batches
 from normbench.data.synthetic import draw
 
 
@@ -80,7 +80,7 @@ def data_path(images: ImageSet, device: torch.device, batches: list[int], rounds
     """Prints the third table."""
     for batch in batches:
         cell = Cell(8, "group", batch, images, device)
-        stream = Training(cell.split(), seeds=[0], batch=batch, flip=True).batches()
+        stream = Batches(cell.split(), seeds=[0], batch=batch, flip=True).batches()
         count = max(1, 512 // batch)
 
         def prepare() -> None:

@@ -19,7 +19,7 @@ from torchvision import transforms
 
 from normbench import NORMS, stack
 from normbench.data import DATA, ImageSet
-from normbench.data.batches import Split, Training, split
+from normbench.data.batches import Batches, Split, split
 from normbench.models import MODELS
 from normbench.models.base import initialize
 from normbench.norms.parts import Slot
@@ -252,8 +252,8 @@ def choose(cell: Cell, seeds: list[int]) -> Arrangement:
     return best
 
 
-def _training(cell: Cell, seeds: list[int]) -> Training:
-    return Training(cell.split(), seeds=seeds, batch=cell.batch, flip=True)
+def _training(cell: Cell, seeds: list[int]) -> Batches:
+    return Batches(cell.split(), seeds=seeds, batch=cell.batch, flip=True)
 
 
 def _normbench(cell: Cell, seeds: list[int], model: nn.Module) -> Step:

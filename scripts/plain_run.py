@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from normbench.data import DATA, ImageSet
-from normbench.data.batches import Training, evaluation_batches, split
+from normbench.data.batches import Batches, evaluation_batches, split
 
-Batches = Iterable[tuple[Tensor, Tensor]]
+Pairs = Iterable[tuple[Tensor, Tensor]]
 CPU = torch.device("cpu")
 
 
@@ -48,9 +48,9 @@ class Usual:
     def __init__(self, images: ImageSet, batch: int) -> None:
         train, test = Pictures(images, train=True), Pictures(images, train=False)
         self._train = DataLoader(train, batch_size=batch, shuffle=True, drop_last=True)
-        self.test: Batches = DataLoader(test, batch_size=256)
+        self.test: Pairs = DataLoader(test, batch_size=256)
 
-    def epoch(self, seed: int, epoch: int) -> Batches:
+    def epoch(self, seed: int, epoch: int) -> Pairs:
         """The batches of an epoch."""
         return self._train
 
@@ -63,17 +63,17 @@ class Tuned:
     def __init__(self, images: ImageSet, batch: int) -> None:
         parts = split(images, DATA["synthetic"](source="synthetic"), CPU)
         self._split, self._batch = parts.train, batch
-        self.test: Batches = list(evaluation_batches(parts.test, 250))
+        self.test: Pairs = list(evaluation_batches(parts.test, 250))
 
     def epoch(self, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of an epoch."""
-        batches = Training(self._split, seeds=[seed], batch=self._batch, flip=True)
+        batches = Batches(self._split, seeds=[seed], batch=self._batch, flip=True)
         for images, labels in batches.epoch(epoch):
             yield images, labels[:, 0]
 
 
 def train_epoch(
-    model: nn.Module, optimizer: torch.optim.Optimizer, batches: Batches, *, read: bool
+    model: nn.Module, optimizer: torch.optim.Optimizer, batches: Pairs, *, read: bool
 ) -> None:
     """One epoch; ``read`` looks at each step's loss."""
     for images, labels in batches:
@@ -86,7 +86,7 @@ def train_epoch(
 
 
 @torch.inference_mode()
-def accuracy(model: nn.Module, batches: Batches) -> float:
+def accuracy(model: nn.Module, batches: Pairs) -> float:
     """The share of right answers."""
     model.eval()
     right = count = 0

@@ -32,7 +32,7 @@ from statistics import fmean, variance
 
 from normbench.launch.advise.answer import Answer, OnTest, judge
 from normbench.launch.advise.book import Round
-from normbench.launch.advise.budget import Entry, Score, Scores, course
+from normbench.launch.advise.budget import Entrant, Score, Scores, course
 from normbench.launch.advise.race import DRIFT, follow
 from normbench.store.advice import Cost, Plan
 
@@ -68,7 +68,7 @@ class World:
         """Each norm's accuracy after the planned length."""
         return {norm: means[self.epochs] for norm, means in self.means.items()}
 
-    def mean(self, entry: Entry) -> float:
+    def mean(self, entry: Entrant) -> float:
         """The mean accuracy of a training, between known lengths on a line over log2."""
         known = self.means[entry.candidate.norm]
         lengths = sorted(known)
@@ -91,7 +91,7 @@ def seen(truth: float, images: int, random: Random) -> float:
 
 def replay(world: World, plan: Plan, random: Random) -> Answer:
     """One race."""
-    truths: dict[Entry, float] = {}
+    truths: dict[Entrant, float] = {}
 
     def train(step: Round) -> Scores:
         scores = {}

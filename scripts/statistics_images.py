@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from normbench.data import DATA
-from normbench.data.batches import Split, Splits, Training, split
+from normbench.data.batches import Batches, Split, Splits, split
 from normbench.models import MODELS
 from normbench.norms import NORMS
 from normbench.training import precise_bn
@@ -35,7 +35,7 @@ def trained(splits: Splits, classes: int, seed: int, steps: int) -> nn.Module:
     model = model.to(memory_format=torch.channels_last)
     optim = SGDConfig()
     optimizer = optim.build(model, norm_parameters(model))
-    batches = Training(splits.train, seeds=[seed], batch=2, flip=True).batches()
+    batches = Batches(splits.train, seeds=[seed], batch=2, flip=True).batches()
     for step in range(steps):
         optimizer.lr = optim.rate(step, steps, 2)
         training_step(model, optimizer, *next(batches))
@@ -47,7 +47,7 @@ def accuracy(
 ) -> float:
     """The accuracy in % with statistics from ``images`` images of draw ``draw``."""
     precise_bn.IMAGES = images
-    training = Training(splits.train, seeds=[seed], batch=2, flip=True)
+    training = Batches(splits.train, seeds=[seed], batch=2, flip=True)
     found = precise_bn.decompose([model], training, test, epoch=100 + draw, size=2)
     assert found is not None
     share: float = found.reestimated[0]

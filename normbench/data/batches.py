@@ -112,7 +112,7 @@ class Split:
         return crops.to(torch.float32).sub_(self.mean).mul_(self.scale).to(dtype)
 
 
-class Training:
+class Batches:
     """The training images of one or more replicas, each with its own order and augmentation.
 
     Args:

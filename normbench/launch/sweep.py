@@ -245,7 +245,7 @@ def train(config: Config, screen: Screen) -> None:
 
 def _note_failure(cell: Cell, error: BaseException, details: str) -> None:
     """Makes ``error`` the result of the seeds that have none."""
-    with experiment.held(cell), Screen.to_file(cell.directory / LOG) as log:
+    with experiment.reserved(cell), Screen.to_file(cell.directory / LOG) as log:
         log.log(details)
         note_failure(cell.replicas(), error)
         write_summary(cell, read_results(cell.directory))

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from normbench.data.batches import Split, Training
+from normbench.data.batches import Batches, Split
 from normbench.errors import UsageError
 from normbench.norms.batch import BatchNorm
 from normbench.run.remedies import Accuracy, Gain, advice
@@ -163,7 +163,7 @@ def _evaluated(statistics: str, network: nn.Module, test: Split, autocast: bool)
 
 
 def _reestimated(
-    network: nn.Module, batches: Training, epoch: int, test: Split, autocast: bool
+    network: nn.Module, batches: Batches, epoch: int, test: Split, autocast: bool
 ) -> Accuracy:
     reestimate(network, batches, epoch, autocast=autocast)
     return _evaluated("re-estimated", network, test, autocast)

@@ -107,7 +107,7 @@ def run_together(
         cells[0].splits(device)  # before anything is written: the images may be damaged
     with ExitStack() as stack:
         for cell in cells:
-            stack.enter_context(held(cell))
+            stack.enter_context(reserved(cell))
         stack.enter_context(screen.logged(*(cell.directory / LOG for cell in cells)))
         pending: list[Replica] = []
         for cell, layers in zip(cells, infos, strict=True):
@@ -189,7 +189,7 @@ def _prepare(device: torch.device) -> None:
 
 
 @contextmanager
-def held(cell: Cell) -> Iterator[None]:
+def reserved(cell: Cell) -> Iterator[None]:
     """Keeps other processes from training this cell meanwhile.
 
     Raises:

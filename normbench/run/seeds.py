@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from normbench.config import Config, Precision
-from normbench.data.batches import Splits, Training
+from normbench.data.batches import Batches, Splits
 from normbench.data.sheet import sample_sheet
 from normbench.errors import UsageError
 from normbench.files import write_json
@@ -60,7 +60,7 @@ class Replicas:
     splits: Splits
     model: nn.Module
     networks: Sequence[nn.Module]
-    training: Training
+    training: Batches
     optimizer: Optimizer
 
     @classmethod
@@ -83,7 +83,7 @@ class Replicas:
             splits=splits,
             model=model,
             networks=networks_of(model),
-            training=Training(splits.train, seeds=seeds, batch=config.batch, flip=config.data.flip),
+            training=Batches(splits.train, seeds=seeds, batch=config.batch, flip=config.data.flip),
             optimizer=build_stacked(optims, model, norm_parameters(model)),
         )
 
@@ -344,7 +344,7 @@ def _result(
     progress: Progress,
     test: Evaluation,
     seconds: float,
-    training: Training,
+    training: Batches,
 ) -> Result:
     """How one replica ended."""
     loss, diverged_at = test.loss[replica], progress.diverged[replica]

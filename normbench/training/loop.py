@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from normbench.data.batches import Split, Training, evaluation_batches
+from normbench.data.batches import Batches, Split, evaluation_batches
 from normbench.norms.parts import Part, share_hooks
 from normbench.training.cuda_graph import CapturedStep, TrainingStep
 from normbench.training.diagnosis import Diagnosis
@@ -35,7 +35,7 @@ def nothing() -> None:
 
 def train(
     model: nn.Module,
-    training: Training,
+    training: Batches,
     optimizer: Optimizer,
     optims: Sequence[OptimConfig],
     *,
@@ -120,7 +120,7 @@ def _diagnosed(
 
 def step_function(
     model: nn.Module,
-    training: Training,
+    training: Batches,
     optimizer: Optimizer,
     optim: OptimConfig,
     *,

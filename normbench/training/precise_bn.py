@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normbench.data.batches import Split, Training
+from normbench.data.batches import Batches, Split
 from normbench.norms.batch import BatchNorm
 from normbench.training.loop import evaluate, nothing, score
 
@@ -53,7 +53,7 @@ class Decomposition:
 
 def decompose(
     networks: Sequence[nn.Module],
-    training: Training,
+    training: Batches,
     test: Split,
     *,
     epoch: int,
@@ -103,9 +103,9 @@ def whole_batches(test: Split, size: int) -> Split:
     return test.shuffled(max(size, min(TESTED, len(test)) // size * size))
 
 
-def estimation(split: Split, *, seed: int, flip: bool) -> Training:
+def estimation(split: Split, *, seed: int, flip: bool) -> Batches:
     """The batches of training images that statistics are estimated anew from."""
-    return Training(split, seeds=[seed], batch=min(BATCH, len(split)), flip=flip)
+    return Batches(split, seeds=[seed], batch=min(BATCH, len(split)), flip=flip)
 
 
 @contextmanager
@@ -161,7 +161,7 @@ def with_batch_statistics(
 @torch.no_grad()
 def reestimate(
     network: nn.Module,
-    batches: Training,
+    batches: Batches,
     epoch: int,
     *,
     autocast: bool = False,

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from normbench.data.batches import Training
+from normbench.data.batches import Batches
 
 LOGS_PER_EPOCH = 50
 
@@ -94,7 +94,7 @@ class Progress:
         diagnosis: of the last step, until it is recorded.
     """
 
-    def __init__(self, training: Training, label_smoothing: float = 0.0) -> None:
+    def __init__(self, training: Batches, label_smoothing: float = 0.0) -> None:
         self._training = training
         self._label_smoothing = label_smoothing
         replicas = len(training.seeds)
@@ -210,7 +210,7 @@ class Progress:
         self._logits, self._labels = [], []
         self._start = perf_counter()
 
-    def without(self, replica: int, training: Training) -> "Progress":
+    def without(self, replica: int, training: Batches) -> "Progress":
         """The same progress of all replicas but one, whose batches are ``training``."""
         kept = [k for k in range(len(self.diverged)) if k != replica]
         rest = Progress(training, self._label_smoothing)

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from normbench.data.batches import (
     CHUNK,
+    Batches,
     EpochPlan,
     Split,
-    Training,
     epoch_plan,
     evaluation_batches,
     split,
@@ -161,7 +161,7 @@ def test_batches_equal_images_padded_cropped_mirrored_and_normalized_one_by_one(
     pad: int, flip: bool
 ) -> None:
     part, images = make_split(23, pad)
-    training = Training(part, seeds=[7], batch=4, flip=flip)
+    training = Batches(part, seeds=[7], batch=4, flip=flip)
     for epoch in (0, 3):
         made = plan(7, epoch, 23, 4, pad, flip)
         batches = list(training.epoch(epoch))
@@ -177,7 +177,7 @@ def test_batches_are_the_same_wherever_chunks_begin(batch: int) -> None:
     count = 2 * CHUNK + 100
     part, images = make_split(count, 1, 2, 3)
     made = plan(0, 1, count, batch, 1)
-    batches = list(Training(part, seeds=[0], batch=batch, flip=True).epoch(1))
+    batches = list(Batches(part, seeds=[0], batch=batch, flip=True).epoch(1))
     assert len(batches) == count // batch
     for step in {0, 1, len(batches) // 2, len(batches) - 1, min(CHUNK // batch, len(batches) - 1)}:
         assert np.array_equal(batches[step][0].numpy(), slow_batch(images, made, step, 1))
@@ -188,7 +188,7 @@ def test_batches_are_the_same_wherever_chunks_begin(batch: int) -> None:
 def test_batches_are_channels_last_in_memory() -> None:
     part, _ = make_split(23)
     for seeds in ([0], [0, 1]):
-        for images, _ in Training(part, seeds=seeds, batch=4, flip=True).epoch(0):
+        for images, _ in Batches(part, seeds=seeds, batch=4, flip=True).epoch(0):
             assert images.shape == (4, 3 * len(seeds), 5, 7)
             assert images.is_contiguous(memory_format=torch.channels_last)
 
@@ -196,7 +196,7 @@ def test_batches_are_channels_last_in_memory() -> None:
 def test_an_epoch_that_starts_later_yields_the_batches_that_are_left() -> None:
     part, _ = make_split(700, 1, 2, 3)
     for seeds, batch in (([5], 2), ([5, 6, 7], 10), ([5], CHUNK + 1)):
-        training = Training(part, seeds=seeds, batch=batch, flip=True)
+        training = Batches(part, seeds=seeds, batch=batch, flip=True)
         length = max(1, CHUNK // (batch * len(seeds)))
         whole = list(training.epoch(2))
         steps = len(whole)
@@ -212,7 +212,7 @@ def test_an_epoch_that_starts_later_yields_the_batches_that_are_left() -> None:
 
 def test_training_goes_through_the_epochs_one_after_another() -> None:
     part, _ = make_split(23)
-    training = Training(part, seeds=[5], batch=4, flip=True)
+    training = Batches(part, seeds=[5], batch=4, flip=True)
     expected = [batch for epoch in range(3) for batch in training.epoch(epoch)]
     for (images, labels), (images2, labels2) in zip(training.batches(), expected, strict=False):
         assert torch.equal(images, images2)
@@ -223,9 +223,9 @@ def test_training_goes_through_the_epochs_one_after_another() -> None:
 def test_several_seeds_side_by_side_are_each_seed_alone() -> None:
     part, _ = make_split(230)
     seeds = [4, 0, 9]
-    together = list(Training(part, seeds=seeds, batch=4, flip=True).epoch(1))
+    together = list(Batches(part, seeds=seeds, batch=4, flip=True).epoch(1))
     for replica, seed in enumerate(seeds):
-        alone = list(Training(part, seeds=[seed], batch=4, flip=True).epoch(1))
+        alone = list(Batches(part, seeds=[seed], batch=4, flip=True).epoch(1))
         for (images, labels), (images2, labels2) in zip(together, alone, strict=True):
             assert torch.equal(images[:, 3 * replica : 3 * replica + 3], images2)
             assert torch.equal(labels[:, replica], labels2[:, 0])
@@ -234,8 +234,8 @@ def test_several_seeds_side_by_side_are_each_seed_alone() -> None:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_batches_come_in_the_dtype_asked_for(dtype: torch.dtype) -> None:
     part, _ = make_split(23)
-    single = list(Training(part, seeds=[0], batch=4, flip=True).epoch(0))
-    other = list(Training(part, seeds=[0], batch=4, flip=True, dtype=dtype).epoch(0))
+    single = list(Batches(part, seeds=[0], batch=4, flip=True).epoch(0))
+    other = list(Batches(part, seeds=[0], batch=4, flip=True, dtype=dtype).epoch(0))
     for (images, _), (images2, _) in zip(single, other, strict=True):
         assert images2.dtype == dtype
         assert torch.equal(images2, images.to(dtype))
@@ -244,7 +244,7 @@ def test_batches_come_in_the_dtype_asked_for(dtype: torch.dtype) -> None:
 def test_an_epoch_leaves_the_images_as_they_were() -> None:
     part, images = make_split(23)
     before, pixels = images.clone(), part.pixels.clone()
-    for batch, _ in Training(part, seeds=[0], batch=4, flip=True).epoch(0):
+    for batch, _ in Batches(part, seeds=[0], batch=4, flip=True).epoch(0):
         batch.zero_()
     assert torch.equal(images, before)
     assert torch.equal(part.pixels, pixels)

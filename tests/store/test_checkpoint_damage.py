@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save as bytes_of
 from torch import Tensor
 
-from normbench.data.batches import Training, split
+from normbench.data.batches import Batches, split
 from normbench.data.sources import ImagesConfig
 from normbench.errors import UsageError
 from normbench.store import checkpoint
@@ -236,7 +236,7 @@ def progress() -> Progress:
     """That of a training with metrics after one step, and two steps since."""
     config = ImagesConfig(name="tiny")
     images = split(config.load(), config, torch.device("cpu"))
-    one = Progress(Training(images.train, seeds=[0], batch=4, flip=True))
+    one = Progress(Batches(images.train, seeds=[0], batch=4, flip=True))
     for step in range(3):
         one.add(torch.ones(4, 1, 3) * step, torch.ones(4, 1, dtype=torch.int64))
         if step == 0:

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from normbench.data import DATA
-from normbench.data.batches import Training, split
+from normbench.data.batches import Batches, split
 from normbench.data.synthetic import draw
 from normbench.models import MODELS
 from normbench.norms import NORMS
@@ -36,7 +36,7 @@ def trained(
         return training_step(model, optimizer, images, labels, wait)
 
     step = CapturedStep(eager, optimizer.forget) if captured else eager
-    batches = Training(images, seeds=[0], batch=4, flip=True).batches()
+    batches = Batches(images, seeds=[0], batch=4, flip=True).batches()
     for number in range(steps):
         optimizer.lr = config.rate(number, steps, 4)
         step(*next(batches))

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from normbench.data.batches import Splits, Training, evaluation_batches, split
+from normbench.data.batches import Batches, Splits, evaluation_batches, split
 from normbench.data.library import ImageSet
 from normbench.data.sources import SyntheticConfig
 from normbench.models.convnet import ConvNetConfig
@@ -90,7 +90,7 @@ def run(
     evaluate_every: int = 1,
 ) -> list[Metrics]:
     data = data or splits()
-    training = Training(data.train, seeds=seeds, batch=batch, flip=True)
+    training = Batches(data.train, seeds=seeds, batch=batch, flip=True)
     optimizer = optim.build(model, norm_parameters(model))
     every = train(
         model,
@@ -121,7 +121,7 @@ def plain_loop(
 ) -> Plain:
     """The training loop as anyone would write it, with an optimizer that is not fused."""
     data = splits()
-    training = Training(data.train, seeds=[seed], batch=batch, flip=True)
+    training = Batches(data.train, seeds=[seed], batch=batch, flip=True)
     optimizer = torch.optim.SGD(
         model.parameters(),
         lr=1.0,
@@ -224,7 +224,7 @@ def test_label_smoothing_enters_the_training_loss_and_not_the_evaluation() -> No
         losses[smoothing], evaluations[smoothing] = metrics[0].loss[0], metrics[-1].evaluation
     assert evaluations[0.3] == evaluations[0.0] is not None
     data = splits()
-    images, labels = next(Training(data.train, seeds=[0], batch=60, flip=True).epoch(0))
+    images, labels = next(Batches(data.train, seeds=[0], batch=60, flip=True).epoch(0))
     log_probabilities = F.log_softmax(net()(images).detach().double(), dim=1)
     target = F.one_hot(labels[:, 0], CLASSES).double()
     for smoothing, loss in losses.items():
@@ -284,7 +284,7 @@ def test_resnets_train_in_bfloat16_with_every_kind_of_norm(norm: NormConfig) -> 
 
 def test_a_float64_network_is_trained_in_float64() -> None:
     model, data = net().double(), splits()
-    training = Training(data.train, seeds=[0], batch=8, flip=True, dtype=torch.float64)
+    training = Batches(data.train, seeds=[0], batch=8, flip=True, dtype=torch.float64)
     optim = SGDConfig(lr=1e-12)
     optimizer = optim.build(model, norm_parameters(model))
     (images, labels), *_ = training.epoch(0)

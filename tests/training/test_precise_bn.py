@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from normbench.data.batches import Split, Training, split
+from normbench.data.batches import Batches, Split, split
 from normbench.data.library import ImageSet
 from normbench.data.sources import SyntheticConfig
 from normbench.models.convnet import ConvNetConfig
@@ -51,8 +51,8 @@ def net(norm: NormConfig, seed: int = 0) -> nn.Module:
     return model
 
 
-def training(seeds: Sequence[int] = (0,)) -> Training:
-    return Training(SPLITS.train, seeds=seeds, batch=2, flip=False)
+def training(seeds: Sequence[int] = (0,)) -> Batches:
+    return Batches(SPLITS.train, seeds=seeds, batch=2, flip=False)
 
 
 def one_by_one(model: nn.Module, test: Split, size: int) -> float:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from normbench import NORMS, stack, swap_norm, unstack
 from normbench.data import DATA
-from normbench.data.batches import Split, Training, split
+from normbench.data.batches import Batches, Split, split
 from normbench.data.synthetic import draw
 from normbench.models import MODELS
 from normbench.training.loop import norm_parameters, train, training_step
@@ -38,7 +38,7 @@ def trained(
     models = [build(seed, norm) for seed in seeds]
     model = models[0] if len(models) == 1 else stack(models)
     model = model.to(dtype).to(memory_format=torch.channels_last).train()
-    training = Training(images, seeds=seeds, batch=2, flip=True, dtype=dtype)
+    training = Batches(images, seeds=seeds, batch=2, flip=True, dtype=dtype)
     optimizer = OPTIM.build(model, norm_parameters(model))
     for step, (pixels, labels) in zip(range(steps), training.batches(), strict=False):
         optimizer.lr = OPTIM.rate(step, steps, 2)
@@ -79,7 +79,7 @@ def dropped(
     seeds = [0, 1, 2, 3]
     model: nn.Module = stack([build(seed, norm) for seed in seeds])
     model = model.to(dtype).to(memory_format=torch.channels_last)
-    training = Training(images, seeds=seeds, batch=4, flip=True, dtype=dtype)
+    training = Batches(images, seeds=seeds, batch=4, flip=True, dtype=dtype)
     configs = [SGDConfig(lr=0.2 / (1 + seed)) for seed in seeds]
     optimizer = build_stacked(configs, model, norm_parameters(model))
     progress, drop = Progress(training), 7 if replica is not None else None
@@ -92,7 +92,7 @@ def dropped(
                 del each[replica]
             model = without(model, replica).to(memory_format=torch.channels_last)
             optimizer = optimizer.without(replica, model)
-            training = Training(images, seeds=seeds, batch=4, flip=True, dtype=dtype)
+            training = Batches(images, seeds=seeds, batch=4, flip=True, dtype=dtype)
             progress = progress.without(replica, training)
             batches = training.batches(progress.step)
         pixels, labels = next(batches)
@@ -155,7 +155,7 @@ def test_a_replica_driven_to_nan_leaves_the_others_bit_identical(images: Split) 
             with torch.no_grad():
                 next(models[1].parameters()).fill_(float("nan"))
         model = Stack(_joined(models), 3) if broken else stack(models)
-        training = Training(images, seeds=[0, 1, 2], batch=8, flip=True)
+        training = Batches(images, seeds=[0, 1, 2], batch=8, flip=True)
         optimizer = OPTIM.build(model, norm_parameters(model))
         every = train(model, training, optimizer, [OPTIM], epochs=1, evaluation=images)
         records = [metrics for metrics in every if metrics is not None]

@@ -41,7 +41,7 @@ class BrokenImageError(UsageError):
     """An image that cannot be decoded."""
 
 
-class Stack:
+class Decoded:
     """Images decoded one after another, kept in blocks, since nobody knows how many there will be.
 
     Args:

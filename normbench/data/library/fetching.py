@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from normbench.data import library
 from normbench.data.library import importing
-from normbench.data.library.importing import Imported, Progress, silent
+from normbench.data.library.importing import Imported, Notify, silent
 from normbench.errors import UsageError
 
 if TYPE_CHECKING:  # importing requests takes a while, and only a download needs it
@@ -88,7 +88,7 @@ def fetch(
     *,
     mirror: str | None = None,
     timeout: float = 30,
-    progress: Progress = silent,
+    progress: Notify = silent,
     sources: Mapping[str, Source] = SOURCES,
 ) -> Imported:
     """Brings a published data set into the library, from the first mirror that delivers it.
@@ -147,7 +147,7 @@ def _archive_url(mirror: str, archive: str) -> str:
 
 
 @contextmanager
-def _alone(path: Path, name: str, progress: Progress) -> Iterator[None]:
+def _alone(path: Path, name: str, progress: Notify) -> Iterator[None]:
     """Holds the download against other processes, saying so where it has to wait for one."""
 
     def waiting() -> None:
@@ -157,7 +157,7 @@ def _alone(path: Path, name: str, progress: Progress) -> Iterator[None]:
         yield
 
 
-def _download(name: str, source: Source, partial: Path, timeout: float, progress: Progress) -> str:
+def _download(name: str, source: Source, partial: Path, timeout: float, progress: Notify) -> str:
     """Downloads the archive to ``partial``, checks its digest, and returns the URL it came from."""
     failures = []
     for url in source.urls:
@@ -175,7 +175,7 @@ def _download(name: str, source: Source, partial: Path, timeout: float, progress
 
 
 def _download_from(
-    url: str, source: Source, partial: Path, timeout: float, progress: Progress
+    url: str, source: Source, partial: Path, timeout: float, progress: Notify
 ) -> None:
     for resuming in (True, False):
         if not resuming:
@@ -190,7 +190,7 @@ def _download_from(
     raise _MirrorError(f"sent something else (SHA-256 {digest[:12]}…, not {source.sha256[:12]}…)")
 
 
-def _transfer(url: str, source: Source, partial: Path, timeout: float, progress: Progress) -> bool:
+def _transfer(url: str, source: Source, partial: Path, timeout: float, progress: Notify) -> bool:
     """Completes ``partial`` from a URL; returns whether there was something to go on from."""
     have = partial.stat().st_size if partial.exists() else 0
     if have > source.num_bytes:

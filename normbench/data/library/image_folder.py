@@ -19,7 +19,7 @@ _Groups = dict[str, list[int]]
 
 
 @dataclass(frozen=True, slots=True)
-class Arrangement:
+class Assignment:
     """Which image goes where.
 
     Args:
@@ -36,7 +36,7 @@ class Arrangement:
     left_out: tuple[str, ...] = ()
 
 
-def arrange(paths: Collection[Parts], folders: Iterable[Parts], path: Path) -> Arrangement:
+def arrange(paths: Collection[Parts], folders: Iterable[Parts], path: Path) -> Assignment:
     """Tells training from test images, and one class from another, by their folders' names.
 
     The order is that of the sorted paths, whatever the order in the container.
@@ -59,7 +59,7 @@ def arrange(paths: Collection[Parts], folders: Iterable[Parts], path: Path) -> A
         groups = _by_class(dict(enumerate(images)), folders, path)
         _check_classes(path, {"the folder": groups})
         train, test = _hold_out(groups, images, path)
-        return Arrangement(tuple(sorted(groups)), train, test, made_test_split=True)
+        return Assignment(tuple(sorted(groups)), train, test, made_test_split=True)
     splits = {
         top: _by_class(
             {i: parts[1:] for i, parts in enumerate(images) if parts[0] == top},
@@ -71,7 +71,7 @@ def arrange(paths: Collection[Parts], folders: Iterable[Parts], path: Path) -> A
     names = _check_classes(path, splits)
     train, test = ([groups[name] for name in names] for groups in splits.values())
     left_out = sorted({parts[0] for parts in images} - splits.keys())
-    return Arrangement(tuple(names), train, test, left_out=tuple(left_out))
+    return Assignment(tuple(names), train, test, left_out=tuple(left_out))
 
 
 def _unwrap(paths: Iterable[Parts], folders: Iterable[Parts]) -> tuple[list[Parts], set[Parts]]:

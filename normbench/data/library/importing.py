@@ -16,10 +16,10 @@ import torch
 from normbench.data import library
 from normbench.data.library import Entry, ImageSet, cifar, containers, decoding
 from normbench.data.library.containers import Member, Parts
-from normbench.data.library.image_folder import Arrangement, arrange
+from normbench.data.library.image_folder import Assignment, arrange
 from normbench.errors import UsageError
 
-Progress = Callable[[str, int, int | None], None]
+Notify = Callable[[str, int, int | None], None]
 """Is told what is going on, how many bytes are done, and how many there are (None: unknown)."""
 
 MAX_IMAGE_BYTES = 64 << 20
@@ -66,7 +66,7 @@ class _Found:
         broken: why images could not be decoded, a line each.
     """
 
-    images: decoding.Stack
+    images: decoding.Decoded
     paths: list[Parts] = field(default_factory=list)
     folders: set[Parts] = field(default_factory=set)
     cifar_files: dict[str, dict[str, bytes]] = field(default_factory=dict)
@@ -75,7 +75,7 @@ class _Found:
 
 
 def silent(what: str, done: int, total: int | None) -> None:
-    """A `Progress` that shows nothing."""
+    """A `Notify` that shows nothing."""
 
 
 def import_images(
@@ -87,7 +87,7 @@ def import_images(
     skip_broken: bool = False,
     replace: bool = False,
     source: str | None = None,
-    progress: Progress = silent,
+    progress: Notify = silent,
 ) -> Imported:
     """Reads images and saves them in the library as one data set.
 
@@ -116,7 +116,7 @@ def import_images(
         library.check_name(name)
     with containers.reading(path):
         path = _cifar_inside(path, name)
-        found = _gather(path, decoding.Stack(size, path, fit), progress)
+        found = _gather(path, decoding.Decoded(size, path, fit), progress)
     if found.broken and not skip_broken:
         raise UsageError(_all_broken(found.broken, path))
     read = _cifar_set if found.cifar_files else _folder_set
@@ -172,7 +172,7 @@ def _store(images: ImageSet, source: str, replace: bool) -> bool:
 # ---- one pass over a container ----
 
 
-def _gather(path: Path, images: decoding.Stack, progress: Progress) -> _Found:
+def _gather(path: Path, images: decoding.Decoded, progress: Notify) -> _Found:
     found = _Found(images)
     total, members = containers.members(path)
     what = f"reading {path.resolve().name}"
@@ -211,7 +211,7 @@ def _take(member: Member, found: _Found) -> None:
 # ---- images in class folders ----
 
 
-def _folder_set(found: _Found, name: str | None, path: Path) -> tuple[ImageSet, Arrangement]:
+def _folder_set(found: _Found, name: str | None, path: Path) -> tuple[ImageSet, Assignment]:
     if not found.paths:
         raise UsageError(
             f"{path} holds no images ({found.num_ignored} other files): expected "
@@ -269,7 +269,7 @@ def _cifar_inside(path: Path, name: str | None) -> Path:
     return next(iter(inside.values()), path)
 
 
-def _cifar_set(found: _Found, name: str | None, path: Path) -> tuple[ImageSet, Arrangement]:
+def _cifar_set(found: _Found, name: str | None, path: Path) -> tuple[ImageSet, Assignment]:
     if len(found.cifar_files) > 1:
         raise UsageError(f"{path} holds {' and '.join(found.cifar_files)}: import one of them")
     folder, files = next(iter(found.cifar_files.items()))
@@ -290,4 +290,4 @@ def _cifar_set(found: _Found, name: str | None, path: Path) -> tuple[ImageSet, A
             "(its digests differ): give it another name with --name"
         )
     splits = (content.train_images, content.train_labels, content.test_images, content.test_labels)
-    return _make(name, content.classes, *splits), Arrangement()
+    return _make(name, content.classes, *splits), Assignment()

@@ -11,7 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from normbench.launch.advise.book import ASIDE, DROPPED, RACING, Finish, Standing
-from normbench.launch.advise.budget import SEEDS, Candidate, Entry, Trial, foreseen, price
+from normbench.launch.advise.budget import SEEDS, Candidate, Entrant, Heat, foreseen, price
 from normbench.launch.advise.odds import ALPHA, half_width, seeds_needed, welch
 from normbench.store.advice import Plan
 
@@ -105,7 +105,7 @@ class OnTest:
     memory: int | None = None
 
 
-def judge(plan: Plan, finish: Finish, tests: Mapping[Entry, OnTest]) -> Answer:
+def judge(plan: Plan, finish: Finish, tests: Mapping[Entrant, OnTest]) -> Answer:
     """Draws the conclusion of a race.
 
     Args:
@@ -134,7 +134,7 @@ def judge(plan: Plan, finish: Finish, tests: Mapping[Entry, OnTest]) -> Answer:
     )
 
 
-def _errors(trial: Trial, tests: Mapping[Entry, OnTest]) -> list[float]:
+def _errors(trial: Heat, tests: Mapping[Entrant, OnTest]) -> list[float]:
     """Test errors, one a seed; 1 for one that diverged."""
     return [1.0 - (tests[entry].accuracy or 0.0) for entry in trial.entries]
 
@@ -144,7 +144,7 @@ def _p(
     leader: str | None,
     norm: str,
     finish: Finish,
-    tests: Mapping[Entry, OnTest],
+    tests: Mapping[Entrant, OnTest],
 ) -> float:
     """Corrected p that ``norm`` is as good as the leader; 1 where it is better on test images."""
     if leader is None or fmean(errors[norm]) <= fmean(errors[leader]):
@@ -165,8 +165,8 @@ def _row(
     leader: str | None,
     errors: Mapping[str, list[float]],
     p: Mapping[str, float],
-    finals: Mapping[str, Trial],
-    tests: Mapping[Entry, OnTest],
+    finals: Mapping[str, Heat],
+    tests: Mapping[Entrant, OnTest],
 ) -> Row:
     norm, best = standing.norm, standing.best
     mine = errors.get(norm)
@@ -192,7 +192,7 @@ def _row(
 
 
 def _memory(
-    norm: str, leader: str | None, finals: Mapping[str, Trial], tests: Mapping[Entry, OnTest]
+    norm: str, leader: str | None, finals: Mapping[str, Heat], tests: Mapping[Entrant, OnTest]
 ) -> float | None:
     if leader is None or norm not in finals:
         return None
@@ -220,12 +220,12 @@ def _missing(
         if seeds is None:
             return None
         for each in (leader, norm):
-            more = Trial(Candidate(each, 1.0), plan.epochs, 0, max(2, seeds - len(errors[each])))
+            more = Heat(Candidate(each, 1.0), plan.epochs, 0, max(2, seeds - len(errors[each])))
             total += foreseen(plan, [more], finish.pace)
     return total or None
 
 
 def _placing(plan: Plan, finish: Finish, row: Row) -> float:
     """The seconds in which a norm that was set aside is trained in full."""
-    trial = Trial(Candidate(row.norm, 1.0), finish.finals[0].epochs, 0, SEEDS)
+    trial = Heat(Candidate(row.norm, 1.0), finish.finals[0].epochs, 0, SEEDS)
     return foreseen(plan, [trial], finish.pace)

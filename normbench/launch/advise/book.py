@@ -6,10 +6,10 @@ from statistics import fmean
 
 from normbench.launch.advise.budget import (
     Candidate,
-    Entry,
+    Entrant,
+    Heat,
     Score,
     Scores,
-    Trial,
     foreseen,
     pace,
     spent,
@@ -59,7 +59,7 @@ class Round:
     """
 
     title: str
-    trials: list[Trial]
+    trials: list[Heat]
     standings: list[Standing]
     seconds: float
 
@@ -77,7 +77,7 @@ class Finish:
     """
 
     standings: list[Standing]
-    finals: list[Trial]
+    finals: list[Heat]
     looks: int
     pace: float
     leads: dict[str, dict[int, float]]
@@ -94,15 +94,15 @@ class Book:
     """
 
     plan: Plan
-    scores: dict[Entry, Score] = field(default_factory=dict)
-    trained: list[Trial] = field(default_factory=list)
+    scores: dict[Entrant, Score] = field(default_factory=dict)
+    trained: list[Heat] = field(default_factory=list)
 
-    def take(self, trials: Sequence[Trial], scores: Scores) -> None:
+    def take(self, trials: Sequence[Heat], scores: Scores) -> None:
         """Adds what was trained."""
         self.trained += trials
         self.scores |= {entry: scores[entry] for trial in trials for entry in trial.entries}
 
-    def seconds(self, trials: Sequence[Trial]) -> float:
+    def seconds(self, trials: Sequence[Heat]) -> float:
         """What ``trials`` will take, at the pace so far."""
         return foreseen(self.plan, trials, self.pace)
 
@@ -144,7 +144,7 @@ class Book:
         ]
         return max(seen, default=None)
 
-    def values(self, trial: Trial) -> list[float]:
+    def values(self, trial: Heat) -> list[float]:
         """The accuracies of a trial, one a seed; 0 for one that diverged."""
         known = [entry for entry in trial.entries if entry in self.scores]
         return [self.scores[entry].accuracy or 0.0 for entry in known]

@@ -34,7 +34,7 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class Heat:
     """Trainings of a candidate: one cell, ``seeds`` seeds of it from ``seed`` on."""
 
     candidate: Candidate
@@ -43,14 +43,14 @@ class Trial:
     seeds: int = 1
 
     @property
-    def entries(self) -> list["Entry"]:
+    def entries(self) -> list["Entrant"]:
         """Its trainings."""
         seeds = range(self.seed, self.seed + self.seeds)
-        return [Entry(self.candidate, self.epochs, seed) for seed in seeds]
+        return [Entrant(self.candidate, self.epochs, seed) for seed in seeds]
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class Entrant:
     """One training: a candidate, its length in epochs, a seed."""
 
     candidate: Candidate
@@ -71,7 +71,7 @@ class Score:
     seconds: float
 
 
-Scores = Mapping[Entry, Score]
+Scores = Mapping[Entrant, Score]
 
 
 def training(cost: Cost, steps: int, epochs: int, seeds: int) -> float:
@@ -85,7 +85,7 @@ def whole(cost: Cost, steps: int, epochs: int, seeds: int, pace: float = 1.0) ->
     return cost.start + pace * (training(cost, steps, epochs, seeds) + around)
 
 
-def foreseen(plan: Plan, trials: Iterable[Trial], pace: float = 1.0) -> float:
+def foreseen(plan: Plan, trials: Iterable[Heat], pace: float = 1.0) -> float:
     """The seconds that ``trials`` take."""
     return sum(
         whole(plan.cost(trial.candidate.norm), plan.steps, trial.epochs, trial.seeds, pace)
@@ -93,7 +93,7 @@ def foreseen(plan: Plan, trials: Iterable[Trial], pace: float = 1.0) -> float:
     )
 
 
-def pace(plan: Plan, trials: Collection[Trial], scores: Scores) -> float:
+def pace(plan: Plan, trials: Collection[Heat], scores: Scores) -> float:
     """How many times as long as foreseen the training steps of ``trials`` took; 1 if none did."""
     expected = sum(
         training(plan.cost(t.candidate.norm), plan.steps, t.epochs, t.seeds) for t in trials
@@ -102,7 +102,7 @@ def pace(plan: Plan, trials: Collection[Trial], scores: Scores) -> float:
     return min(10.0, max(0.1, actual / expected)) if expected and actual else 1.0
 
 
-def spent(plan: Plan, trials: Collection[Trial], scores: Scores) -> float:
+def spent(plan: Plan, trials: Collection[Heat], scores: Scores) -> float:
     """The seconds that a race has taken so far: what is known of them, and the rest as foreseen.
 
     Only what the records say is counted, so that a race that goes on decides as it would have.

@@ -20,10 +20,10 @@ from normbench.launch.advise.book import Finish, Round
 from normbench.launch.advise.budget import (
     FACTORS,
     SEEDS,
-    Entry,
+    Entrant,
+    Heat,
     Score,
     Scores,
-    Trial,
     course,
     price,
 )
@@ -209,7 +209,7 @@ def _train(question: Question, plan: Plan, screen: Screen, step: Round) -> Score
     return _scores(cells, step.trials)
 
 
-def _scores(cells: Cells, trials: Sequence[Trial]) -> Scores:
+def _scores(cells: Cells, trials: Sequence[Heat]) -> Scores:
     found = {}
     for cell, trial in zip(cells, trials, strict=True):
         if cell.left:
@@ -225,7 +225,7 @@ def _by_seed(directory: Path) -> dict[int, Result]:
     return {result.seed: result for result in read_results(directory)}
 
 
-def _tests(question: Question, plan: Plan, finish: Finish) -> dict[Entry, OnTest]:
+def _tests(question: Question, plan: Plan, finish: Finish) -> dict[Entrant, OnTest]:
     """How the last trainings did on the test images; nothing before looks at that."""
     found = {}
     for trial in finish.finals:

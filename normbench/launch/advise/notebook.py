@@ -64,7 +64,7 @@ class Compared:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class SideBySide:
     """Norms and batch sizes side by side; ``rows`` has one entry a cell."""
 
     rows: list[Compared]
@@ -90,7 +90,7 @@ def compare(
     seeds: int = 3,
     name: str = "compare",
     screen: Screen | None = None,
-) -> Comparison:
+) -> SideBySide:
     """Trains norms at batch sizes, as ``normbench sweep`` does; what is there is not trained again.
 
     Args:
@@ -112,7 +112,7 @@ def compare(
         for norm in norms
     ]
     cells = train_each(each, launcher, screen or Screen())
-    return Comparison([_compared(cell) for cell in cells])
+    return SideBySide([_compared(cell) for cell in cells])
 
 
 def _compared(planned: Planned) -> Compared:

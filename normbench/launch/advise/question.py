@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from normbench.config import PLACES
 from normbench.errors import UsageError
-from normbench.launch.advise.budget import Trial
+from normbench.launch.advise.budget import Heat
 from normbench.launch.compose import load_config, parse
 from normbench.launch.grid import check_launcher
 from normbench.norms import NORMS
@@ -61,7 +61,7 @@ class Question:
         ]
         return [f"norm={norm}", *own]
 
-    def cell(self, plan: Plan, trial: Trial) -> list[str]:
+    def cell(self, plan: Plan, trial: Heat) -> list[str]:
         """What composes the cell of a trial."""
         candidate = trial.candidate
         every = [

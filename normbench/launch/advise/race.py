@@ -34,7 +34,7 @@ from normbench.launch.advise.book import (
     Round,
     Standing,
 )
-from normbench.launch.advise.budget import SEEDS, Candidate, Scores, Trial, starters
+from normbench.launch.advise.budget import SEEDS, Candidate, Heat, Scores, starters
 from normbench.launch.advise.odds import ALPHA, epochs, half_width, said_p, welch
 from normbench.store.advice import Plan
 
@@ -97,7 +97,7 @@ class _State:
     book: Book
     left: dict[str, tuple[str, str]] = field(default_factory=dict)
     extended: dict[str, int] = field(default_factory=dict)
-    last: list[Trial] = field(default_factory=list)
+    last: list[Heat] = field(default_factory=list)
 
     @property
     def racing(self) -> list[str]:
@@ -107,33 +107,33 @@ class _State:
     def looks(self) -> int:
         return len(self.plan.lengths) + LAST_LOOKS
 
-    def round(self, title: str, trials: list[Trial]) -> Round:
+    def round(self, title: str, trials: list[Heat]) -> Round:
         return Round(title, trials, self.standings(), self.book.seconds(trials))
 
     # ---- the short trainings ----
 
-    def starters(self, length: int) -> list[Trial]:
+    def starters(self, length: int) -> list[Heat]:
         """What is trained first at a length: all rates, or the best two of the length before."""
         if length == self.plan.lengths[0]:
             wanted = starters(self.plan.costs)
         else:
             wanted = [each for norm in self.racing for each in self.book.ranked(norm)[:2]]
-        trials = [Trial(candidate, length, self.plan.seed) for candidate in wanted]
+        trials = [Heat(candidate, length, self.plan.seed) for candidate in wanted]
         first = length == self.plan.lengths[0]
         return trials if first or self.affordable(trials) else []
 
-    def affordable(self, trials: Sequence[Trial]) -> bool:
+    def affordable(self, trials: Sequence[Heat]) -> bool:
         """Whether enough is left for the last trainings of two norms after ``trials``."""
         last = [self.final(Candidate(norm, 1.0)) for norm in self.racing]
         reserve = sorted((self.book.seconds([trial]) for trial in last), reverse=True)[:2]
         return self.book.seconds(trials) + sum(reserve) <= self.book.remaining()
 
-    def neighbours(self, length: int) -> list[Trial]:
+    def neighbours(self, length: int) -> list[Heat]:
         """The rates beside each norm's best that were not tried, as far as they can be paid for."""
-        found: list[Trial] = []
+        found: list[Heat] = []
         for norm in self.racing:
             wanted = [] if self.extended.get(norm, 0) >= EXTENSIONS else self.missing(norm, length)
-            more = [Trial(candidate, length, self.plan.seed) for candidate in wanted]
+            more = [Heat(candidate, length, self.plan.seed) for candidate in wanted]
             if more and self.affordable([*found, *more]):
                 self.extended[norm] = self.extended.get(norm, 0) + 1
                 found += more
@@ -174,10 +174,10 @@ class _State:
 
     # ---- the last trainings ----
 
-    def final(self, candidate: Candidate, epochs: int | None = None) -> Trial:
-        return Trial(candidate, epochs or self.plan.raced, self.plan.seed + 1, SEEDS)
+    def final(self, candidate: Candidate, epochs: int | None = None) -> Heat:
+        return Heat(candidate, epochs or self.plan.raced, self.plan.seed + 1, SEEDS)
 
-    def finals(self) -> list[Trial]:
+    def finals(self) -> list[Heat]:
         """The last trainings of the best norms, of as many as can be paid for."""
         best = [ranked[0] for norm in self.racing if (ranked := self.book.ranked(norm))]
         best.sort(key=self.order)
@@ -201,7 +201,7 @@ class _State:
                 return -length, -value
         return 0.0, 0.0
 
-    def more_seeds(self) -> list[Trial]:
+    def more_seeds(self) -> list[Heat]:
         """As many seeds more as can be paid for, where those so far do not decide; only once."""
         if self.last[0].seeds > SEEDS:
             return []
@@ -209,21 +209,21 @@ class _State:
         open_ = [trial for trial in others if self.final_p(leader, trial, len(others)) >= ALPHA]
         for extra in range(MOST_SEEDS - SEEDS, 1, -1) if open_ else ():
             first = self.last[0].seed + SEEDS
-            more = [Trial(t.candidate, t.epochs, first, extra) for t in (leader, *open_)]
+            more = [Heat(t.candidate, t.epochs, first, extra) for t in (leader, *open_)]
             if self.book.seconds(more) <= self.book.remaining():
                 kept = [trial for trial in others if trial not in open_]
                 grown = [
-                    Trial(t.candidate, t.epochs, t.seed, SEEDS + extra) for t in (leader, *open_)
+                    Heat(t.candidate, t.epochs, t.seed, SEEDS + extra) for t in (leader, *open_)
                 ]
                 self.last = [*grown, *kept]
                 return more
         return []
 
-    def by_mean(self) -> list[Trial]:
+    def by_mean(self) -> list[Heat]:
         """The last trainings, the best first."""
         return sorted(self.last, key=lambda trial: -fmean(self.book.values(trial)))
 
-    def final_p(self, first: Trial, second: Trial, comparisons: int) -> float:
+    def final_p(self, first: Heat, second: Heat, comparisons: int) -> float:
         """Welch's p of two finalists, corrected."""
         rounding = 1 / self.plan.held_out
         p = welch(self.book.values(first), self.book.values(second), rounding)
@@ -261,7 +261,7 @@ class _State:
             leads={trial.candidate.norm: self.lead(finals[0], trial) for trial in finals[1:]},
         )
 
-    def lead(self, first: Trial, second: Trial) -> dict[int, float]:
+    def lead(self, first: Heat, second: Heat) -> dict[int, float]:
         """By how much the first of two norms led, by length."""
         found = {}
         for length in self.plan.lengths:

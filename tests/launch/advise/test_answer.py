@@ -10,7 +10,7 @@ import torch
 from normbench.launch.advise import wording
 from normbench.launch.advise.answer import Answer, OnTest, judge
 from normbench.launch.advise.book import Finish, Standing
-from normbench.launch.advise.budget import Candidate, Trial
+from normbench.launch.advise.budget import Candidate, Heat
 from normbench.launch.compose import load_config
 from tests.launch.advise.worlds import TEST, World, plan
 
@@ -19,7 +19,7 @@ SPREAD = (-0.01, -0.005, 0.0, 0.005, 0.01)
 
 def finish(*norms: str, epochs: int = 20, seeds: int = 5) -> Finish:
     """The end of a race that these norms were left in, the leader first."""
-    finals = [Trial(Candidate(norm, 0.5), epochs, 1, seeds) for norm in norms]
+    finals = [Heat(Candidate(norm, 0.5), epochs, 1, seeds) for norm in norms]
     standings = [
         Standing(n, "racing", Candidate(n, 0.5), [0.7] * seeds, epochs, 0.01, "") for n in norms
     ]

@@ -8,7 +8,7 @@ from normbench.errors import UsageError
 from normbench.launch.advise.budget import (
     SEEDS,
     Candidate,
-    Trial,
+    Heat,
     course,
     foreseen,
     pace,
@@ -67,7 +67,7 @@ def test_a_budget_that_is_too_small_for_any_race_is_told_what_the_shortest_takes
 
 def test_the_pace_and_what_was_spent_follow_from_the_records() -> None:
     planned = plan(["batch", "group"])
-    trials = [Trial(Candidate("batch", 1.0), 2, 0), Trial(Candidate("group", 1.0), 20, 1, 5)]
+    trials = [Heat(Candidate("batch", 1.0), 2, 0), Heat(Candidate("group", 1.0), 20, 1, 5)]
     world = World({"batch": 0.7, "group": 0.7}, Random(0), slower=1.5)
     scores = {e: world.score(planned, e, t.seeds) for t in trials for e in t.entries}
 

@@ -7,7 +7,7 @@ from random import Random
 
 from normbench.launch.advise.answer import Answer, OnTest, judge
 from normbench.launch.advise.book import Finish, Round
-from normbench.launch.advise.budget import Candidate, Entry, Score, Scores, course
+from normbench.launch.advise.budget import Candidate, Entrant, Score, Scores, course
 from normbench.launch.advise.race import DRIFT, follow
 from normbench.store.advice import Cost, Plan
 
@@ -70,13 +70,13 @@ class World:
     slower: float = 1.0
     diverges: Callable[[Candidate], bool] = lambda _: False
     rounds: list[Round] = field(default_factory=list)
-    truths: dict[Entry, float] = field(default_factory=dict)
+    truths: dict[Entrant, float] = field(default_factory=dict)
 
     def train(self, plan: Plan, step: Round) -> Scores:
         self.rounds.append(step)
         return {e: self.score(plan, e, t.seeds) for t in step.trials for e in t.entries}
 
-    def score(self, plan: Plan, entry: Entry, seeds: int) -> Score:
+    def score(self, plan: Plan, entry: Entrant, seeds: int) -> Score:
         mine = plan.cost(entry.candidate.norm)
         step = mine.step if seeds == 1 else mine.stacked
         seconds = self.slower * plan.steps * entry.epochs * step
@@ -86,7 +86,7 @@ class World:
         self.truths[entry] = truth
         return Score(self.seen(truth, plan.held_out), seconds)
 
-    def mean(self, entry: Entry) -> float:
+    def mean(self, entry: Entrant) -> float:
         norm = entry.candidate.norm
         short = log2(self.epochs / entry.epochs)
         away = log2(entry.candidate.factor / self.best)
@@ -98,7 +98,7 @@ class World:
         share = min(0.999, max(0.001, truth))
         return share + self.random.gauss(0, (share * (1 - share) / images) ** 0.5)
 
-    def tests(self, plan: Plan, finish: Finish) -> dict[Entry, OnTest]:
+    def tests(self, plan: Plan, finish: Finish) -> dict[Entrant, OnTest]:
         """Test accuracies; all networks see the same images, so that their error is shared."""
         entries = [entry for trial in finish.finals for entry in trial.entries]
         values = {entry: self.truths.get(entry) for entry in entries}
