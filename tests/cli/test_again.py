@@ -16,7 +16,7 @@ def test_the_same_command_again_trains_nothing(
     assert again.code == 0
     assert "--fresh" in again.stdout
     of_seeds = [name for name in before if "/seed-" in name]
-    assert len(of_seeds) == 12
+    assert len(of_seeds) == 14
     assert [after[name] for name in of_seeds] == [before[name] for name in of_seeds]
     assert before.keys() == after.keys()
 

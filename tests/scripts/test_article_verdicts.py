@@ -1,9 +1,8 @@
 """The verdicts of article.py follow from intervals: here from numbers whose verdict is known."""
 
-import json
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from math import isnan
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from normbench.store.results import Result
+from normbench.store.results import Result, write_result
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 
@@ -300,7 +299,7 @@ def write_seed(cell: Path, found: Result) -> None:
     folder.mkdir(parents=True)
     config = {"norm": {"name": "batch"}, "batch": 2, "data": {"name": "photos"}}
     (cell / "config.yaml").write_text(yaml.safe_dump(config))
-    (folder / "result.json").write_text(json.dumps(asdict(found)))
+    write_result(folder, found)
 
 
 def test_lost_seeds_are_found_and_said_and_their_claims_left_open(tmp_path: Path) -> None:

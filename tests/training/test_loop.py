@@ -314,7 +314,7 @@ def test_replicas_side_by_side_measure_what_each_measures_alone() -> None:
         for a, b in zip(alone, together, strict=True):
             close([b.loss[replica]], a.loss)
             close([b.accuracy[replica]], a.accuracy)
-            assert (a.step, a.learning_rate) == (b.step, b.learning_rate)
+            assert (a.step, 2 * a.learning_rate) == (b.step, b.learning_rate)
         assert alone[-1].evaluation is not None
         assert together[-1].evaluation is not None
         close([together[-1].evaluation.loss[replica]], alone[-1].evaluation.loss)
