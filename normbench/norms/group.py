@@ -24,8 +24,8 @@ class GroupNorm(Norm):
     E[x²] - E[x]², which loses digits where a group's mean is much larger than its deviation: the
     largest error of the output is 2e-4 at ten times, 2e-2 at a hundred times, and above 1 at a
     thousand times (contiguous inputs: 2e-6, 1e-5 and 1e-4). Instance norm takes the contiguous
-    kernel, which costs it nothing. With fewer groups that, or a shift by each group's first values,
-    would cost a tenth of a training step and more.
+    kernel, which costs it nothing. With fewer groups, a shift by each group's first values would
+    cost a tenth of a training step and more, and the contiguous kernel as much at large batches.
 
     Args:
         channels: C.
