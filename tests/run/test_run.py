@@ -448,3 +448,12 @@ def test_the_records_of_two_norms_lie_side_by_side(run: Run) -> None:
 
     names = sorted(path.name for path in Path("runs/trial").iterdir())
     assert [name[:-9] for name in names] == ["batch-b4", "group-b4"]
+
+
+def test_a_run_says_how_long_it_will_take_before_it_trains(tiny: list[str]) -> None:
+    out = io.StringIO()
+    experiment.run(load_config(tiny), Screen(Console(file=out, width=120, _environ={})))
+    lines = out.getvalue().splitlines()
+    (said,) = [number for number, line in enumerate(lines) if line.startswith("  about ")]
+
+    assert said < next(number for number, line in enumerate(lines) if "epoch 1/" in line)
