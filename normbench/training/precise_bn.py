@@ -26,7 +26,7 @@ IMAGES = 2_500
 """How many training images the statistics are estimated anew from, at most.
 
 ``python scripts/statistics_images.py`` measures how far the accuracy with so many is from that
-with 10,000: a first, unrepeated try found about a tenth of a point.
+with 10,000; it has not been run whole yet.
 """
 
 BATCH = 250
