@@ -29,8 +29,8 @@ class RateLine:
         return f"{self.norm}, {self.batch}"
 
     @property
-    def errors(self) -> dict[float, list[float]]:
-        """Errors on the held-out images in %, one a finished seed, by rate."""
+    def errors(self) -> dict[float, dict[int, float]]:
+        """Errors on the held-out images in %, by rate and seed; finished seeds alone."""
         found = {rate: _errors(cell) for rate, cell in self.cells.items()}
         return {rate: errors for rate, errors in found.items() if errors}
 
@@ -40,7 +40,7 @@ class RateLine:
         errors = self.errors
         most = max(map(len, errors.values()), default=0)
         several = [rate for rate in errors if len(errors[rate]) == most]
-        return min(several, key=lambda rate: fmean(errors[rate]), default=None)
+        return min(several, key=lambda rate: fmean(errors[rate].values()), default=None)
 
     @property
     def inside(self) -> bool:
@@ -49,7 +49,7 @@ class RateLine:
 
     def at(self, rate: float) -> Estimate | None:
         """The error at a rate; None where no seed has finished."""
-        return estimate(self.errors.get(rate, ()))
+        return estimate(self.errors.get(rate, {}).values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +108,6 @@ def _rate(cell: CellRun) -> float | None:
     return rate if rate > 0 else None
 
 
-def _errors(cell: CellRun) -> list[float]:
-    accuracies = [result.val_accuracy for result in cell.finished]
-    return [100 * (1 - accuracy) for accuracy in accuracies if accuracy is not None]
+def _errors(cell: CellRun) -> dict[int, float]:
+    scores = {result.seed: result.val_accuracy for result in cell.finished}
+    return {seed: 100 * (1 - score) for seed, score in scores.items() if score is not None}

@@ -20,6 +20,7 @@ from normbench.report.plots.lines import (
     styles_of,
 )
 from normbench.report.plots.style import (
+    COLORS,
     Drawing,
     Lost,
     Series,
@@ -172,7 +173,12 @@ def rates_drawing(trial: RateTrial, name: str) -> Drawing | None:
     lines = [line for line in trial.lines if line.errors]
     if not lines:
         return None
-    looks = {line.label: look(number) for number, line in enumerate(lines)}
+    norms = sorted({line.norm for line in lines})
+    batches = sorted({line.batch for line in lines})  # a colour a norm, a dash a batch size
+    looks = {
+        line.label: look(norms.index(line.norm) + len(COLORS) * batches.index(line.batch))
+        for line in lines
+    }
     values = {line.label: {r: v for r in line.errors if (v := line.at(r))} for line in lines}
     with style():
         figure, (axes,) = new_figure()
@@ -190,7 +196,14 @@ def rates_drawing(trial: RateTrial, name: str) -> Drawing | None:
                 markeredgecolor="white", markersize=7,
             )  # fmt: skip
             for rate, errors in line.errors.items():
-                axes.plot([rate] * len(errors), errors, ".", color=color, markersize=5, alpha=0.5)
+                axes.plot(
+                    [rate] * len(errors),
+                    list(errors.values()),
+                    ".",
+                    color=color,
+                    markersize=5,
+                    alpha=0.5,
+                )
             if line.best is not None:
                 axes.plot(
                     [line.best], [means[line.best]], "o", markersize=15, markerfacecolor="none",

@@ -241,13 +241,13 @@ def differences_csv(comparisons: Sequence[Comparison]) -> str:
 def rates_csv(trials: Sequence[RateTrial]) -> str:
     """A row a norm, batch size, learning rate and seed: the error on held-out images in %."""
     rows: list[list[object]] = [
-        [trial.title, line.norm, line.batch, rate, i, round(value, 6), rate == line.best]
+        [trial.title, line.norm, line.batch, rate, seed, round(value, 6), rate == line.best]
         for trial in trials
         for line in trial.lines
         for rate, errors in line.errors.items()
-        for i, value in enumerate(errors)
+        for seed, value in errors.items()
     ]
-    columns = ("trial", "norm", "batch", "learning_rate", "n", "held_out_error", "best")
+    columns = ("trial", "norm", "batch", "learning_rate", "seed", "held_out_error", "best")
     return _csv(columns, rows)
 
 
