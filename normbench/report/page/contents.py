@@ -139,7 +139,10 @@ def _grid_note(comparison: Comparison) -> str:
 def _beside(comparisons: Sequence[Comparison]) -> list[Block]:
     """Two folders side by side: their pictures, and each norm's error in both."""
     first, second = comparisons
-    pictures = [error_drawing(c, f"beside-{n}") for n, c in enumerate(comparisons, start=1)]
+    pictures = [
+        error_drawing(c, f"beside-{n}", beside=comparisons)
+        for n, c in enumerate(comparisons, start=1)
+    ]
     columns, rows = beside(comparisons)
     blocks: list[Block] = [Heading(2, "Side by side"), Pictures(pictures)]
     note = (

@@ -39,8 +39,13 @@ _IN_TABLE = "are in the table of every cell"
 _REESTIMATED = 5  # a look that no norm has
 
 
-def error_drawing(comparison: Comparison, name: str) -> Drawing:
-    """Test error against the axis: a line a norm, its interval over seeds, and each seed."""
+def error_drawing(
+    comparison: Comparison, name: str, *, beside: Sequence[Comparison] = ()
+) -> Drawing:
+    """Test error against the axis: a line a norm, its interval over seeds, and each seed.
+
+    The heights are those that ``beside`` needs, where it stands side by side with others.
+    """
     lines = drawn(comparison)
     styles = styles_of(lines)
     series = []
@@ -68,9 +73,22 @@ def error_drawing(comparison: Comparison, name: str) -> Drawing:
         axes.set_ylabel("test error, %")
         axes.set_title(fill(_heading(comparison), 60), loc="left", fontsize=11)
         draw_series(axes, series, xs)
+        if heights := _heights(beside):
+            margin = 0.05 * (max(heights) - min(heights)) or 1.0
+            axes.set_ylim(min(heights) - margin, max(heights) + margin)
         mark_lost(axes, lost)
         name_lines([axes], [series], xs)
         return save(figure, name, alt, not_drawn(comparison, _IN_TABLE))
+
+
+def _heights(comparisons: Sequence[Comparison]) -> list[float]:
+    """The errors of all seeds, and the ends of their intervals."""
+    found: list[float] = []
+    for point in (p for c in comparisons for line in c.lines for p in line.points):
+        found += point.errors.values()
+        value = error(point)
+        found += [end for end in (value.low, value.high) if end is not None] if value else []
+    return found
 
 
 def _reestimated(lines: Sequence[Line]) -> list[Series]:

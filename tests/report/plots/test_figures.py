@@ -398,3 +398,22 @@ def test_lines_and_text_stand_out_from_the_ground(shade: int) -> None:
 
 def test_markers_and_colours_are_as_many() -> None:
     assert len(set(MARKERS)) == len(set(COLORS)) == len(MARKERS) == len(COLORS)
+
+
+def test_pictures_that_stand_side_by_side_have_the_same_heights(
+    tmp_path: Path, sweep: Comparison
+) -> None:
+    """Else one reads two errors as one height."""
+    write_cell(tmp_path, "group", 2, around(0.9))
+    write_cell(tmp_path, "group", 8, around(0.8))
+    both = (sweep, only(tmp_path))
+
+    def errors_written(drawing: Drawing) -> list[str]:
+        return re.findall(
+            r">([\d.]+)</text>", drawing.svg[drawing.svg.index("matplotlib.axis_2") :]
+        )
+
+    alone = [errors_written(error_drawing(one, "error")) for one in both]
+    beside = [errors_written(error_drawing(one, "error", beside=both)) for one in both]
+    assert alone[0] != alone[1]
+    assert beside[0] == beside[1] != []
