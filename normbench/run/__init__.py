@@ -9,7 +9,6 @@ From the top down::
     autosave.py     when a training is saved            allocator.py  memory is kept for the next
     cell.py         a configuration, its images and its folder; a replica is one of its seeds
     spent.py        what the time goes to               signals.py    SIGTERM and Ctrl-C
-    estimate.py     how long cells will take            pace.py       the same, in more detail
     trained.py      a network in a file, diagnosed      diagnose.py   what running statistics cost
-    remedies.py     the advice that follows from it
+    remedies.py     the advice that follows from it     estimate.py   how long cells will take
 """

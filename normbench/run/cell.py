@@ -115,19 +115,19 @@ class Cell:
                 f"batch={config.batch}: larger than the {count:,} training images of"
                 f" {self.images.name}; at most {count}"
             )
-        infos = self.layers()
+        infos = self.layers(flops=False)
         check_statistics(infos, config.norm_batch or config.batch)
         return infos
 
-    def layers(self) -> list[LayerInfo]:
-        """The layers of the network, as an image meets them.
+    def layers(self, *, flops: bool = True) -> list[LayerInfo]:
+        """The layers of the network, as an image meets them; counting ``flops`` takes a second.
 
         Raises:
             UsageError: network, images and norm do not fit one another.
         """
         model, size = self.build_model(self.config.seed), self.images.image_size
         try:
-            infos = layers(model, size)
+            infos = layers(model, size, flops=flops)
             if self.config.model.foreign:
                 self._check_output(model)
         except UsageError:

@@ -13,7 +13,15 @@ from normbench.config import LIMITS
 from normbench.data.batches import Splits
 from normbench.errors import UsageError
 from normbench.run.cell import Cell, Replica, write_summary
-from normbench.run.placement import Arrangement, Step, fastest, in_lanes
+from normbench.run.placement import (
+    BUDGET,
+    Arrangement,
+    Pace,
+    Step,
+    fastest,
+    in_lanes,
+    time_to_measure,
+)
 from normbench.run.remembered import busy, case_of, recall, remember
 from normbench.run.seeds import Replicas, StoppedError
 from normbench.run.signals import asking
@@ -54,7 +62,7 @@ def train_replicas(
                 write_summary(cell, read_results(cell.directory))
         if rest:
             with _noting_failure(rest), spent.on("arranging"):
-                arrangement = arrange(rest, splits, screen)
+                arrangement = arrange(rest, splits, screen).arrangement
             stacks = arrangement.divide(rest)
             lanes = min(arrangement.lanes, len(stacks))
             _train_stacks(stacks, splits, lanes, arrangement.threads, screen, spent)
@@ -224,31 +232,33 @@ def _prove(replicas: Sequence[Replica]) -> None:
         stack([replica.build_model() for replica in replicas[:2]], replicas[0].cell.example())
 
 
-def arrange(replicas: Sequence[Replica], splits: Splits, screen: Screen) -> Arrangement:
+def arrange(replicas: Sequence[Replica], splits: Splits, screen: Screen) -> Pace:
     """How ``replicas`` share the machine: as wanted, or as is fastest here."""
     config = replicas[0].cell.config
     wanted, several = config.stack, len(replicas) > 1
     if wanted == 1 and several:
-        return Arrangement()
+        return Pace(Arrangement())
     try:
         _prove(replicas)
     except StackError as error:
         screen.line(f"  the seeds are not stacked: {error}")
-        return Arrangement()
+        return Pace(Arrangement())
     if isinstance(wanted, int) and several:
-        return Arrangement(size=min(wanted, len(replicas)))
+        return Pace(Arrangement(size=min(wanted, len(replicas))))
     chosen_threads = config.threads is not None or torch.get_num_threads() == 1
     if not several and (chosen_threads or _most_lanes(splits) == 1):
-        return Arrangement()
+        return Pace(Arrangement())
     return _fastest(replicas, splits, screen)
 
 
-def _fastest(replicas: Sequence[Replica], splits: Splits, screen: Screen) -> Arrangement:
+def _fastest(replicas: Sequence[Replica], splits: Splits, screen: Screen) -> Pace:
     """The fastest arrangement, as measured before on this machine or now."""
-    case = case_of(replicas[0].cell, len(replicas), splits.train.pixels.device)
+    config, seeds = replicas[0].cell.config, len(replicas)
+    steps = config.epochs * (len(splits.train) // config.batch)
+    case = case_of(replicas[0].cell, seeds, splits.train.pixels.device)
     known = recall(case)
     if known is not None:
-        show_arrangement(screen, known)
+        show_arrangement(screen, known, seeds * steps)
         return known
     stop = Event()
 
@@ -263,7 +273,10 @@ def _fastest(replicas: Sequence[Replica], splits: Splits, screen: Screen) -> Arr
         return unless_stopped
 
     with screen.working("measuring how to train") as bar, asking(stop.set):
-        best, times = fastest(prepare, len(replicas), bar.update, lanes=_most_lanes(splits))
-    remember(case, best, lasting=not busy())
-    show_arrangement(screen, best, times)
-    return best
+        lanes = _most_lanes(splits)
+        best, times = fastest(prepare, seeds, bar.update, steps=steps, lanes=lanes)
+    pace = Pace(best, best.occupied(seeds) * times[best] / seeds)
+    if time_to_measure(seeds * steps * times[Arrangement()]) == BUDGET:  # else it was done in haste
+        remember(case, pace, lasting=not busy())
+    show_arrangement(screen, pace, seeds * steps, times)
+    return pace

@@ -11,7 +11,7 @@ from normbench.errors import UnreadableError
 from normbench.models.inspection import LayerInfo
 from normbench.norms import Swap
 from normbench.run.cell import Cell
-from normbench.run.placement import Arrangement
+from normbench.run.placement import Arrangement, Pace
 from normbench.store import curves
 from normbench.store.lock import holder
 from normbench.store.results import Result, read_results, summarize
@@ -142,18 +142,21 @@ def _seeds(seeds: list[int], there: int) -> str:
 
 
 def show_arrangement(
-    screen: Screen, chosen: Arrangement, times: Mapping[Arrangement, float] | None = None
+    screen: Screen, pace: Pace, steps: int, times: Mapping[Arrangement, float] | None = None
 ) -> None:
-    """Prints how the seeds share the machine, and what the choice rests on."""
+    """Prints how the seeds share the machine, what the choice rests on, and how long ``steps``
+    steps of one seed take so."""
+    chosen = pace.arrangement
+    said = f"  {_arranged(chosen)}"
     if times is None:
-        screen.line(f"  {_arranged(chosen)}, as measured before", style="dim")
-        return
-    alone = times[Arrangement()]
-    screen.line(
-        f"  {_arranged(chosen)}: {1e3 * times[chosen]:.2f} ms a seed and step"
-        + ("" if chosen == Arrangement() else f", one after another {1e3 * alone:.2f} ms"),
-        style="dim",
-    )
+        said += ", as measured before"
+    elif pace.step is not None:
+        said += f": {1e3 * pace.step:.2f} ms a seed and step"
+        if chosen != Arrangement():
+            said += f", one after another {1e3 * times[Arrangement()]:.2f} ms"
+    if pace.step is not None:
+        said += f"; about {duration(pace.step * steps)} of training"
+    screen.line(said, style="dim")
 
 
 def _arranged(arrangement: Arrangement) -> str:

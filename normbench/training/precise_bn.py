@@ -32,6 +32,10 @@ with 10,000; it has not been run whole yet.
 BATCH = 250
 """How many of them are looked at together."""
 
+TOGETHER = 32
+"""How many test images are looked at together, or one batch of the training size: alone it needs no
+copies."""
+
 TESTED = 2_000
 """How many test images the accuracy with batch statistics is taken over, at most."""
 
@@ -153,7 +157,7 @@ def with_batch_statistics(
     """
     size = min(size, len(test))
     _use_batches(network, size)
-    batch = max(1, BATCH // size) * size
+    batch = max(1, TOGETHER // size) * size
     return score([network], test, batch=batch, autocast=autocast, check=check).accuracy[0]
 
 
