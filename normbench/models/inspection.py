@@ -128,17 +128,18 @@ def _check_norm(norm: Norm, shape: torch.Size, name: str) -> None:
         raise norm.single_value(shape, f"layer {name}")
 
 
-def memory_of_step(model: nn.Module, images: Tensor, labels: Tensor) -> int:
+def memory_of_step(model: nn.Module, images: Tensor, labels: Tensor, *, means: int = 1) -> int:
     """How many bytes one training step of ``model`` holds: what a norm costs in memory.
 
     Those of the input, of everything that the forward pass keeps for the backward pass, and of
-    weights, gradients, momentum and buffers. It does not depend on the machine, nor on how PyTorch
-    allocates; scratch memory inside of kernels is not in it.
+    weights, gradients, the optimizer and buffers. It does not depend on the machine, nor on how
+    PyTorch allocates; scratch memory inside of kernels is not in it.
 
     Args:
         model: in training mode; its buffers may change.
         images: [N, 3, H, W].
         labels: [N].
+        means: how many numbers the optimizer keeps of each that is learned, beside its gradient.
     """
     kept = {images.untyped_storage().data_ptr(): images.untyped_storage().nbytes()}
     alive: list[Tensor] = []  # a freed storage's address could be taken for another's
@@ -155,4 +156,4 @@ def memory_of_step(model: nn.Module, images: Tensor, labels: Tensor) -> int:
         F.cross_entropy(model(images), labels)
     learned = sum(p.numel() * p.element_size() for p in model.parameters())
     buffers = sum(b.numel() * b.element_size() for b in model.buffers())
-    return sum(kept.values()) + 3 * learned + buffers
+    return sum(kept.values()) + (2 + means) * learned + buffers

@@ -329,7 +329,8 @@ class Replicas:
         labels = torch.zeros(size[0], dtype=torch.int64)
         with _BUILDING:
             model = self.members[0].build_model().train()
-        return memory_of_step(model, torch.zeros(size), labels)
+        means = len(self.optimizer.buffer_names)
+        return memory_of_step(model, torch.zeros(size), labels, means=means)
 
 
 def _few(seeds: Sequence[int]) -> str:

@@ -18,6 +18,7 @@ from normbench.data.batches import Batches, Split, evaluation_batches
 from normbench.norms.parts import Part, share_hooks
 from normbench.training.cuda_graph import CapturedStep, TrainingStep
 from normbench.training.diagnosis import Diagnosis
+from normbench.training.dropout import seed_dropout
 from normbench.training.optim import OptimConfig, stacked_rates
 from normbench.training.optimizer import Optimizer
 from normbench.training.progress import Evaluation, Metrics, Progress
@@ -77,6 +78,7 @@ def train(
     model.train()
     smoothing = optims[0].label_smoothing
     at_share = share_hooks(model)
+    draw_for = seed_dropout(model, training.seeds)
     eager = partial(training_step, model, optimizer, label_smoothing=smoothing, autocast=autocast)
     train_on = step_function(model, training, optimizer, optims[0], autocast=autocast)
     batches = training.batches(progress.step)
@@ -96,6 +98,8 @@ def train(
         optimizer.lr = stacked_rates(optims, progress.step, total, training.batch)
         for set_share in at_share:
             set_share(progress.step / total)
+        if draw_for is not None:
+            draw_for(progress.step)
         if progress.diagnosis_due:
             logits, progress.diagnosis = _diagnosed(eager, model, images, labels)
         else:

@@ -142,6 +142,33 @@ def test_a_run_cut_off_at_random_steps_ends_the_same(
     assert differences(content(whole), content(cut)) == []
 
 
+NET = """
+from torch import nn
+
+def build(num_classes):
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3, stride=4), nn.BatchNorm2d(4), nn.Dropout2d(0.2), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Dropout(0.5), nn.Linear(16, num_classes),
+    )
+"""
+
+
+def test_dropout_follows_from_the_seed_cut_off_or_not(
+    tiny: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "net.py").write_text(NET, encoding="utf-8")
+    every = [text for text in tiny if not text.startswith("model.")]
+    every += ["model=python", f"model.file={tmp_path}/net.py", "norm=batch", "batch=4"]
+    every += ["seeds=2", "stack=2", f"epochs={EPOCHS}", "save_every=0"]
+    whole, cut = load_config([*every, "name=whole"]), load_config([*every, "name=cut"])
+    assert experiment.run(whole, quiet()).finished
+    torch.rand(5)  # what else the process draws is nothing to it
+
+    cut_off_run(cut, [1, 5, 3], monkeypatch)
+
+    assert differences(content(whole), content(cut)) == []
+
+
 @pytest.mark.parametrize("steps", range(STEPS + 2))
 def test_every_step_of_an_epoch_is_a_place_to_be_cut_off(
     cell: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, steps: int
