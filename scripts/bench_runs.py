@@ -231,7 +231,8 @@ def main() -> None:
             keep(commands, pairs, COMMANDS)
     where = machine(torch.device("cpu"))
     text = f"Seconds of whole commands, ResNet-8; {where}. ~: extrapolated from measured parts.\n\n"
-    text += table(rows, [name for name in FIELDS if name != "measured"]) + "\n\n"
+    if rows:
+        text += table(rows, [name for name in FIELDS if name != "measured"]) + "\n\n"
     text += "Two ways to do the same, measured:\n\n" + table(pairs, COMMANDS) + "\n"
     (arguments.out / "runs.md").write_text(text, encoding="utf-8")
     if rows:

@@ -5,7 +5,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from threading import Event
+from typing import Any
 
 import torch
 
@@ -187,6 +189,18 @@ def _begun(pending: Sequence[Replica], screen: Screen) -> list[_Begun]:
     return found
 
 
+def companions(cell: Cell) -> set[str]:
+    """The folders of the cells with which replicas of ``cell`` have begun in one stack."""
+    keys = [key for replica in cell.replicas() for key in _named(replica.folder)]
+    return {str(key.get("cell")) for key in keys}
+
+
+def _named(folder: Path) -> list[dict[str, Any]]:
+    """The replicas that the newest checkpoint in ``folder`` says it is of."""
+    keys = (checkpoint.head(folder) or {}).get("replicas")
+    return [key for key in keys if isinstance(key, dict)] if isinstance(keys, list) else []
+
+
 def _firsts(pending: Sequence[Replica]) -> Iterator[Replica]:
     """The replicas in whose folders the checkpoints lie of stacks that ``pending`` may belong to:
     those of their own cells, and those of cells beside them whose checkpoints name one of them."""
@@ -197,8 +211,7 @@ def _firsts(pending: Sequence[Replica]) -> Iterator[Replica]:
     experiment = pending[0].cell.directory.parent
     beside = {path.parent for path in experiment.glob("*/seed-*/step-*.checkpoint")}
     for folder in sorted(beside - {replica.folder for replica in own}):
-        keys = (checkpoint.head(folder) or {}).get("replicas")
-        named = [key for key in keys if isinstance(key, dict)] if isinstance(keys, list) else []
+        named = _named(folder)
         if any((key.get("cell"), key.get("seed")) in names for key in named):
             with suppress(ValueError, UsageError):
                 yield Replica.of_key(named[0], pending[0].cell)
