@@ -46,7 +46,7 @@ def images(seed: int, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
 def weights(
     norm: str, seeds: Sequence[int], looks: Sequence[int], threads: int
 ) -> Iterator[Tensor]:
-    """The first seed's weights, as one vector, after each number of steps in ``looks``."""
+    """The seeds' weights, [K, weights], after each number of steps in ``looks``."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     models = [network(norm, seed) for seed in seeds]
@@ -61,13 +61,14 @@ def weights(
             model, optimizer, pixels.contiguous(memory_format=torch.channels_last), labels
         )
         if step + 1 in looks:
-            first = unstack(model)[0] if isinstance(model, Stack) else model
-            yield torch.cat([p.detach().flatten() for p in first.parameters()])
+            each = unstack(model) if isinstance(model, Stack) else [model]
+            flat = [[p.detach().flatten() for p in network.parameters()] for network in each]
+            yield torch.stack([torch.cat(parts) for parts in flat])
     torch.set_num_threads(before)
 
 
 def drift(norm: str, replicas: int, looks: Sequence[int]) -> dict[str, list[float]]:
-    """Relative distances |w - w'| / |w| of the first seed's weights in two runs, by their kinds."""
+    """The largest relative distance |w - w'| / |w| of the seeds that two runs share, by kind."""
     solo = list(weights(norm, [0], looks, 1))
     together = list(weights(norm, range(replicas), looks, 1))
     pairs = {
@@ -80,9 +81,15 @@ def drift(norm: str, replicas: int, looks: Sequence[int]) -> dict[str, list[floa
         "alone again": (weights(norm, [0], looks, 1), solo),
     }
     return {
-        name: [float((w - v).norm() / v.norm()) for w, v in zip(*pair, strict=True)]
-        for name, pair in pairs.items()
+        name: [distance(w, v) for w, v in zip(*pair, strict=True)] for name, pair in pairs.items()
     }
+
+
+def distance(w: Tensor, v: Tensor) -> float:
+    """The largest distance of two rows, of the first rows of both."""
+    shared = min(len(w), len(v))
+    w, v = w[:shared], v[:shared]
+    return float(((w - v).norm(dim=1) / v.norm(dim=1)).max())
 
 
 def table(norms: Sequence[str], replicas: int, looks: Sequence[int]) -> str:

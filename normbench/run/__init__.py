@@ -5,6 +5,7 @@ From the top down::
     run.py          cells, from their configurations to their records: start reading here
     stacks.py       which replicas are trained together, and which had begun
     seeds.py        trains the replicas of one stack    views.py      what is said of a cell
+    curves.py       what is recorded meanwhile          ending.py     what is written in the end
     placement.py    how replicas share the machine      remembered.py  what was the fastest here
     autosave.py     when a training is saved            allocator.py  memory is kept for the next
     cell.py         a configuration, its images and its folder; a replica is one of its seeds

@@ -10,7 +10,7 @@ import torch
 
 from normbench.data.batches import Split, Splits
 from normbench.run.cell import Cell, Replica
-from normbench.run.placement import TURN, Arrangement, seconds_a_step
+from normbench.run.placement import TURN, timed
 from normbench.run.remembered import case_of, recall
 from normbench.run.run import choose_device
 from normbench.run.seeds import Replicas
@@ -60,7 +60,7 @@ class Estimates:
         config, splits = cell.config, cell.splits(self._device)
         times = self._timed(cell, splits)
         pace = recall(case_of(cell, seeds, self._device))
-        step = times.step if pace is None or pace.step is None else pace.step
+        step = times.step if pace is None else pace.step
         steps = config.epochs * (len(splits.train) // config.batch)
         evaluations = ceil(config.epochs / config.evaluate_every)
         images = evaluations * len(splits.validation or splits.test)
@@ -69,11 +69,11 @@ class Estimates:
     def _timed(self, cell: Cell, splits: Splits) -> _Times:
         kind = _kind(cell)
         if kind not in self._times:
-            replicas = [Replica(cell, cell.config.seed)]
-            known = self._known.get(kind)
-            step = fmean(known) if known else _step(replicas, splits, Arrangement(), TURN / 2)
-            image = _evaluation(Replicas.of(replicas, splits), splits.test)
-            self._times[kind] = _Times(step, image)
+            replicas = Replicas.of([Replica(cell, cell.config.seed)], splits)
+            known, step = self._known.get(kind), replicas.stepper()
+            step()  # the first chooses algorithms and fills caches
+            seconds = fmean(known) if known else timed(step, TURN)
+            self._times[kind] = _Times(seconds, _evaluation(replicas, splits.test))
         return self._times[kind]
 
 
@@ -100,12 +100,12 @@ def measure(cell: Cell, rates: int, seeds: int, screen: Screen) -> Cost:
     held_out = splits.validation
     assert held_out is not None
     replicas = [Replica(cell, config.seed + number) for number in range(seeds)]
-    step, _ = _together(replicas[:rates], splits, screen)
-    stacked, threads = _together(replicas, splits, screen)
+    few = arrange(replicas[:rates], splits, screen)
+    whole = arrange(replicas, splits, screen)
     one = Replicas.of(replicas[:1], splits)
     all_threads = torch.get_num_threads()
     try:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(whole.arrangement.threads)
         image = _evaluation(one, held_out)
         size = config.norm_batch or config.batch
         parts = (one.networks, one.training, splits.test)
@@ -115,30 +115,11 @@ def measure(cell: Cell, rates: int, seeds: int, screen: Screen) -> Cost:
     return Cost(
         norm=config.norm.name,
         start=START,
-        step=step,
-        stacked=stacked,
+        step=few.step,
+        stacked=whole.step,
         evaluation=image * len(held_out),
         ending=image * len(splits.test) + ending,
         momentum=getattr(config.norm, "momentum", None),
-    )
-
-
-def _together(replicas: Sequence[Replica], splits: Splits, screen: Screen) -> tuple[float, int]:
-    """Seconds a step and replica, and the threads of each lane."""
-    pace = arrange(replicas, splits, screen)
-    arrangement, count = pace.arrangement, len(replicas)
-    if pace.step is not None:
-        return pace.step, arrangement.threads
-    step = _step(replicas, splits, arrangement, TURN)
-    return step * arrangement.occupied(count) / count, arrangement.threads
-
-
-def _step(
-    replicas: Sequence[Replica], splits: Splits, arrangement: Arrangement, turn: float
-) -> float:
-    """Seconds a seed and step."""
-    return seconds_a_step(
-        lambda size: Replicas.of(replicas[:size], splits).stepper(), arrangement, turn
     )
 
 

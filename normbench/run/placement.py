@@ -77,11 +77,11 @@ class Pace:
 
     Attributes:
         arrangement: how seeds share the machine.
-        step: seconds a seed and step; None where nothing was timed.
+        step: seconds a seed and step.
     """
 
     arrangement: Arrangement
-    step: float | None = None
+    step: float
 
 
 def _up(number: int, by: int) -> int:
@@ -150,7 +150,7 @@ def fastest(
     total = sum(map(len, families)) + 2
     step = prepare(1)
     step()  # the first chooses algorithms and fills caches
-    times = {alone: _turn(step, 0.0)}
+    times = {alone: timed(step, 0.0)}
     budget = time_to_measure(seeds * steps * times[alone])
     if budget < 2 * _TIMED * times[alone]:
         return alone, times
@@ -218,7 +218,7 @@ def seconds_a_step(
             step()  # the first steps choose algorithms and fill caches
             for _ in range(2):
                 barrier.wait()
-                turns.append(_turn(step, turn))
+                turns.append(timed(step, turn))
                 barrier.wait()
         except BaseException:
             barrier.abort()  # the other lanes must not wait for this one
@@ -231,7 +231,7 @@ def seconds_a_step(
     return min(means) / (lanes * arrangement.size)
 
 
-def _turn(step: Step, seconds: float) -> float:
+def timed(step: Step, seconds: float) -> float:
     """Seconds a step takes, over at least ``seconds`` and one step."""
     start, count = perf_counter(), 0
     while count < 1 or perf_counter() - start < seconds:

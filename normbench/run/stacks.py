@@ -23,12 +23,13 @@ from normbench.run.placement import (
     fastest,
     in_lanes,
     time_to_measure,
+    timed,
 )
 from normbench.run.remembered import busy, case_of, recall, remember
 from normbench.run.seeds import Replicas, StoppedError
 from normbench.run.signals import asking
 from normbench.run.spent import Spent
-from normbench.run.views import show_arrangement
+from normbench.run.views import show_pace
 from normbench.store import checkpoint
 from normbench.store.checkpoint import Checkpoint
 from normbench.store.lock import holding
@@ -250,28 +251,45 @@ def arrange(replicas: Sequence[Replica], splits: Splits, screen: Screen) -> Pace
     config = replicas[0].cell.config
     wanted, several = config.stack, len(replicas) > 1
     if wanted == 1 and several:
-        return Pace(Arrangement())
+        return _only(Arrangement(), replicas, splits, screen)
     try:
         _prove(replicas)
     except StackError as error:
         screen.line(f"  the seeds are not stacked: {error}")
-        return Pace(Arrangement())
+        return _only(Arrangement(), replicas, splits, screen)
     if isinstance(wanted, int) and several:
-        return Pace(Arrangement(size=min(wanted, len(replicas))))
+        return _only(Arrangement(size=min(wanted, len(replicas))), replicas, splits, screen)
     chosen_threads = config.threads is not None or torch.get_num_threads() == 1
     if not several and (chosen_threads or _most_lanes(splits) == 1):
-        return Pace(Arrangement())
+        return _only(Arrangement(), replicas, splits, screen)
     return _fastest(replicas, splits, screen)
+
+
+def _only(
+    arrangement: Arrangement, replicas: Sequence[Replica], splits: Splits, screen: Screen
+) -> Pace:
+    """An arrangement beside which nothing is to be timed; two steps tell how long it takes."""
+    members = replicas[: arrangement.size]
+    step = Replicas.of(members, splits).stepper()
+    step()  # the first chooses algorithms and fills caches
+    pace = Pace(arrangement, timed(step, 0.0) / len(members))
+    show_pace(screen, pace, _steps(replicas, splits))
+    return pace
+
+
+def _steps(replicas: Sequence[Replica], splits: Splits) -> int:
+    """How many steps of one seed there are to train."""
+    config = replicas[0].cell.config
+    return len(replicas) * config.epochs * (len(splits.train) // config.batch)
 
 
 def _fastest(replicas: Sequence[Replica], splits: Splits, screen: Screen) -> Pace:
     """The fastest arrangement, as measured before on this machine or now."""
-    config, seeds = replicas[0].cell.config, len(replicas)
-    steps = config.epochs * (len(splits.train) // config.batch)
+    seeds, steps = len(replicas), _steps(replicas, splits)
     case = case_of(replicas[0].cell, seeds, splits.train.pixels.device)
     known = recall(case)
     if known is not None:
-        show_arrangement(screen, known, seeds * steps)
+        show_pace(screen, known, steps)
         return known
     stop = Event()
 
@@ -287,9 +305,9 @@ def _fastest(replicas: Sequence[Replica], splits: Splits, screen: Screen) -> Pac
 
     with screen.working("measuring how to train") as bar, asking(stop.set):
         lanes = _most_lanes(splits)
-        best, times = fastest(prepare, seeds, bar.update, steps=steps, lanes=lanes)
+        best, times = fastest(prepare, seeds, bar.update, steps=steps // seeds, lanes=lanes)
     pace = Pace(best, best.occupied(seeds) * times[best] / seeds)
-    if time_to_measure(seeds * steps * times[Arrangement()]) == BUDGET:  # else it was done in haste
+    if time_to_measure(steps * times[Arrangement()]) == BUDGET:  # else it was done in haste
         remember(case, pace, lasting=not busy())
-    show_arrangement(screen, pace, seeds * steps, times)
+    show_pace(screen, pace, steps, times)
     return pace

@@ -141,22 +141,17 @@ def _seeds(seeds: list[int], there: int) -> str:
     )
 
 
-def show_arrangement(
+def show_pace(
     screen: Screen, pace: Pace, steps: int, times: Mapping[Arrangement, float] | None = None
 ) -> None:
-    """Prints how the seeds share the machine, what the choice rests on, and how long ``steps``
-    steps of one seed take so."""
-    chosen = pace.arrangement
-    said = f"  {_arranged(chosen)}"
-    if times is None:
-        said += ", as measured before"
-    elif pace.step is not None:
-        said += f": {1e3 * pace.step:.2f} ms a seed and step"
-        if chosen != Arrangement():
-            said += f", one after another {1e3 * times[Arrangement()]:.2f} ms"
-    if pace.step is not None:
-        said += f"; about {duration(pace.step * steps)} of training"
-    screen.line(said, style="dim")
+    """Prints how the seeds share the machine, and how long ``steps`` steps of one seed take so.
+
+    ``times`` are those of all arrangements that were timed.
+    """
+    said = f"  {_arranged(pace.arrangement)}: {1e3 * pace.step:.2f} ms a seed and step"
+    if times and pace.arrangement != Arrangement():
+        said += f", one after another {1e3 * times[Arrangement()]:.2f} ms"
+    screen.line(f"{said}; about {duration(pace.step * steps)} of training", style="dim")
 
 
 def _arranged(arrangement: Arrangement) -> str:

@@ -18,7 +18,7 @@ from normbench.config import Config
 from normbench.errors import UsageError
 from normbench.launch.compose import load_config
 from normbench.norms import NORMS
-from normbench.run import autosave, seeds
+from normbench.run import autosave, ending, seeds
 from normbench.run import run as experiment
 from normbench.store import checkpoint, results
 from normbench.store.curves import is_sound, read_metrics
@@ -425,7 +425,7 @@ def test_a_run_killed_after_its_last_evaluation_still_says_which_images_were_rig
     whole, cut = cell("whole", *overrides), cell("cut", *overrides)
     assert experiment.run(whole, quiet()).finished
     with monkeypatch.context() as patch:
-        patch.setattr(seeds, "write_outcomes", gone)
+        patch.setattr(ending, "write_outcomes", gone)
         with pytest.raises(CutOffError):
             experiment.run(cut, quiet())
     (place,) = (Path(cut.runs) / "cut").glob("*/seed-0")
@@ -451,7 +451,7 @@ def test_a_stack_killed_between_two_results_goes_on_though_others_were_asked_for
                 raise CutOffError
             write(folder, result)
 
-        patch.setattr(seeds, "write_result", killed)
+        patch.setattr(ending, "write_result", killed)
         with pytest.raises(CutOffError):
             experiment.run(cut, quiet())
 

@@ -20,8 +20,8 @@ from normbench.config import Config
 from normbench.errors import UsageError
 from normbench.launch.compose import load_config
 from normbench.models import ModelConfig
+from normbench.run import ending, seeds, stacks
 from normbench.run import run as experiment
-from normbench.run import seeds, stacks
 from normbench.run.cell import Cell
 from normbench.run.placement import Arrangement
 from normbench.run.run import choose_device
@@ -354,7 +354,7 @@ def test_with_held_out_images_the_curve_is_theirs_and_the_score_the_test_sets(
         return look
 
     monkeypatch.setattr(training, "evaluate", noting("while training"))
-    monkeypatch.setattr(seeds, "evaluate", noting("at the end"))
+    monkeypatch.setattr(ending, "evaluate", noting("at the end"))
     run("data.val_fraction=0.25", "batch=2", "norm=group")
     result = results.read_result(folder())
 
@@ -370,7 +370,7 @@ def test_without_held_out_images_the_last_evaluation_is_the_score(
     def again(*_: Any, **__: Any) -> None:
         raise AssertionError("the same weights are evaluated twice")
 
-    monkeypatch.setattr(seeds, "evaluate", again)
+    monkeypatch.setattr(ending, "evaluate", again)
     run("norm=group")
     result = results.read_result(folder())
 
@@ -454,6 +454,6 @@ def test_a_run_says_how_long_it_will_take_before_it_trains(tiny: list[str]) -> N
     out = io.StringIO()
     experiment.run(load_config(tiny), Screen(Console(file=out, width=120, _environ={})))
     lines = out.getvalue().splitlines()
-    (said,) = [number for number, line in enumerate(lines) if line.startswith("  about ")]
+    (said,) = [number for number, line in enumerate(lines) if "of training" in line]
 
     assert said < next(number for number, line in enumerate(lines) if "epoch 1/" in line)
