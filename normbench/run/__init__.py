@@ -6,7 +6,8 @@ From the top down::
     stacks.py       which replicas are trained together, and which had begun
     seeds.py        trains the replicas of one stack    views.py      what is said of a cell
     curves.py       what is recorded meanwhile          ending.py     what is written in the end
-    placement.py    how replicas share the machine      remembered.py  what was the fastest here
+    arranging.py    how they share the machine          remembered.py  what was the fastest here
+    placement.py    lanes and stacks, and timing them
     autosave.py     when a training is saved            allocator.py  memory is kept for the next
     cell.py         a configuration, its images and its folder; a replica is one of its seeds
     spent.py        what the time goes to               signals.py    SIGTERM and Ctrl-C

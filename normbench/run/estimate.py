@@ -9,12 +9,12 @@ from time import perf_counter
 import torch
 
 from normbench.data.batches import Split, Splits
+from normbench.run.arranging import arrange
 from normbench.run.cell import Cell, Replica
 from normbench.run.placement import TURN, timed
 from normbench.run.remembered import case_of, recall
 from normbench.run.run import choose_device
 from normbench.run.seeds import Replicas
-from normbench.run.stacks import arrange
 from normbench.store.advice import Cost
 from normbench.store.results import read_results
 from normbench.terminal.screen import Screen

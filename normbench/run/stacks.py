@@ -9,33 +9,20 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-import torch
-
 from normbench.config import LIMITS
 from normbench.data.batches import Splits
 from normbench.errors import UsageError
+from normbench.run.arranging import arrange, most_lanes, prove_stack
 from normbench.run.cell import Cell, Replica, write_summary
-from normbench.run.placement import (
-    BUDGET,
-    Arrangement,
-    Pace,
-    Step,
-    fastest,
-    in_lanes,
-    time_to_measure,
-    timed,
-)
-from normbench.run.remembered import busy, case_of, recall, remember
+from normbench.run.placement import in_lanes
 from normbench.run.seeds import Replicas, StoppedError
 from normbench.run.signals import asking
 from normbench.run.spent import Spent
-from normbench.run.views import show_pace
 from normbench.store import checkpoint
 from normbench.store.checkpoint import Checkpoint
 from normbench.store.lock import holding
 from normbench.store.results import failure, read_results, write_result
 from normbench.terminal.screen import Screen
-from normbench.training.stacking import StackError, stack
 
 LOG = "log.txt"
 """The file in a cell's directory that holds all that was said of it."""
@@ -82,9 +69,9 @@ def _go_on(begun: Sequence["_Begun"], splits: Splits, screen: Screen, spent: Spe
     """Trains the stacks that have begun, side by side those that computed with as many threads."""
     for threads in sorted({each.threads for each in begun}):
         stacks = [each.replicas for each in begun if each.threads == threads]
-        lanes = min(len(stacks), _most_lanes(splits) // threads) or 1
+        lanes = min(len(stacks), most_lanes(splits) // threads) or 1
         with spent.on("arranging"):
-            _prove(max(stacks, key=len))
+            prove_stack(max(stacks, key=len))
         _train_stacks(stacks, splits, lanes, threads, screen, spent)
 
 
@@ -106,12 +93,6 @@ def _others_held(pending: Sequence[Replica], begun: Sequence["_Begun"]) -> Itera
 
 def _place(replica: Replica) -> tuple[str, int]:
     return replica.cell.digest, replica.seed
-
-
-def _most_lanes(splits: Splits) -> int:
-    """How many stacks may be trained at a time: on a GPU one, for graphs are recorded alone."""
-    on_cpu = splits.train.pixels.device.type == "cpu"
-    return torch.get_num_threads() if on_cpu else 1
 
 
 def note_failure(replicas: Iterable[Replica], error: BaseException) -> None:
@@ -238,76 +219,3 @@ def _as_begun(first: Replica) -> _Begun:
 
 def _refuse(error: ValueError, _: Checkpoint) -> None:
     raise error
-
-
-def _prove(replicas: Sequence[Replica]) -> None:
-    """Raises StackError if ``replicas`` are several that no stack is right for."""
-    if len(replicas) > 1:
-        stack([replica.build_model() for replica in replicas[:2]], replicas[0].cell.example())
-
-
-def arrange(replicas: Sequence[Replica], splits: Splits, screen: Screen) -> Pace:
-    """How ``replicas`` share the machine: as wanted, or as is fastest here."""
-    config = replicas[0].cell.config
-    wanted, several = config.stack, len(replicas) > 1
-    if wanted == 1 and several:
-        return _only(Arrangement(), replicas, splits, screen)
-    try:
-        _prove(replicas)
-    except StackError as error:
-        screen.line(f"  the seeds are not stacked: {error}")
-        return _only(Arrangement(), replicas, splits, screen)
-    if isinstance(wanted, int) and several:
-        return _only(Arrangement(size=min(wanted, len(replicas))), replicas, splits, screen)
-    chosen_threads = config.threads is not None or torch.get_num_threads() == 1
-    if not several and (chosen_threads or _most_lanes(splits) == 1):
-        return _only(Arrangement(), replicas, splits, screen)
-    return _fastest(replicas, splits, screen)
-
-
-def _only(
-    arrangement: Arrangement, replicas: Sequence[Replica], splits: Splits, screen: Screen
-) -> Pace:
-    """An arrangement beside which nothing is to be timed; two steps tell how long it takes."""
-    members = replicas[: arrangement.size]
-    step = Replicas.of(members, splits).stepper()
-    step()  # the first chooses algorithms and fills caches
-    pace = Pace(arrangement, timed(step, 0.0) / len(members))
-    show_pace(screen, pace, _steps(replicas, splits))
-    return pace
-
-
-def _steps(replicas: Sequence[Replica], splits: Splits) -> int:
-    """How many steps of one seed there are to train."""
-    config = replicas[0].cell.config
-    return len(replicas) * config.epochs * (len(splits.train) // config.batch)
-
-
-def _fastest(replicas: Sequence[Replica], splits: Splits, screen: Screen) -> Pace:
-    """The fastest arrangement, as measured before on this machine or now."""
-    seeds, steps = len(replicas), _steps(replicas, splits)
-    case = case_of(replicas[0].cell, seeds, splits.train.pixels.device)
-    known = recall(case)
-    if known is not None:
-        show_pace(screen, known, steps)
-        return known
-    stop = Event()
-
-    def prepare(size: int) -> Step:
-        step = Replicas.of(replicas[:size], splits).stepper()
-
-        def unless_stopped() -> None:
-            if stop.is_set():
-                raise StoppedError
-            step()
-
-        return unless_stopped
-
-    with screen.working("measuring how to train") as bar, asking(stop.set):
-        lanes = _most_lanes(splits)
-        best, times = fastest(prepare, seeds, bar.update, steps=steps // seeds, lanes=lanes)
-    pace = Pace(best, best.occupied(seeds) * times[best] / seeds)
-    if time_to_measure(steps * times[Arrangement()]) == BUDGET:  # else it was done in haste
-        remember(case, pace, lasting=not busy())
-    show_pace(screen, pace, steps, times)
-    return pace

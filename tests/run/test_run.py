@@ -20,7 +20,7 @@ from normbench.config import Config
 from normbench.errors import UsageError
 from normbench.launch.compose import load_config
 from normbench.models import ModelConfig
-from normbench.run import ending, seeds, stacks
+from normbench.run import arranging, ending, seeds
 from normbench.run import run as experiment
 from normbench.run.cell import Cell
 from normbench.run.placement import Arrangement
@@ -143,7 +143,7 @@ def test_seeds_trained_in_lanes_come_out_as_they_do_alone(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run("seeds=4", "stack=1", "runs=alone")
-    monkeypatch.setattr(stacks, "fastest", lambda *_, **__: two_lanes())
+    monkeypatch.setattr(arranging, "fastest", lambda *_, **__: two_lanes())
     run("seeds=4", "stack=auto", "runs=lanes")
 
     for seed in range(4):
@@ -194,7 +194,7 @@ def test_an_interruption_of_lanes_stops_them_all_and_leaves_no_result(
                 raise KeyboardInterrupt
             yield metrics
 
-    monkeypatch.setattr(stacks, "fastest", lambda *_, **__: two_lanes())
+    monkeypatch.setattr(arranging, "fastest", lambda *_, **__: two_lanes())
     monkeypatch.setattr(seeds, "train", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run("seeds=4", "stack=auto", "epochs=50")
@@ -213,7 +213,7 @@ def test_an_interruption_while_it_is_measured_takes_effect_after_the_step(
         step()
         pytest.fail("took another step")
 
-    monkeypatch.setattr(stacks, "fastest", measuring)
+    monkeypatch.setattr(arranging, "fastest", measuring)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # may have been ignored
     try:
         with pytest.raises(KeyboardInterrupt):
@@ -247,7 +247,7 @@ def test_time_is_shared_with_those_that_train_at_the_same_time(
             sleep(0.001)
         counted[seed].append(running())
 
-    monkeypatch.setattr(stacks, "fastest", lambda *_, **__: two_lanes(size=1))
+    monkeypatch.setattr(arranging, "fastest", lambda *_, **__: two_lanes(size=1))
     monkeypatch.setattr(seeds.Replicas, "train", trained)
     run("seeds=2", "stack=auto")
 

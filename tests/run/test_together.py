@@ -163,7 +163,9 @@ def test_workers_do_not_part_a_stack_that_has_begun(
     tiny: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun = configs(tiny)
-    every = [(each, []) for each in [*begun, load_config([*tiny, "stack=16", "optim.lr=0.7"])]]
+    every: list[tuple[Config, list[str]]] = [
+        (each, []) for each in [*begun, load_config([*tiny, "stack=16", "optim.lr=0.7"])]
+    ]
     cells = sweep.planned_cells(every, quiet())
     assert [len(job) for job in cells.jobs(2)] == [2, 2]
     with monkeypatch.context() as patch:
