@@ -142,12 +142,13 @@ def table(rows: Sequence[Row], names: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def read(path: Path, *, fresh: bool) -> list[Row]:
-    """The rows that are there."""
+def read(path: Path, names: Sequence[str], *, fresh: bool) -> list[Row]:
+    """The rows that are there; those of an older version of this script are not taken."""
     if fresh or not path.exists():
         return []
     with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+        rows = csv.DictReader(file)
+        return list(rows) if rows.fieldnames == [*names] else []
 
 
 def keep(path: Path, rows: Sequence[Row], names: Sequence[str]) -> None:
@@ -204,7 +205,7 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     whole, commands = arguments.out / "runs.csv", arguments.out / "commands.csv"
-    rows = read(whole, fresh=arguments.fresh)
+    rows = read(whole, FIELDS, fresh=arguments.fresh)
     for norm in arguments.norms if "table" in arguments.rows else ():
         for batch in arguments.batches:
             there = {tuple(row[key] for key in IDENTITY) for row in rows}
@@ -221,7 +222,7 @@ def main() -> None:
                     if tuple(row[key] for key in IDENTITY) not in there
                 ]
                 keep(whole, rows, FIELDS)
-    pairs = read(commands, fresh=arguments.fresh)
+    pairs = read(commands, COMMANDS, fresh=arguments.fresh)
     for kind in PAIRS:
         key = (PAIRS[kind][1], arguments.name, str(arguments.quick))
         if kind in arguments.rows and key not in [
