@@ -21,7 +21,7 @@ ARRANGE = """
 import sys, torch
 from normbench.launch.compose import load_config
 from normbench.run.cell import Cell
-from normbench.run.stacks import arrange
+from normbench.run.arranging import arrange
 from normbench.terminal.screen import Screen
 cell = Cell.of(load_config(sys.argv[1:]))
 arrange(cell.replicas(), cell.splits(torch.device("cpu")), Screen())

@@ -43,7 +43,7 @@ class SeededDropout(nn.Module):
         return kept.bernoulli_(1 - self.p, generator=generator).div_((1 - self.p) or 1.0)
 
 
-def seed_dropout(model: nn.Module, seeds: Sequence[int]) -> Callable[[int], None] | None:
+def seed_dropout(model: nn.Module, seeds: Sequence[int]) -> Callable[[int], None]:
     """Puts a :class:`SeededDropout` in the place of each dropout layer of ``model``.
 
     Args:
@@ -51,7 +51,7 @@ def seed_dropout(model: nn.Module, seeds: Sequence[int]) -> Callable[[int], None
         seeds: one a replica.
 
     Returns:
-        What is to be called with the number of each step before it; None where there is no dropout.
+        What is to be called with the number of each step before it.
     """
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     generators = [torch.Generator(device) for _ in seeds]
@@ -61,13 +61,15 @@ def seed_dropout(model: nn.Module, seeds: Sequence[int]) -> Callable[[int], None
             if isinstance(child, DROPOUTS):
                 seeded = SeededDropout(child.p, whole=type(child) is not nn.Dropout)
                 module._modules[name] = found.setdefault(child, seeded.train(child.training))
-    for layer in model.modules():
-        if isinstance(layer, SeededDropout):
-            layer.generators = generators
+    layers = [layer for layer in model.modules() if isinstance(layer, SeededDropout)]
+    for layer in layers:
+        layer.generators = generators
 
     def at(step: int) -> None:
+        if not layers:
+            return
         for seed, generator in zip(seeds, generators, strict=True):
             # On a CPU 32 bits count; the products with large odd constants keep the pairs apart.
             generator.manual_seed((seed * 0x85EBCA6B + step) * 0x9E3779B1 % 2**32)
 
-    return at if any(isinstance(layer, SeededDropout) for layer in model.modules()) else None
+    return at

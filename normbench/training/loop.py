@@ -86,10 +86,7 @@ def train(
         if progress.due:
             metrics = progress.read(stacked_rates(optims, progress.step - 1, total, training.batch))
             if progress.evaluation_due(epochs, evaluate_every) and None in metrics.diverged:
-                start = perf_counter()
-                held = evaluate(networks, evaluation, autocast=autocast, check=check)
-                seconds = perf_counter() - start
-                metrics = replace(metrics, evaluation=held, evaluation_seconds=seconds)
+                metrics = _evaluated(metrics, networks, evaluation, autocast, check)
             progress.record(metrics)
             yield metrics
         if progress.dead or progress.step >= total:
@@ -98,14 +95,26 @@ def train(
         optimizer.lr = stacked_rates(optims, progress.step, total, training.batch)
         for set_share in at_share:
             set_share(progress.step / total)
-        if draw_for is not None:
-            draw_for(progress.step)
+        draw_for(progress.step)
         if progress.diagnosis_due:
             logits, progress.diagnosis = _diagnosed(eager, model, images, labels)
         else:
             logits = train_on(images, labels)
         progress.add(logits, labels)
         yield None
+
+
+def _evaluated(
+    metrics: Metrics,
+    networks: Sequence[nn.Module],
+    split: Split,
+    autocast: bool,
+    check: Callable[[], None],
+) -> Metrics:
+    """``metrics`` with an evaluation on ``split``."""
+    start = perf_counter()
+    held = evaluate(networks, split, autocast=autocast, check=check)
+    return replace(metrics, evaluation=held, evaluation_seconds=perf_counter() - start)
 
 
 def _diagnosed(
