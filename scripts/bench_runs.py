@@ -9,9 +9,9 @@ Times processes in turns, ResNet-8. Rows:
   seed and eight, one epoch of 10,000 images and three of 50,000, 10,000 test images. One seed over
   one epoch is run whole by `tuned` and `normbench`. All else (`~`) is extrapolated: the parts that
   a run took are scaled to more images, epochs and, for the plain loops, seeds, which they train one
-  after another. `usual` and the eight seeds run on at most 2,560 training and 2,000 test images;
-  how these are arranged is measured before, as it is for a long training, and counted with the
-  most that the training would have taken for it.
+  after another. `usual` and the eight seeds run on 2,560 training images, 5,120 at batch 128, and
+  2,000 test images. How the eight are arranged is measured before, as for a long training, and
+  counted with the most that the training would have taken for it.
 - `sweep`: twelve replicas, four rates and three seeds, as one sweep and as four runs.
 - `beside`: two commands at once and one after another.
 - `allocator`: with freed memory kept, and not.
@@ -78,7 +78,7 @@ def measure(
     norm: str, batch: int, seeds: Sequence[int], arguments: argparse.Namespace
 ) -> list[Row]:
     """The rows of one norm and batch: all numbers of seeds and all lengths."""
-    few = 256 if arguments.quick else min(2_560, 640 * batch)
+    few = 256 if arguments.quick else max(2_560, 40 * batch)
     test = 200 if arguments.quick else TEST
     small = {k: Case(norm, batch, k, 1, few, test) for k in (1, *seeds)}
     whole = small[1] if arguments.quick else Case(norm, batch, 1, 1, 10_000, ALL_TEST)
