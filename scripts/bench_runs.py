@@ -2,106 +2,63 @@
 
     python scripts/bench_runs.py --out results/runs
 
-Times `normbench run` (start, arranging, training, an evaluation an epoch, decomposition, records)
-and scripts/plain_run.py (`usual` and `tuned`) as processes, in turns: batch and group norm, batch
-2 to 128, ResNet-8. Each runs for real on 2,560 training and 2,000 test images, and the parts it
-took (the shortest of all rounds) are scaled to one epoch of 10,000 and to three of 50,000 images,
-both with 10,000 test images: "extrapolated". With --patience S, a row whose three times are
-expected to stay below S seconds each is run whole instead: "measured". Seeds of the plain loops,
-which are trained one after another, are timed on one seed. Nothing is remembered from before: each
-`normbench` arranges anew. Writes runs.csv (a row as soon as it is there; what is in it is not
-measured again without --fresh), runs.md and runs.png. Run it on an idle machine.
+Times processes in turns, ResNet-8. Rows:
+
+- `table`: `normbench run` (start, arranging, training, an evaluation an epoch, decomposition,
+  records) and scripts/plain_run.py (`usual` and `tuned`), batch and group norm, batch 2 to 128, one
+  seed and eight, one epoch of 10,000 images and three of 50,000, 10,000 test images. One seed over
+  one epoch is run whole by `tuned` and `normbench`. All else (`~`) is extrapolated: the parts that
+  a run took are scaled to more images, epochs and, for the plain loops, seeds, which they train one
+  after another. `usual` and the eight seeds run on 2,560 training images, 5,120 at batch 128, and
+  2,000 test images. How the eight are arranged is measured before, as for a long training, and
+  counted with the most that the training would have taken for it.
+- `sweep`: twelve replicas, four rates and three seeds, as one sweep and as four runs.
+- `beside`: two commands at once and one after another.
+- `allocator`: with freed memory kept, and not.
+
+Nothing is remembered from before. Writes runs.csv and commands.csv (a row as soon as it is there;
+what is in them is not measured again without --fresh), runs.md and runs.png. Run it on an idle
+machine.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import json
-import os
-import subprocess
-import sys
-import sysconfig
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from time import perf_counter
 
 import torch
+from commands import PAIRS, Case, Parts, run
 from timing import machine
 
-SCRIPTS = Path(__file__).parent
+from normbench.run.placement import time_to_measure
+
 LENGTHS = {"1 x 10,000": (1, 10_000), "3 x 50,000": (3, 50_000)}
 LOOPS = ("usual", "tuned", "normbench")
-TRAIN, TEST, ALL_TEST = 2_560, 2_000, 10_000
-QUICK_TRAIN, QUICK_TEST = 256, 200
+TEST, ALL_TEST = 2_000, 10_000
+IDENTITY = ("norm", "batch", "seeds", "length", "data", "quick")
 FIELDS = (
-    *("norm", "batch", "seeds", "length", "how", *LOOPS, "usual/normbench", "tuned/normbench"),
-    "not training",
+    *(*IDENTITY, "measured", *LOOPS, "usual/normbench", "tuned/normbench"),
+    *("not training", "spread"),
 )
+COMMANDS = ("what", "data", "quick", "seconds", "instead of", "ratio", "spread")
 
-Parts = dict[str, float]
-"""Seconds by what they went to; ``start`` is all that has no other name."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """What is trained, on how many images."""
-
-    norm: str
-    batch: int
-    seeds: int
-    epochs: int
-    train: int
-    test: int
+Row = dict[str, str]
 
 
-def whole_command(command: Sequence[str], environment: dict[str, str]) -> tuple[float, str]:
-    """Wall seconds of a command, and what it printed."""
-    start = perf_counter()
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
-    return perf_counter() - start, done.stdout
-
-
-def run_plain(loop: str, case: Case, name: str) -> Parts:
-    """Runs a plain loop as a process."""
-    command = [sys.executable, str(SCRIPTS / "plain_run.py"), loop, "--name", name]
-    for option in ("norm", "batch", "seeds", "epochs"):
-        command += [f"--{option}", str(getattr(case, option))]
-    command += ["--limit", str(case.train), "--test-limit", str(case.test)]
-    wall, said = whole_command(command, dict(os.environ))
-    parts: Parts = json.loads(said.splitlines()[-1])
-    return parts | {"start": wall - sum(parts.values())}
-
-
-def run_normbench(case: Case, name: str) -> Parts:
-    """Runs normbench as a process, in a folder of its own and with an empty cache."""
-    with TemporaryDirectory() as folder:
-        command = [str(Path(sysconfig.get_path("scripts")) / "normbench"), "run"]
-        command += [f"norm={case.norm}", f"batch={case.batch}", f"seeds={case.seeds}"]
-        command += [f"epochs={case.epochs}", "data=images", f"data.name={name}", f"runs={folder}"]
-        command += [f"data.limit={case.train}", f"data.test_limit={case.test}"]
-        wall, _ = whole_command(command, os.environ | {"XDG_CACHE_HOME": folder})
-        (path,) = Path(folder).rglob("time.json")
-        parts: Parts = json.loads(path.read_text(encoding="utf-8"))
-    named = {part: parts[part] for part in ("training", "evaluating", "decomposing")}
-    return named | {"start": wall - sum(named.values())}
-
-
-def run(loop: str, case: Case, name: str) -> Parts:
-    """Runs one of the three."""
-    return run_normbench(case, name) if loop == "normbench" else run_plain(loop, case, name)
-
-
-def scaled(parts: Parts, seeds: float, done: Case, wanted: Case) -> Parts:
+def scaled(parts: Parts, seeds: int, done: Case, wanted: Case) -> Parts:
     """``parts`` of ``done`` as they would be of ``wanted``, and of ``seeds`` times the seeds."""
-    images = wanted.epochs * (wanted.train // wanted.batch) / (done.train // done.batch)
+    if done == wanted and seeds == 1:
+        return parts
+    steps = wanted.epochs * (wanted.train // wanted.batch) / (done.train // done.batch)
     an_image = parts["evaluating"] / done.test
     more = (wanted.test - done.test) * an_image if parts.get("decomposing") else 0.0
+    training = seeds * steps * parts["training"]
     return {
         "start": parts["start"],
-        "training": seeds * images * parts["training"],
+        "arranging": time_to_measure(training) if "arranging" in parts else 0.0,
+        "training": training,
         "evaluating": seeds * wanted.epochs * wanted.test * an_image,
         "decomposing": seeds * (parts.get("decomposing", 0.0) + more),
     }
@@ -112,62 +69,98 @@ def shortest(turns: Sequence[Parts]) -> Parts:
     return {part: min(turn[part] for turn in turns) for part in turns[0]}
 
 
+def spread(turns: Sequence[float]) -> str:
+    """By how much the slowest turn took longer than the fastest; nothing of a single one."""
+    return f"{max(turns) / min(turns) - 1:.0%}" if len(turns) > 1 else ""
+
+
 def measure(
     norm: str, batch: int, seeds: Sequence[int], arguments: argparse.Namespace
-) -> list[dict[str, str]]:
+) -> list[Row]:
     """The rows of one norm and batch: all numbers of seeds and all lengths."""
-    train, test = (QUICK_TRAIN, QUICK_TEST) if arguments.quick else (TRAIN, TEST)
-    small = {k: Case(norm, batch, k, 1, train, test) for k in sorted({1, *seeds})}
-    turns: dict[tuple[str, int], list[Parts]] = {}
+    few = 256 if arguments.quick else max(2_560, 40 * batch)
+    test = 200 if arguments.quick else TEST
+    small = {k: Case(norm, batch, k, 1, few, test) for k in (1, *seeds)}
+    whole = small[1] if arguments.quick else Case(norm, batch, 1, 1, 10_000, ALL_TEST)
+    done = {("usual", 1): small[1], ("tuned", 1): whole}
+    done |= {("normbench", k): small[k] if k > 1 else whole for k in seeds}
+    turns: dict[tuple[str, int], list[Parts]] = {key: [] for key in done}
     for _ in range(arguments.rounds):
-        for loop in ("usual", "tuned"):
-            turns.setdefault((loop, 1), []).append(run(loop, small[1], arguments.name))
-        for k in seeds:
-            found = run("normbench", small[k], arguments.name)
-            turns.setdefault(("normbench", k), []).append(found)
-    best = {key: shortest(each) for key, each in turns.items()}
+        for (loop, k), case in done.items():
+            turns[loop, k].append(run(loop, case, arguments.name))
     rows = []
     for k in seeds:
+        keys = {"usual": ("usual", 1), "tuned": ("tuned", 1), "normbench": ("normbench", k)}
         for length in arguments.lengths:
             epochs, images = LENGTHS[length]
             wanted = Case(norm, batch, k, epochs, images, ALL_TEST)
-            parts = {
-                "usual": scaled(best["usual", 1], k, small[1], wanted),
-                "tuned": scaled(best["tuned", 1], k, small[1], wanted),
-                "normbench": scaled(best["normbench", k], 1, small[k], wanted),
-            }
-            how = "extrapolated"
-            if max(sum(each.values()) for each in parts.values()) < arguments.patience:
-                how = "measured"
-                parts = {loop: run(loop, wanted, arguments.name) for loop in LOOPS}
-            rows.append(row(wanted, length, how, parts))
+            times, parts = {}, {}
+            for loop, key in keys.items():
+                more = k // key[1]
+                scale = [scaled(each, more, done[key], wanted) for each in turns[key]]
+                times[loop] = [sum(each.values()) for each in scale]
+                parts[loop] = scaled(shortest(turns[key]), more, done[key], wanted)
+            measured = " ".join(loop for loop, key in keys.items() if done[key] == wanted)
+            spreads = " / ".join(filter(None, (spread(times[loop]) for loop in LOOPS)))
+            identity = (norm, batch, k, length, arguments.name, arguments.quick)
+            known = dict(zip(IDENTITY, map(str, identity), strict=True))
+            rows.append(known | {"measured": measured, "spread": spreads} | seconds(parts))
     return rows
 
 
-def row(case: Case, length: str, how: str, parts: dict[str, Parts]) -> dict[str, str]:
-    """One line of the table."""
-    seconds = {loop: sum(each.values()) for loop, each in parts.items()}
-    ours = seconds["normbench"]
+def seconds(parts: dict[str, Parts]) -> Row:
+    """What a row says of the times."""
+    total = {loop: sum(each.values()) for loop, each in parts.items()}
+    ours = total["normbench"]
     return {
-        "norm": case.norm,
-        "batch": str(case.batch),
-        "seeds": str(case.seeds),
-        "length": length,
-        "how": how,
-        **{loop: f"{seconds[loop]:.1f}" for loop in LOOPS},
-        "usual/normbench": f"{seconds['usual'] / ours:.2f}",
-        "tuned/normbench": f"{seconds['tuned'] / ours:.2f}",
+        **{loop: f"{total[loop]:.1f}" for loop in LOOPS},
+        **{f"{loop}/normbench": f"{total[loop] / ours:.2f}" for loop in LOOPS[:2]},
         "not training": f"{1 - parts['normbench']['training'] / ours:.1%}",
     }
 
 
-def table(rows: Sequence[dict[str, str]]) -> str:
-    """The rows as Markdown."""
-    lines = ["| " + " | ".join(FIELDS) + " |", "|" + "---|" * len(FIELDS)]
-    return "\n".join([*lines, *("| " + " | ".join(r[f] for f in FIELDS) + " |" for r in rows)])
+def pair(kind: str, arguments: argparse.Namespace) -> Row:
+    """The row of two ways to do the same."""
+    work, what = PAIRS[kind]
+    case = Case("group", 2, 1, 1, *((256, 200) if arguments.quick else (1_280, TEST)))
+    turns = [work(case, arguments.name) for _ in range(arguments.rounds)]
+    ours, other = (min(turn[side] for turn in turns) for side in (0, 1))
+    spreads = " / ".join(filter(None, (spread([turn[side] for turn in turns]) for side in (0, 1))))
+    numbers = (f"{ours:.1f}", f"{other:.1f}", f"{other / ours:.2f}", spreads)
+    return dict(zip(COMMANDS, (what, arguments.name, str(arguments.quick), *numbers), strict=True))
 
 
-def picture(rows: Sequence[dict[str, str]], path: Path) -> None:
+def table(rows: Sequence[Row], names: Sequence[str]) -> str:
+    """The rows as Markdown; what was not measured has a ~."""
+    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
+    for row in rows:
+        cells = [
+            "~" * (name in LOOPS and name not in row["measured"].split()) + row[name]
+            for name in names
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def read(path: Path, names: Sequence[str], *, fresh: bool) -> list[Row]:
+    """The rows that are there; those of an older version of this script are not taken."""
+    if fresh or not path.exists():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = csv.DictReader(file)
+        return list(rows) if rows.fieldnames == [*names] else []
+
+
+def keep(path: Path, rows: Sequence[Row], names: Sequence[str]) -> None:
+    """Writes rows, and prints the last."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, names)
+        writer.writeheader()
+        writer.writerows(rows)
+    print(", ".join(rows[-1].values()), flush=True)
+
+
+def picture(rows: Sequence[Row], path: Path) -> None:
     """How many times as long the plain loops take; a panel for each length and number of seeds."""
     from matplotlib.figure import Figure
 
@@ -201,38 +194,51 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("results/runs"))
     parser.add_argument("--name", default="cifar10-jpeg", help="an imported data set")
+    parser.add_argument("--rows", nargs="+", choices=["table", *PAIRS], default=["table", *PAIRS])
     parser.add_argument("--norms", nargs="+", default=["batch", "group"])
     parser.add_argument("--batches", type=int, nargs="+", default=[2, 8, 32, 128])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--lengths", nargs="+", choices=LENGTHS, default=list(LENGTHS))
     parser.add_argument("--rounds", type=int, default=2, help="turns of each command")
-    parser.add_argument("--patience", type=float, default=0.0, help="seconds of a whole run")
     parser.add_argument("--quick", action="store_true", help="few images, to try it")
     parser.add_argument("--fresh", action="store_true", help="measure everything again")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    store = arguments.out / "runs.csv"
-    rows: list[dict[str, str]] = []
-    if store.exists() and not arguments.fresh:
-        with store.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-    for norm in arguments.norms:
+    whole, commands = arguments.out / "runs.csv", arguments.out / "commands.csv"
+    rows = read(whole, FIELDS, fresh=arguments.fresh)
+    for norm in arguments.norms if "table" in arguments.rows else ():
         for batch in arguments.batches:
-            there = {int(r["seeds"]) for r in rows if (r["norm"], r["batch"]) == (norm, str(batch))}
-            missing = [k for k in arguments.seeds if k not in there]
-            if not missing:
-                continue
-            rows += measure(norm, batch, missing, arguments)
-            with store.open("w", encoding="utf-8", newline="") as file:
-                writer = csv.DictWriter(file, FIELDS)
-                writer.writeheader()
-                writer.writerows(rows)
-            print(table(rows).splitlines()[-1], flush=True)
+            there = {tuple(row[key] for key in IDENTITY) for row in rows}
+            rest = (arguments.name, str(arguments.quick))
+            missing = [
+                k
+                for k in arguments.seeds
+                if any((norm, str(batch), str(k), x, *rest) not in there for x in arguments.lengths)
+            ]
+            if missing:
+                rows += [
+                    row
+                    for row in measure(norm, batch, missing, arguments)
+                    if tuple(row[key] for key in IDENTITY) not in there
+                ]
+                keep(whole, rows, FIELDS)
+    pairs = read(commands, COMMANDS, fresh=arguments.fresh)
+    for kind in PAIRS:
+        key = (PAIRS[kind][1], arguments.name, str(arguments.quick))
+        if kind in arguments.rows and key not in [
+            tuple(row[k] for k in COMMANDS[:3]) for row in pairs
+        ]:
+            pairs.append(pair(kind, arguments))
+            keep(commands, pairs, COMMANDS)
     where = machine(torch.device("cpu"))
-    head = f"Seconds of whole commands, ResNet-8, {arguments.name}; {where}.\n\n"
-    (arguments.out / "runs.md").write_text(head + table(rows) + "\n", encoding="utf-8")
-    picture(rows, arguments.out / "runs.png")
-    print("\n" + head + table(rows))
+    text = f"Seconds of whole commands, ResNet-8; {where}. ~: extrapolated from measured parts.\n\n"
+    if rows:
+        text += table(rows, [name for name in FIELDS if name != "measured"]) + "\n\n"
+    text += "Two ways to do the same, measured:\n\n" + table(pairs, COMMANDS) + "\n"
+    (arguments.out / "runs.md").write_text(text, encoding="utf-8")
+    if rows:
+        picture(rows, arguments.out / "runs.png")
+    print("\n" + text)
 
 
 if __name__ == "__main__":

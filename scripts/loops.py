@@ -248,7 +248,7 @@ def choose(cell: Cell, seeds: list[int]) -> Arrangement:
         return stacked(cell, seeds[:size]) if size > 1 else solo(cell, seeds[:1])
 
     lanes = torch.get_num_threads() if cell.device.type == "cpu" else 1
-    best, _ = fastest(prepare, len(seeds), lambda *_: None, lanes=lanes)
+    best, _ = fastest(prepare, len(seeds), lambda *_: None, steps=10**6, lanes=lanes)
     return best
 
 

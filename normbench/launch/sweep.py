@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from uuid import uuid4
 
@@ -22,7 +23,7 @@ from normbench.run import run as experiment
 from normbench.run.cell import Cell, write_summary
 from normbench.run.seeds import StoppedError
 from normbench.run.signals import asking
-from normbench.run.stacks import LOG, note_failure
+from normbench.run.stacks import LOG, companions, note_failure
 from normbench.store import plan
 from normbench.store.lock import HOLDER, SWEEP, HeldError, Holder, holder
 from normbench.store.plan import PlannedCell
@@ -136,19 +137,37 @@ class Cells(list[Planned]):
         return Cells(each for each in self if not each.finished)
 
     def jobs(self, workers: int = 1) -> list[Job]:
-        """The cells as jobs, each of those that may share stacks; for ``workers`` at least."""
+        """The cells as jobs, each of those that may share stacks; for ``workers`` at least.
+
+        Cells whose replicas have begun in one stack stay together.
+        """
         groups: dict[str, Job] = {}
         for each in self:
             cell = each.cell
             key = json.dumps(cell.config.stack_identity(cell.images), sort_keys=True)
             groups.setdefault(key, Job()).append(each)
         parts = -(-workers // max(1, len(groups)))
-        split = [Job(group[part::parts]) for group in groups.values() for part in range(parts)]
+        split = []
+        for group in groups.values():
+            bundles = _begun_together(group)
+            split += [Job(chain(*bundles[part::parts])) for part in range(parts)]
         return [job for job in split if job]
 
     def unfinished(self) -> "Cells":
         """Those with something left to train; what has diverged would diverge again."""
         return Cells(each for each in self if each.left)
+
+
+def _begun_together(cells: Sequence[Planned]) -> list[list[Planned]]:
+    """Those of ``cells`` together whose replicas are in one stack that has begun."""
+    bundles: list[tuple[set[str], list[Planned]]] = []
+    for each in cells:
+        names, together = {each.directory.name, *companions(each.cell)}, [each]
+        for bundle in [bundle for bundle in bundles if not names.isdisjoint(bundle[0])]:
+            bundles.remove(bundle)
+            names, together = names | bundle[0], bundle[1] + together
+        bundles.append((names, together))
+    return [together for _, together in bundles]
 
 
 def planned_cells(

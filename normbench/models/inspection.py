@@ -1,12 +1,13 @@
 """What a network consists of: shapes, averaged axes, parameters, FLOPs, layer by layer."""
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from normbench.norms import Norm
 from normbench.norms.parts import Part
@@ -22,7 +23,8 @@ class LayerInfo:
         shape: of its output, without the batch.
         parameters: how many numbers it learns.
         flops: of the forward pass of one image, a multiplication and an addition counted as two;
-            those of convolutions and matrix products, which are nearly all there are.
+            those of convolutions and matrix products, which are nearly all there are; 0 where
+            they were not counted.
         norm: the layer itself where it is a norm, else None.
         suffix: what is to be said behind its name, such as its activation.
         input_shape: of its input, with a batch of one.
@@ -38,13 +40,16 @@ class LayerInfo:
     input_shape: torch.Size
 
 
-def layers(model: nn.Module, size: tuple[int, int], channels: int = 3) -> list[LayerInfo]:
+def layers(
+    model: nn.Module, size: tuple[int, int], channels: int = 3, *, flops: bool = True
+) -> list[LayerInfo]:
     """The layers of ``model`` that hold parameters or normalize, in the order they are reached.
 
     Args:
         model: a network for images of ``channels`` channels, on the CPU.
         size: height and width of the images.
         channels: of the images.
+        flops: whether to count them, for which PyTorch loads its compiler and takes a second.
 
     Raises:
         UsageError: a norm averages over a single value whatever the batch; the layer is named.
@@ -71,16 +76,16 @@ def layers(model: nn.Module, size: tuple[int, int], channels: int = 3) -> list[L
     ]
     hooks = [note(name, module) for name, module in wanted]
     hooks += [refuse(name, module) for name, module in wanted if isinstance(module, Norm)]
+    counting: AbstractContextManager[dict[str, int]] = _counting() if flops else nullcontext({})
     was_training = model.training
     model.eval()
     try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        with torch.no_grad(), counting as counted:
             model(torch.zeros(1, channels, *size))
     finally:
         for hook in hooks:
             hook.remove()
         model.train(was_training)
-    flops = {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
     root = type(model).__name__
     return [
         LayerInfo(
@@ -88,13 +93,25 @@ def layers(model: nn.Module, size: tuple[int, int], channels: int = 3) -> list[L
             kind=type(module).__name__,
             shape=tuple(output[1:]),
             parameters=sum(p.numel() for p in module.parameters(recurse=False)),
-            flops=flops.get(f"{root}.{name}", 0),
+            flops=counted.get(f"{root}.{name}", 0),
             norm=module if isinstance(module, Norm) else None,
             suffix=module.suffix if isinstance(module, Part) else "",
             input_shape=inputs,
         )
         for name, module, inputs, output in reached
     ]
+
+
+@contextmanager
+def _counting() -> Iterator[dict[str, int]]:
+    """Counts the FLOPs of each module; what it gives is filled at its end."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    counted: dict[str, int] = {}
+    with FlopCounterMode(display=False) as counter:
+        yield counted
+    found = counter.get_flop_counts()
+    counted |= {name: sum(operations.values()) for name, operations in found.items()}
 
 
 def check_statistics(infos: list[LayerInfo], batch: int) -> None:
@@ -111,17 +128,18 @@ def _check_norm(norm: Norm, shape: torch.Size, name: str) -> None:
         raise norm.single_value(shape, f"layer {name}")
 
 
-def memory_of_step(model: nn.Module, images: Tensor, labels: Tensor) -> int:
+def memory_of_step(model: nn.Module, images: Tensor, labels: Tensor, *, means: int = 1) -> int:
     """How many bytes one training step of ``model`` holds: what a norm costs in memory.
 
     Those of the input, of everything that the forward pass keeps for the backward pass, and of
-    weights, gradients, momentum and buffers. It does not depend on the machine, nor on how PyTorch
-    allocates; scratch memory inside of kernels is not in it.
+    weights, gradients, the optimizer and buffers. It does not depend on the machine, nor on how
+    PyTorch allocates; scratch memory inside of kernels is not in it.
 
     Args:
         model: in training mode; its buffers may change.
         images: [N, 3, H, W].
         labels: [N].
+        means: how many numbers the optimizer keeps of each that is learned, beside its gradient.
     """
     kept = {images.untyped_storage().data_ptr(): images.untyped_storage().nbytes()}
     alive: list[Tensor] = []  # a freed storage's address could be taken for another's
@@ -138,4 +156,4 @@ def memory_of_step(model: nn.Module, images: Tensor, labels: Tensor) -> int:
         F.cross_entropy(model(images), labels)
     learned = sum(p.numel() * p.element_size() for p in model.parameters())
     buffers = sum(b.numel() * b.element_size() for b in model.buffers())
-    return sum(kept.values()) + 3 * learned + buffers
+    return sum(kept.values()) + (2 + means) * learned + buffers

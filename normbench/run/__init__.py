@@ -5,11 +5,12 @@ From the top down::
     run.py          cells, from their configurations to their records: start reading here
     stacks.py       which replicas are trained together, and which had begun
     seeds.py        trains the replicas of one stack    views.py      what is said of a cell
-    placement.py    how replicas share the machine      remembered.py  what was the fastest here
+    curves.py       what is recorded meanwhile          ending.py     what is written in the end
+    arranging.py    how they share the machine          remembered.py  what was the fastest here
+    placement.py    lanes and stacks, and timing them
     autosave.py     when a training is saved            allocator.py  memory is kept for the next
     cell.py         a configuration, its images and its folder; a replica is one of its seeds
     spent.py        what the time goes to               signals.py    SIGTERM and Ctrl-C
-    estimate.py     how long cells will take            pace.py       the same, in more detail
     trained.py      a network in a file, diagnosed      diagnose.py   what running statistics cost
-    remedies.py     the advice that follows from it
+    remedies.py     the advice that follows from it     estimate.py   how long cells will take
 """

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
@@ -18,6 +19,9 @@ from normbench.models.base import Start
 from normbench.models.inspection import LayerInfo, check_statistics, layers
 from normbench.norms import Swap, describe_swap
 from normbench.store.results import SUMMARY, Result, is_done, summarize
+
+_BUILDING = Lock()
+"""Layers draw their first weights from the process's random state."""
 
 _SPLITS: dict[tuple[str, str, torch.device], Splits] = {}
 
@@ -65,9 +69,10 @@ class Cell:
         """The network of one seed, at its start."""
         generator = torch.Generator().manual_seed(seed)
         config = self.config
-        return config.model.build(
-            config.norm, len(self.images.classes), generator, norm_batch=config.norm_batch
-        )
+        with _BUILDING:
+            return config.model.build(
+                config.norm, len(self.images.classes), generator, norm_batch=config.norm_batch
+            )
 
     def replicas(self) -> "list[Replica]":
         """One for each seed that is wanted."""
@@ -76,7 +81,8 @@ class Cell:
     def start(self, seed: int) -> Start:
         """The network of one seed with its own norms, before they are swapped."""
         generator = torch.Generator().manual_seed(seed)
-        return self.config.model.start(self.config.norm, len(self.images.classes), generator)
+        with _BUILDING:
+            return self.config.model.start(self.config.norm, len(self.images.classes), generator)
 
     def swaps(self) -> list[Swap]:
         """What became of the norms of a network that was written elsewhere; else nothing."""
@@ -115,19 +121,19 @@ class Cell:
                 f"batch={config.batch}: larger than the {count:,} training images of"
                 f" {self.images.name}; at most {count}"
             )
-        infos = self.layers()
+        infos = self.layers(flops=False)
         check_statistics(infos, config.norm_batch or config.batch)
         return infos
 
-    def layers(self) -> list[LayerInfo]:
-        """The layers of the network, as an image meets them.
+    def layers(self, *, flops: bool = True) -> list[LayerInfo]:
+        """The layers of the network, as an image meets them; counting ``flops`` takes a second.
 
         Raises:
             UsageError: network, images and norm do not fit one another.
         """
         model, size = self.build_model(self.config.seed), self.images.image_size
         try:
-            infos = layers(model, size)
+            infos = layers(model, size, flops=flops)
             if self.config.model.foreign:
                 self._check_output(model)
         except UsageError:

@@ -1,4 +1,4 @@
-"""How long cells will take: what their finished seeds took, or a few steps timed now."""
+"""How long cells will take: as finished seeds took, as was measured before, or as is timed now."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,21 +8,28 @@ from time import perf_counter
 
 import torch
 
-from normbench.data.batches import Splits, evaluation_batches
+from normbench.data.batches import Split, Splits
+from normbench.run.arranging import arrange
 from normbench.run.cell import Cell, Replica
+from normbench.run.placement import TURN, timed
+from normbench.run.remembered import case_of, recall
+from normbench.run.run import choose_device
 from normbench.run.seeds import Replicas
+from normbench.store.advice import Cost
 from normbench.store.results import read_results
-from normbench.training.loop import EVALUATION_BATCH
-
-TURN = 0.1
-"""Seconds for which a step is timed, at least, and at least two steps."""
+from normbench.terminal.screen import Screen
+from normbench.training.loop import evaluate
+from normbench.training.precise_bn import decompose
 
 START = 0.5
 """Seconds that a cell takes beside training and evaluation, about."""
 
+EVALUATED = 256
+"""How many images are evaluated to time it."""
+
 
 @dataclass(frozen=True, slots=True)
-class _Cost:
+class _Times:
     """Seconds of one seed: a training step, and the evaluation of one image."""
 
     step: float
@@ -32,7 +39,8 @@ class _Cost:
 class Estimates:
     """Estimates of what is left of cells; each norm and batch size is timed once.
 
-    They hold for one seed after another; seeds that are trained together take less.
+    They hold for one seed after another, unless it has been measured how fast so many seeds train
+    together.
 
     Args:
         cells: whose finished seeds are taken for what the others will take.
@@ -41,7 +49,7 @@ class Estimates:
 
     def __init__(self, cells: Sequence[Cell], device: torch.device) -> None:
         self._device = device
-        self._costs: dict[str, _Cost] = {}
+        self._times: dict[str, _Times] = {}
         self._known: dict[str, list[float]] = {}
         for cell in cells:
             known = self._known.setdefault(_kind(cell), [])
@@ -49,22 +57,24 @@ class Estimates:
 
     def seconds(self, cell: Cell, seeds: int) -> float:
         """The seconds in which ``seeds`` seeds of a cell are trained and evaluated, about."""
-        splits = cell.splits(self._device)
-        cost = self._cost(cell, splits)
-        config = cell.config
+        config, splits = cell.config, cell.splits(self._device)
+        times = self._timed(cell, splits)
+        pace = recall(case_of(cell, seeds, self._device))
+        step = times.step if pace is None else pace.step
         steps = config.epochs * (len(splits.train) // config.batch)
         evaluations = ceil(config.epochs / config.evaluate_every)
         images = evaluations * len(splits.validation or splits.test)
-        return START + seeds * (steps * cost.step + images * cost.image)
+        return START + seeds * (steps * step + images * times.image)
 
-    def _cost(self, cell: Cell, splits: Splits) -> _Cost:
+    def _timed(self, cell: Cell, splits: Splits) -> _Times:
         kind = _kind(cell)
-        if kind not in self._costs:
+        if kind not in self._times:
             replicas = Replicas.of([Replica(cell, cell.config.seed)], splits)
-            known = self._known.get(kind)
-            step = fmean(known) if known else _time(replicas.stepper())
-            self._costs[kind] = _Cost(step, _time_image(replicas, splits))
-        return self._costs[kind]
+            known, step = self._known.get(kind), replicas.stepper()
+            step()  # the first chooses algorithms and fills caches
+            seconds = fmean(known) if known else timed(step, TURN)
+            self._times[kind] = _Times(seconds, _evaluation(replicas, splits.test))
+        return self._times[kind]
 
 
 def _kind(cell: Cell) -> str:
@@ -74,22 +84,53 @@ def _kind(cell: Cell) -> str:
     return repr((*parts, cell.images.name, config.device))
 
 
-def _time_image(replicas: Replicas, splits: Splits) -> float:
-    images, _ = next(evaluation_batches(splits.test, EVALUATION_BATCH))
-    model = replicas.model.eval()
+def measure(cell: Cell, rates: int, seeds: int, screen: Screen) -> Cost:
+    """Times steps, evaluation and decomposition of ``cell``; writes nothing to its folder.
 
-    @torch.inference_mode()
-    def evaluate() -> None:
-        model(images).sum().item()
+    Args:
+        cell: what is timed; its images are loaded, some of them held out.
+        rates: how many learning rates are trained together, a seed each.
+        seeds: how many seeds of one are.
+        screen: where it is shown what was found.
+    """
+    config = cell.config
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    splits = cell.splits(choose_device(config.device))
+    held_out = splits.validation
+    assert held_out is not None
+    replicas = [Replica(cell, config.seed + number) for number in range(seeds)]
+    few = arrange(replicas[:rates], splits, screen)
+    whole = arrange(replicas, splits, screen)
+    one = Replicas.of(replicas[:1], splits)
+    all_threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(whole.arrangement.threads)
+        image = _evaluation(one, held_out)
+        size = config.norm_batch or config.batch
+        parts = (one.networks, one.training, splits.test)
+        ending = _seconds(lambda: decompose(*parts, epoch=config.epochs, size=size))
+    finally:
+        torch.set_num_threads(all_threads)
+    return Cost(
+        norm=config.norm.name,
+        start=START,
+        step=few.step,
+        stacked=whole.step,
+        evaluation=image * len(held_out),
+        ending=image * len(splits.test) + ending,
+        momentum=getattr(config.norm, "momentum", None),
+    )
 
-    return _time(evaluate) / len(images)
+
+def _evaluation(replicas: Replicas, split: Split) -> float:
+    """Seconds of an image and seed."""
+    some = split.shuffled(EVALUATED)
+    evaluate(replicas.networks, some)  # the first time chooses algorithms and fills caches
+    return _seconds(lambda: evaluate(replicas.networks, some)) / len(some)
 
 
-def _time(work: Callable[[], None]) -> float:
-    """Seconds that ``work`` takes, once it has been done."""
-    work()  # the first time chooses algorithms and fills caches
-    start, count = perf_counter(), 0
-    while count < 2 or perf_counter() - start < TURN:
-        work()
-        count += 1
-    return (perf_counter() - start) / count
+def _seconds(work: Callable[[], object]) -> float:
+    start = perf_counter()
+    work()
+    return perf_counter() - start

@@ -24,10 +24,16 @@ WORTHWHILE = 0.97
 """What share of the time of one seed after another another arrangement may take to be chosen."""
 
 TURN = 0.1
-"""Seconds for which an arrangement is timed, at least; twice."""
+"""Seconds for which an arrangement is timed, twice; less where training is short."""
 
 BUDGET = 2.5
-"""Seconds after which no arrangement is tried that would not have been timed by then."""
+"""Seconds after which no arrangement is tried that would not have been timed by then, at most."""
+
+SHARE = 0.03
+"""That time as a share of training, at most."""
+
+_TIMED = 3
+"""Steps in which an arrangement is timed, at least: one that does not count, and two turns."""
 
 Step = Callable[[], None]
 
@@ -52,10 +58,30 @@ class Arrangement:
         """How many stacks a lane trains, one after another, until ``seeds`` seeds are trained."""
         return _up(_up(seeds, self.size), self.lanes)
 
+    def occupied(self, seeds: int) -> int:
+        """For how many seeds' time ``seeds`` seeds occupy the machine.
+
+        The last round may have idle lanes or thin stacks.
+        """
+        return self.rounds(seeds) * self.lanes * self.size
+
     def divide(self, replicas: Sequence[T]) -> list[list[T]]:
         """The replicas of each stack; sizes differ by one at most."""
         parts = _up(len(replicas), self.size)
         return [list(replicas[part::parts]) for part in range(parts)]
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """An arrangement, and how fast it is.
+
+    Attributes:
+        arrangement: how seeds share the machine.
+        step: seconds a seed and step.
+    """
+
+    arrangement: Arrangement
+    step: float
 
 
 def _up(number: int, by: int) -> int:
@@ -99,6 +125,7 @@ def fastest(
     seeds: int,
     progress: Callable[[str, int, int | None], None],
     *,
+    steps: int,
     lanes: int,
 ) -> tuple[Arrangement, dict[Arrangement, float]]:
     """Times arrangements of ``seeds`` seeds, and chooses.
@@ -106,46 +133,60 @@ def fastest(
     In as many lanes as there may be and in one, stacks are made larger for as long as that helps
     and there is memory and time; a seed alone is also tried on a single thread. One seed after
     another is timed first and last, and of an arrangement's times the shortest counts: what
-    disturbs only ever adds.
+    disturbs only ever adds. Where training is short, less is timed, or nothing.
 
     Args:
         prepare: given a stack's size, returns what runs one of its steps to the end.
         seeds: how many are to be trained.
         progress: told what is done, how much, and of how much.
+        steps: how many each of them is trained.
         lanes: how many stacks may be trained at a time.
 
     Returns:
         The arrangement that trains all seeds first, and each one's seconds a seed and step.
     """
-    alone = Arrangement()
-    times = {alone: seconds_a_step(prepare, alone)}
+    alone, begin = Arrangement(), perf_counter()
     families = _families(seeds, min(lanes, seeds))
     total = sum(map(len, families)) + 2
-    end = perf_counter() + BUDGET
+    step = prepare(1)
+    step()  # the first chooses algorithms and fills caches
+    times = {alone: timed(step, 0.0)}
+    budget = time_to_measure(seeds * steps * times[alone])
+    if budget < 2 * _TIMED * times[alone]:
+        return alone, times
+    turn = min(TURN, budget / (_TIMED * total))
+    start = perf_counter()
+    times[alone] = seconds_a_step(prepare, alone, turn)
+    least = perf_counter() - start
     for family in families:
-        last = times[alone]
+        last, expected = times[alone], least
         for arrangement in family:
             progress("measuring how to train", len(times), total)
             start = perf_counter()
+            if start + expected > begin + budget:
+                break
             try:
-                times[arrangement] = seconds_a_step(prepare, arrangement)
+                times[arrangement] = seconds_a_step(prepare, arrangement, turn)
             except torch.OutOfMemoryError:  # on a GPU
                 break  # larger stacks take more
-            # A stack of twice the size takes at most twice as long to time.
-            too_late = perf_counter() + 2 * (perf_counter() - start) > end
-            if too_late or (arrangement.size > 1 and times[arrangement] > last):
+            if arrangement.size > 1 and times[arrangement] > last:
                 break
             last = times[arrangement]
-    times[alone] = min(times[alone], seconds_a_step(prepare, alone))
+            expected = 2 * (perf_counter() - start)  # of the next, which is at most twice as large
+    if len(times) > 1:
+        times[alone] = min(times[alone], seconds_a_step(prepare, alone, turn))
     progress("measuring how to train", total, total)
 
     def whole(arrangement: Arrangement) -> float:
-        """The time of all seeds' steps: the last round may have idle lanes or thin stacks."""
-        at_once = arrangement.lanes * arrangement.size
-        return arrangement.rounds(seeds) * at_once * times[arrangement]
+        return arrangement.occupied(seeds) * times[arrangement]
 
     best = min(times, key=whole)
     return (best if whole(best) <= WORTHWHILE * whole(alone) else alone), times
+
+
+def time_to_measure(seconds: float) -> float:
+    """For how many seconds arrangements may be timed where training takes ``seconds``."""
+    return min(BUDGET, SHARE * seconds)
 
 
 def _families(seeds: int, lanes: int) -> list[list[Arrangement]]:
@@ -164,8 +205,10 @@ def _sizes(most: int) -> list[int]:
     return sorted({*powers, min(most, LARGEST_STACK)})
 
 
-def seconds_a_step(prepare: Callable[[int], Step], arrangement: Arrangement) -> float:
-    """Seconds a seed and step under ``arrangement``: the shorter of two turns."""
+def seconds_a_step(
+    prepare: Callable[[int], Step], arrangement: Arrangement, turn: float = TURN
+) -> float:
+    """Seconds a seed and step under ``arrangement``: the shorter of two turns of ``turn``."""
     steps = [prepare(arrangement.size) for _ in range(arrangement.lanes)]
     barrier = Barrier(arrangement.lanes)
     turns: list[float] = []
@@ -175,7 +218,7 @@ def seconds_a_step(prepare: Callable[[int], Step], arrangement: Arrangement) -> 
             step()  # the first steps choose algorithms and fill caches
             for _ in range(2):
                 barrier.wait()
-                turns.append(_turn(step))
+                turns.append(timed(step, turn))
                 barrier.wait()
         except BaseException:
             barrier.abort()  # the other lanes must not wait for this one
@@ -184,14 +227,14 @@ def seconds_a_step(prepare: Callable[[int], Step], arrangement: Arrangement) -> 
     lanes = arrangement.lanes
     jobs = [partial(lane, step) for step in steps]
     in_lanes(jobs, lanes, arrangement.threads, Event())
-    means = [sum(turns[turn : turn + lanes]) / lanes for turn in range(0, 2 * lanes, lanes)]
+    means = [sum(turns[first : first + lanes]) / lanes for first in (0, lanes)]
     return min(means) / (lanes * arrangement.size)
 
 
-def _turn(step: Step) -> float:
-    """Seconds a step takes, over at least ``TURN`` seconds and one step."""
+def timed(step: Step, seconds: float) -> float:
+    """Seconds a step takes, over at least ``seconds`` and one step."""
     start, count = perf_counter(), 0
-    while count < 1 or perf_counter() - start < TURN:
+    while count < 1 or perf_counter() - start < seconds:
         step()
         count += 1
     return (perf_counter() - start) / count

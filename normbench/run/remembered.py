@@ -1,11 +1,11 @@
-"""Arrangements that have been measured on this machine, kept in the user's cache folder."""
+"""Arrangements measured on this machine and how fast they are, kept in the user's cache folder."""
 
 import hashlib
 import json
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,15 @@ from typing import Any
 import torch
 from platformdirs import user_cache_path
 
+from normbench.config import PER_REPLICA
 from normbench.errors import UnreadableError
 from normbench.files import read_json, write_json
 from normbench.run.cell import Cell
-from normbench.run.placement import LARGEST_STACK, Arrangement
+from normbench.run.placement import LARGEST_STACK, Arrangement, Pace
 from normbench.store.environment import processor
+from normbench.store.results import BIG
 
-_meanwhile: dict[Path, Arrangement] = {}
+_meanwhile: dict[Path, Pace] = {}
 
 Case = Mapping[str, Any]
 """All that which arrangement is the fastest depends on."""
@@ -28,6 +30,7 @@ Case = Mapping[str, Any]
 def case_of(cell: Cell, seeds: int, device: torch.device) -> Case:
     """The case of ``seeds`` seeds of ``cell`` on this machine."""
     config = cell.config
+    optim = {k: v for k, v in asdict(config.optim).items() if k not in PER_REPLICA}
     return {
         "processor": processor(),
         "cores": os.cpu_count(),
@@ -40,48 +43,51 @@ def case_of(cell: Cell, seeds: int, device: torch.device) -> Case:
         "norm": repr(config.norm),
         "norm_batch": config.norm_batch,
         "batch": config.batch,
+        "optim": repr(optim),
         "precision": config.precision.value,
         "seeds": seeds,
     }
 
 
-def recall(case: Case) -> Arrangement | None:
+def recall(case: Case) -> Pace | None:
     """What was measured for ``case``; None if nothing that makes sense is known."""
     if _path(case) in _meanwhile:
         return _meanwhile[_path(case)]
     try:
         found = read_json(_path(case)) or {}
-        arrangement = Arrangement(**found["arrangement"])
+        pace = Pace(Arrangement(**found["arrangement"]), found["step"])
     except (OSError, UnreadableError, KeyError, TypeError):
         return None
     if found.get("case") != case:
         return None
-    return arrangement if _makes_sense(arrangement, case["threads"]) else None
+    return pace if _makes_sense(pace, case["threads"]) else None
 
 
-def _makes_sense(arrangement: Arrangement, threads: int) -> bool:
-    values = [*asdict(arrangement).values()]
-    numbers = all(type(value) is int for value in values)
+def _makes_sense(pace: Pace, threads: int) -> bool:
+    arrangement = pace.arrangement
+    values = [getattr(arrangement, each.name) for each in fields(arrangement)]
     return (
-        numbers
+        all(type(value) is int for value in values)
+        and type(pace.step) is float
+        and 0 < pace.step < BIG
         and min(values) >= 1
         and arrangement.size <= LARGEST_STACK
         and arrangement.lanes * arrangement.threads <= threads
     )
 
 
-def remember(case: Case, arrangement: Arrangement, *, lasting: bool = True) -> None:
-    """Keeps ``arrangement`` for ``case``, as far as the folder can be written to.
+def remember(case: Case, pace: Pace, *, lasting: bool = True) -> None:
+    """Keeps ``pace`` for ``case``, as far as the folder can be written to.
 
     With ``lasting`` false it is kept for this process alone, as what a busy machine told.
     """
     path = _path(case)
     if not lasting:
-        _meanwhile[path] = arrangement
+        _meanwhile[path] = pace
         return
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, {"case": case, "arrangement": asdict(arrangement)})
+        write_json(path, {"case": case, **asdict(pace)})
 
 
 def busy() -> bool:

@@ -16,7 +16,6 @@ from normbench.errors import UnreadableError, UsageError
 from normbench.files import write_json, write_text
 from normbench.run.allocator import keep_freed_memory
 from normbench.run.cell import Cell, Replica, write_summary
-from normbench.run.estimate import Estimates
 from normbench.run.spent import Spent
 from normbench.run.stacks import LOG, train_replicas
 from normbench.run.views import notes, show_header, show_results
@@ -29,7 +28,7 @@ from normbench.store.results import (
     read_result,
     read_results,
 )
-from normbench.terminal.screen import Screen, duration
+from normbench.terminal.screen import Screen
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +121,6 @@ def run_together(
             if own:
                 _describe(cell, device)
             pending += own
-        if pending and not brief:
-            screen.line(f"  {_foreseen(cells[0], len(pending), device)}")
         if pending:
             spent.started()
             train_replicas(pending, cells[0].splits(device), screen, spent)
@@ -132,15 +129,6 @@ def run_together(
             _outcome(cell, share, screen, spent.seconds(), brief=brief)
             for cell, share in zip(cells, shares, strict=True)
         ]
-
-
-def _foreseen(cell: Cell, seeds: int, device: torch.device) -> str:
-    """How long ``seeds`` seeds of a cell will take on this machine, in words."""
-    try:
-        said = duration(Estimates([cell], device).seconds(cell, seeds))
-    except Exception:  # whatever it is, training says it
-        return "how long this takes cannot be told"
-    return f"about {said}" if seeds == 1 else f"about {said} one after another, less together"
 
 
 def _outcome(

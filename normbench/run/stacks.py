@@ -5,26 +5,24 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from threading import Event
-
-import torch
+from typing import Any
 
 from normbench.config import LIMITS
 from normbench.data.batches import Splits
 from normbench.errors import UsageError
+from normbench.run.arranging import arrange, most_lanes, prove_stack
 from normbench.run.cell import Cell, Replica, write_summary
-from normbench.run.placement import Arrangement, Step, fastest, in_lanes
-from normbench.run.remembered import busy, case_of, recall, remember
+from normbench.run.placement import in_lanes
 from normbench.run.seeds import Replicas, StoppedError
 from normbench.run.signals import asking
 from normbench.run.spent import Spent
-from normbench.run.views import show_arrangement
 from normbench.store import checkpoint
 from normbench.store.checkpoint import Checkpoint
 from normbench.store.lock import holding
 from normbench.store.results import failure, read_results, write_result
 from normbench.terminal.screen import Screen
-from normbench.training.stacking import StackError, stack
 
 LOG = "log.txt"
 """The file in a cell's directory that holds all that was said of it."""
@@ -54,7 +52,7 @@ def train_replicas(
                 write_summary(cell, read_results(cell.directory))
         if rest:
             with _noting_failure(rest), spent.on("arranging"):
-                arrangement = arrange(rest, splits, screen)
+                arrangement = arrange(rest, splits, screen).arrangement
             stacks = arrangement.divide(rest)
             lanes = min(arrangement.lanes, len(stacks))
             _train_stacks(stacks, splits, lanes, arrangement.threads, screen, spent)
@@ -71,9 +69,9 @@ def _go_on(begun: Sequence["_Begun"], splits: Splits, screen: Screen, spent: Spe
     """Trains the stacks that have begun, side by side those that computed with as many threads."""
     for threads in sorted({each.threads for each in begun}):
         stacks = [each.replicas for each in begun if each.threads == threads]
-        lanes = min(len(stacks), _most_lanes(splits) // threads) or 1
+        lanes = min(len(stacks), most_lanes(splits) // threads) or 1
         with spent.on("arranging"):
-            _prove(max(stacks, key=len))
+            prove_stack(max(stacks, key=len))
         _train_stacks(stacks, splits, lanes, threads, screen, spent)
 
 
@@ -95,12 +93,6 @@ def _others_held(pending: Sequence[Replica], begun: Sequence["_Begun"]) -> Itera
 
 def _place(replica: Replica) -> tuple[str, int]:
     return replica.cell.digest, replica.seed
-
-
-def _most_lanes(splits: Splits) -> int:
-    """How many stacks may be trained at a time: on a GPU one, for graphs are recorded alone."""
-    on_cpu = splits.train.pixels.device.type == "cpu"
-    return torch.get_num_threads() if on_cpu else 1
 
 
 def note_failure(replicas: Iterable[Replica], error: BaseException) -> None:
@@ -179,6 +171,18 @@ def _begun(pending: Sequence[Replica], screen: Screen) -> list[_Begun]:
     return found
 
 
+def companions(cell: Cell) -> set[str]:
+    """The folders of the cells with which replicas of ``cell`` have begun in one stack."""
+    keys = [key for replica in cell.replicas() for key in _named(replica.folder)]
+    return {str(key.get("cell")) for key in keys}
+
+
+def _named(folder: Path) -> list[dict[str, Any]]:
+    """The replicas that the newest checkpoint in ``folder`` says it is of."""
+    keys = (checkpoint.head(folder) or {}).get("replicas")
+    return [key for key in keys if isinstance(key, dict)] if isinstance(keys, list) else []
+
+
 def _firsts(pending: Sequence[Replica]) -> Iterator[Replica]:
     """The replicas in whose folders the checkpoints lie of stacks that ``pending`` may belong to:
     those of their own cells, and those of cells beside them whose checkpoints name one of them."""
@@ -189,8 +193,7 @@ def _firsts(pending: Sequence[Replica]) -> Iterator[Replica]:
     experiment = pending[0].cell.directory.parent
     beside = {path.parent for path in experiment.glob("*/seed-*/step-*.checkpoint")}
     for folder in sorted(beside - {replica.folder for replica in own}):
-        keys = (checkpoint.head(folder) or {}).get("replicas")
-        named = [key for key in keys if isinstance(key, dict)] if isinstance(keys, list) else []
+        named = _named(folder)
         if any((key.get("cell"), key.get("seed")) in names for key in named):
             with suppress(ValueError, UsageError):
                 yield Replica.of_key(named[0], pending[0].cell)
@@ -216,54 +219,3 @@ def _as_begun(first: Replica) -> _Begun:
 
 def _refuse(error: ValueError, _: Checkpoint) -> None:
     raise error
-
-
-def _prove(replicas: Sequence[Replica]) -> None:
-    """Raises StackError if ``replicas`` are several that no stack is right for."""
-    if len(replicas) > 1:
-        stack([replica.build_model() for replica in replicas[:2]], replicas[0].cell.example())
-
-
-def arrange(replicas: Sequence[Replica], splits: Splits, screen: Screen) -> Arrangement:
-    """How ``replicas`` share the machine: as wanted, or as is fastest here."""
-    config = replicas[0].cell.config
-    wanted, several = config.stack, len(replicas) > 1
-    if wanted == 1 and several:
-        return Arrangement()
-    try:
-        _prove(replicas)
-    except StackError as error:
-        screen.line(f"  the seeds are not stacked: {error}")
-        return Arrangement()
-    if isinstance(wanted, int) and several:
-        return Arrangement(size=min(wanted, len(replicas)))
-    chosen_threads = config.threads is not None or torch.get_num_threads() == 1
-    if not several and (chosen_threads or _most_lanes(splits) == 1):
-        return Arrangement()
-    return _fastest(replicas, splits, screen)
-
-
-def _fastest(replicas: Sequence[Replica], splits: Splits, screen: Screen) -> Arrangement:
-    """The fastest arrangement, as measured before on this machine or now."""
-    case = case_of(replicas[0].cell, len(replicas), splits.train.pixels.device)
-    known = recall(case)
-    if known is not None:
-        show_arrangement(screen, known)
-        return known
-    stop = Event()
-
-    def prepare(size: int) -> Step:
-        step = Replicas.of(replicas[:size], splits).stepper()
-
-        def unless_stopped() -> None:
-            if stop.is_set():
-                raise StoppedError
-            step()
-
-        return unless_stopped
-
-    with screen.working("measuring how to train") as bar, asking(stop.set):
-        best, times = fastest(prepare, len(replicas), bar.update, lanes=_most_lanes(splits))
-    remember(case, best, lasting=not busy())
-    show_arrangement(screen, best, times)
-    return best

@@ -11,7 +11,7 @@ from normbench.errors import UnreadableError
 from normbench.models.inspection import LayerInfo
 from normbench.norms import Swap
 from normbench.run.cell import Cell
-from normbench.run.placement import Arrangement
+from normbench.run.placement import Arrangement, Pace
 from normbench.store import curves
 from normbench.store.lock import holder
 from normbench.store.results import Result, read_results, summarize
@@ -141,19 +141,17 @@ def _seeds(seeds: list[int], there: int) -> str:
     )
 
 
-def show_arrangement(
-    screen: Screen, chosen: Arrangement, times: Mapping[Arrangement, float] | None = None
+def show_pace(
+    screen: Screen, pace: Pace, steps: int, times: Mapping[Arrangement, float] | None = None
 ) -> None:
-    """Prints how the seeds share the machine, and what the choice rests on."""
-    if times is None:
-        screen.line(f"  {_arranged(chosen)}, as measured before", style="dim")
-        return
-    alone = times[Arrangement()]
-    screen.line(
-        f"  {_arranged(chosen)}: {1e3 * times[chosen]:.2f} ms a seed and step"
-        + ("" if chosen == Arrangement() else f", one after another {1e3 * alone:.2f} ms"),
-        style="dim",
-    )
+    """Prints how the seeds share the machine, and how long ``steps`` steps of one seed take so.
+
+    ``times`` are those of all arrangements that were timed.
+    """
+    said = f"  {_arranged(pace.arrangement)}: {1e3 * pace.step:.2f} ms a seed and step"
+    if times and pace.arrangement != Arrangement():
+        said += f", one after another {1e3 * times[Arrangement()]:.2f} ms"
+    screen.line(f"{said}; about {duration(pace.step * steps)} of training", style="dim")
 
 
 def _arranged(arrangement: Arrangement) -> str:

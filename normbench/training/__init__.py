@@ -14,6 +14,7 @@ From the top down::
     joining.py       the layers that a stack knows, joined and parted
     alike.py         what networks must have in common to be stacked
     precise_bn.py    batch norm with running, re-estimated and batch statistics
+    dropout.py       dropout by a replica's seed and the step
     diagnosis.py     what happens inside the network while it is trained
     cuda_graph.py    a training step as a CUDA graph
 """

@@ -18,6 +18,7 @@ from normbench.data.batches import Batches, Split, evaluation_batches
 from normbench.norms.parts import Part, share_hooks
 from normbench.training.cuda_graph import CapturedStep, TrainingStep
 from normbench.training.diagnosis import Diagnosis
+from normbench.training.dropout import seed_dropout
 from normbench.training.optim import OptimConfig, stacked_rates
 from normbench.training.optimizer import Optimizer
 from normbench.training.progress import Evaluation, Metrics, Progress
@@ -77,6 +78,7 @@ def train(
     model.train()
     smoothing = optims[0].label_smoothing
     at_share = share_hooks(model)
+    draw_for = seed_dropout(model, training.seeds)
     eager = partial(training_step, model, optimizer, label_smoothing=smoothing, autocast=autocast)
     train_on = step_function(model, training, optimizer, optims[0], autocast=autocast)
     batches = training.batches(progress.step)
@@ -84,10 +86,7 @@ def train(
         if progress.due:
             metrics = progress.read(stacked_rates(optims, progress.step - 1, total, training.batch))
             if progress.evaluation_due(epochs, evaluate_every) and None in metrics.diverged:
-                start = perf_counter()
-                held = evaluate(networks, evaluation, autocast=autocast, check=check)
-                seconds = perf_counter() - start
-                metrics = replace(metrics, evaluation=held, evaluation_seconds=seconds)
+                metrics = _evaluated(metrics, networks, evaluation, autocast, check)
             progress.record(metrics)
             yield metrics
         if progress.dead or progress.step >= total:
@@ -96,12 +95,26 @@ def train(
         optimizer.lr = stacked_rates(optims, progress.step, total, training.batch)
         for set_share in at_share:
             set_share(progress.step / total)
+        draw_for(progress.step)
         if progress.diagnosis_due:
             logits, progress.diagnosis = _diagnosed(eager, model, images, labels)
         else:
             logits = train_on(images, labels)
         progress.add(logits, labels)
         yield None
+
+
+def _evaluated(
+    metrics: Metrics,
+    networks: Sequence[nn.Module],
+    split: Split,
+    autocast: bool,
+    check: Callable[[], None],
+) -> Metrics:
+    """``metrics`` with an evaluation on ``split``."""
+    start = perf_counter()
+    held = evaluate(networks, split, autocast=autocast, check=check)
+    return replace(metrics, evaluation=held, evaluation_seconds=perf_counter() - start)
 
 
 def _diagnosed(

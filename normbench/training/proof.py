@@ -172,13 +172,14 @@ class _Trial:
     ) -> None:
         try:
             for part, gradient in zip(ys, above, strict=True):
-                part.backward(gradient)
+                # As a sum: for a gradient of its own PyTorch loads a package for algebra.
+                (part * gradient).sum().backward()
         except Exception as error:
             raise StackError(
                 f"{self.name} cannot be stacked: it has no gradient ({_line(error)})"
             ) from None
         try:
-            y.backward(torch.cat(above, 1))
+            (y * torch.cat(above, 1)).sum().backward()
         except Exception as error:
             self._fail(f"{mode} its gradient cannot be computed ({_line(error)})", inputs)
 

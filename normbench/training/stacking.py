@@ -15,7 +15,8 @@ shuffles channels would be wrong without any error, so every stack proves itself
   taken above a threshold, every hundredth call counted in a global variable);
 - hooks that leave no trace on layers or tensors (on graph nodes, or for all modules of a process).
 
-Dropout draws one mask for the whole stack: each replica's is as random as alone, but another one.
+Dropout draws what each replica would draw alone (:mod:`normbench.training.dropout`), but one mask
+for all over activations [N, L, C]. In training by hand, its layers draw as PyTorch's do.
 
 In float64 a replica is trained as it would be alone, to 1e-10. In float32 kernels sum in another
 order for another number of channels, as they do for another number of threads, and training

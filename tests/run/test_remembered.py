@@ -10,10 +10,10 @@ from platformdirs import user_cache_path
 
 from normbench.launch.compose import load_config
 from normbench.run.cell import Cell
-from normbench.run.placement import Arrangement
+from normbench.run.placement import Arrangement, Pace
 from normbench.run.remembered import Case, case_of, recall, remember
 
-FOUND = Arrangement(lanes=1, size=4, threads=1)
+FOUND = Pace(Arrangement(lanes=1, size=4, threads=1), 0.002)
 
 
 def case(tiny: list[str], *overrides: str, seeds: int = 4) -> Case:
@@ -30,7 +30,7 @@ def test_what_was_measured_is_known_for_this_case_and_no_other(tiny: list[str]) 
 
     assert recall(case(tiny)) == FOUND
     assert recall(case(tiny, "name=other", "optim.lr=0.3", "epochs=9")) == FOUND
-    for other in ("batch=6", "norm=batch", "model.width=8", "precision=bf16"):
+    for other in ("batch=6", "norm=batch", "model.width=8", "precision=bf16", "optim=adamw"):
         assert recall(case(tiny, other)) is None
     assert recall(case(tiny, seeds=5)) is None
     assert recall({**case(tiny), "processor": "another"}) is None
@@ -50,6 +50,8 @@ def test_what_was_measured_is_known_for_this_case_and_no_other(tiny: list[str]) 
         lambda found: json.dumps(found | {"arrangement": {"lanes": "1", "size": 1, "threads": 1}}),
         lambda found: json.dumps(found | {"arrangement": {"lanes": 0, "size": 1, "threads": 1}}),
         lambda found: json.dumps(found | {"arrangement": {"rows": 1}}),
+        lambda found: json.dumps(found | {"step": "fast"}),
+        lambda found: json.dumps(found | {"step": 0.0}),
     ],
 )
 def test_a_damaged_or_foreign_file_is_ignored_and_replaced(

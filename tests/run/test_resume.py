@@ -18,7 +18,7 @@ from normbench.config import Config
 from normbench.errors import UsageError
 from normbench.launch.compose import load_config
 from normbench.norms import NORMS
-from normbench.run import autosave, seeds
+from normbench.run import autosave, ending, seeds
 from normbench.run import run as experiment
 from normbench.store import checkpoint, results
 from normbench.store.curves import is_sound, read_metrics
@@ -138,6 +138,33 @@ def test_a_run_cut_off_at_random_steps_ends_the_same(
     steps = EPOCHS * (24 // batch)
 
     cut_off_run(cut, [draw.randrange(1, max(2, steps // 3)) for _ in range(3)], monkeypatch)
+
+    assert differences(content(whole), content(cut)) == []
+
+
+NET = """
+from torch import nn
+
+def build(num_classes):
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3, stride=4), nn.BatchNorm2d(4), nn.Dropout2d(0.2), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Dropout(0.5), nn.Linear(16, num_classes),
+    )
+"""
+
+
+def test_dropout_follows_from_the_seed_cut_off_or_not(
+    tiny: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "net.py").write_text(NET, encoding="utf-8")
+    every = [text for text in tiny if not text.startswith("model.")]
+    every += ["model=python", f"model.file={tmp_path}/net.py", "norm=batch", "batch=4"]
+    every += ["seeds=2", "stack=2", f"epochs={EPOCHS}", "save_every=0"]
+    whole, cut = load_config([*every, "name=whole"]), load_config([*every, "name=cut"])
+    assert experiment.run(whole, quiet()).finished
+    torch.rand(5)  # what else the process draws is nothing to it
+
+    cut_off_run(cut, [1, 5, 3], monkeypatch)
 
     assert differences(content(whole), content(cut)) == []
 
@@ -398,7 +425,7 @@ def test_a_run_killed_after_its_last_evaluation_still_says_which_images_were_rig
     whole, cut = cell("whole", *overrides), cell("cut", *overrides)
     assert experiment.run(whole, quiet()).finished
     with monkeypatch.context() as patch:
-        patch.setattr(seeds, "write_outcomes", gone)
+        patch.setattr(ending, "write_outcomes", gone)
         with pytest.raises(CutOffError):
             experiment.run(cut, quiet())
     (place,) = (Path(cut.runs) / "cut").glob("*/seed-0")
@@ -424,7 +451,7 @@ def test_a_stack_killed_between_two_results_goes_on_though_others_were_asked_for
                 raise CutOffError
             write(folder, result)
 
-        patch.setattr(seeds, "write_result", killed)
+        patch.setattr(ending, "write_result", killed)
         with pytest.raises(CutOffError):
             experiment.run(cut, quiet())
 

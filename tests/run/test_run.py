@@ -20,8 +20,8 @@ from normbench.config import Config
 from normbench.errors import UsageError
 from normbench.launch.compose import load_config
 from normbench.models import ModelConfig
+from normbench.run import arranging, ending, seeds
 from normbench.run import run as experiment
-from normbench.run import seeds, stacks
 from normbench.run.cell import Cell
 from normbench.run.placement import Arrangement
 from normbench.run.run import choose_device
@@ -143,7 +143,7 @@ def test_seeds_trained_in_lanes_come_out_as_they_do_alone(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run("seeds=4", "stack=1", "runs=alone")
-    monkeypatch.setattr(stacks, "fastest", lambda *_, **__: two_lanes())
+    monkeypatch.setattr(arranging, "fastest", lambda *_, **__: two_lanes())
     run("seeds=4", "stack=auto", "runs=lanes")
 
     for seed in range(4):
@@ -194,7 +194,7 @@ def test_an_interruption_of_lanes_stops_them_all_and_leaves_no_result(
                 raise KeyboardInterrupt
             yield metrics
 
-    monkeypatch.setattr(stacks, "fastest", lambda *_, **__: two_lanes())
+    monkeypatch.setattr(arranging, "fastest", lambda *_, **__: two_lanes())
     monkeypatch.setattr(seeds, "train", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run("seeds=4", "stack=auto", "epochs=50")
@@ -213,7 +213,7 @@ def test_an_interruption_while_it_is_measured_takes_effect_after_the_step(
         step()
         pytest.fail("took another step")
 
-    monkeypatch.setattr(stacks, "fastest", measuring)
+    monkeypatch.setattr(arranging, "fastest", measuring)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # may have been ignored
     try:
         with pytest.raises(KeyboardInterrupt):
@@ -247,7 +247,7 @@ def test_time_is_shared_with_those_that_train_at_the_same_time(
             sleep(0.001)
         counted[seed].append(running())
 
-    monkeypatch.setattr(stacks, "fastest", lambda *_, **__: two_lanes(size=1))
+    monkeypatch.setattr(arranging, "fastest", lambda *_, **__: two_lanes(size=1))
     monkeypatch.setattr(seeds.Replicas, "train", trained)
     run("seeds=2", "stack=auto")
 
@@ -354,7 +354,7 @@ def test_with_held_out_images_the_curve_is_theirs_and_the_score_the_test_sets(
         return look
 
     monkeypatch.setattr(training, "evaluate", noting("while training"))
-    monkeypatch.setattr(seeds, "evaluate", noting("at the end"))
+    monkeypatch.setattr(ending, "evaluate", noting("at the end"))
     run("data.val_fraction=0.25", "batch=2", "norm=group")
     result = results.read_result(folder())
 
@@ -370,7 +370,7 @@ def test_without_held_out_images_the_last_evaluation_is_the_score(
     def again(*_: Any, **__: Any) -> None:
         raise AssertionError("the same weights are evaluated twice")
 
-    monkeypatch.setattr(seeds, "evaluate", again)
+    monkeypatch.setattr(ending, "evaluate", again)
     run("norm=group")
     result = results.read_result(folder())
 
@@ -454,6 +454,6 @@ def test_a_run_says_how_long_it_will_take_before_it_trains(tiny: list[str]) -> N
     out = io.StringIO()
     experiment.run(load_config(tiny), Screen(Console(file=out, width=120, _environ={})))
     lines = out.getvalue().splitlines()
-    (said,) = [number for number, line in enumerate(lines) if line.startswith("  about ")]
+    (said,) = [number for number, line in enumerate(lines) if "of training" in line]
 
     assert said < next(number for number, line in enumerate(lines) if "epoch 1/" in line)

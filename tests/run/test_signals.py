@@ -224,8 +224,9 @@ ENDLESS = [*TINY, "epochs=1000000", "save_every=100000"]
 # Two seeds side by side, each in a lane of its own, without measuring whether that is fastest.
 IN_LANES = """
 from unittest.mock import patch
-from normbench.run.placement import Arrangement
-patch("normbench.run.stacks._fastest", lambda *_: Arrangement(lanes=2, size=1)).start()
+from normbench.run.placement import Arrangement, Pace
+pace = Pace(Arrangement(lanes=2, size=1), 0.01)
+patch("normbench.run.arranging._fastest", lambda *_: pace).start()
 """
 
 

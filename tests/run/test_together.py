@@ -159,6 +159,25 @@ def test_workers_get_a_share_of_a_stack_each(tiny: list[str]) -> None:
     assert [c.optim.lr for c in load_job(job.overrides).apart] == [0.1, 0.2, 0.3]
 
 
+def test_workers_do_not_part_a_stack_that_has_begun(
+    tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = configs(tiny)
+    every: list[tuple[Config, list[str]]] = [
+        (each, []) for each in [*begun, load_config([*tiny, "stack=16", "optim.lr=0.7"])]
+    ]
+    cells = sweep.planned_cells(every, quiet())
+    assert [len(job) for job in cells.jobs(2)] == [2, 2]
+    with monkeypatch.context() as patch:
+        patch.setattr(seeds, "train", cut_off_after(3))
+        with pytest.raises(CutOffError):
+            run_together([begun[0], begun[1]], quiet())
+    jobs = [[each.cell.config.optim.lr for each in job] for job in cells.jobs(3)]
+    together = [begun[0].optim.lr, begun[1].optim.lr]
+    assert together in jobs
+    assert sorted(lr for job in jobs for lr in job) == sorted(c.optim.lr for c, _ in every)
+
+
 def load_job(overrides: list[str]) -> Config:
     """What Hydra composes for a worker: the key ``together`` is none that people may set."""
     *own, together = overrides

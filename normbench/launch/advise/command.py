@@ -34,7 +34,7 @@ from normbench.launch.compose import load_config
 from normbench.launch.grid import train_each
 from normbench.launch.sweep import Cells
 from normbench.run.cell import Cell
-from normbench.run.pace import measure
+from normbench.run.estimate import measure
 from normbench.store.advice import ADVICE, Plan, read_plan, write_plan
 from normbench.store.results import Result, read_results
 from normbench.terminal.screen import Screen, duration

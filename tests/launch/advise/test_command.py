@@ -16,7 +16,7 @@ from normbench.launch.advise.question import Question
 from normbench.launch.compose import load_config
 from normbench.run import spent
 from normbench.run.cell import Cell
-from normbench.run.pace import measure
+from normbench.run.estimate import measure
 from normbench.run.seeds import Replicas
 from normbench.store.advice import ADVICE, Cost, write_plan
 from normbench.terminal.screen import Screen
