@@ -103,7 +103,8 @@ def _nodes(cls: ast.ClassDef) -> Iterator[Place]:
             yield from _below(member, member.name)
         elif isinstance(member, ast.AnnAssign | ast.Assign) and member.value is not None:
             targets = [member.target] if isinstance(member, ast.AnnAssign) else member.targets
-            yield from _below(member, ast.unparse(targets[0]))
+            if (name := ast.unparse(targets[0])) not in UNREAD:
+                yield from _below(member, name)
 
 
 def _below(node: ast.AST, place: str) -> Iterator[Place]:

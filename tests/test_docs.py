@@ -28,11 +28,13 @@ from tests.conftest import Command, write_pictures
 ROOT = Path(__file__).parents[1]
 PAGES = ["README.md", *sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/*.md"))]
 
+FEW = "data.limit=48 data.test_limit=12"
+
 # What is appended to a command that begins so; of settings that are given twice, the last counts.
 SMALLER = {
-    "normbench run": "epochs=1 model.width=4 threads=1",
+    "normbench run": f"epochs=1 model.width=4 threads=1 {FEW}",
     "normbench run norm=group batch=2 seeds=8": "stack=2",
-    "normbench sweep": "epochs=1 model.width=4 threads=1 stack=1 seeds=1",
+    "normbench sweep": f"epochs=1 model.width=4 threads=1 stack=1 seeds=1 {FEW}",
     "normbench sweep experiment=quick": "data=images data.name=cifar10 data.limit=32",
     "normbench sweep experiment=naive": "norm=batch,group batch=2,8",
     "normbench data import": "--size 8",

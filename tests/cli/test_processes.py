@@ -127,7 +127,7 @@ def test_a_full_disk_is_one_line_and_no_result_that_is_half_there(
     script: str, tiny_library: Path, tmp_path: Path
 ) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", LIMITED, script, "run", *TINY, "epochs=100"],
+        [sys.executable, "-c", LIMITED, script, "run", *TINY, "epochs=40"],
         cwd=tmp_path,
         env=process_environment(tiny_library),
         capture_output=True,

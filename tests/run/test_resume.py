@@ -95,6 +95,18 @@ def content(config: Config) -> dict[str, Any]:
     return found
 
 
+ENDS: dict[tuple[str, ...], dict[str, Any]] = {}
+
+
+def end_of(cell: Callable[..., Config], *overrides: str) -> dict[str, Any]:
+    """What a run leaves that is never cut off; it is trained once for all who compare with it."""
+    if overrides not in ENDS:
+        whole = cell("whole", *overrides)
+        assert experiment.run(whole, quiet()).finished
+        ENDS[overrides] = content(whole)
+    return ENDS[overrides]
+
+
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     assert one.keys() == other.keys()
     return [key for key in one if one[key] != other[key]]
@@ -173,12 +185,12 @@ def test_dropout_follows_from_the_seed_cut_off_or_not(
 def test_every_step_of_an_epoch_is_a_place_to_be_cut_off(
     cell: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, steps: int
 ) -> None:
-    whole, cut = cell("whole", "norm=batch", "batch=2"), cell("cut", "norm=batch", "batch=2")
-    assert experiment.run(whole, quiet()).finished
+    overrides = ["norm=batch", "batch=2"]
+    whole, cut = end_of(cell, *overrides), cell("cut", *overrides)
 
     cut_off_run(cut, [steps], monkeypatch)
 
-    assert differences(content(whole), content(cut)) == []
+    assert differences(whole, content(cut)) == []
 
 
 def test_records_that_are_due_between_steps_are_neither_lost_nor_doubled(
@@ -197,6 +209,10 @@ def test_records_that_are_due_between_steps_are_neither_lost_nor_doubled(
 
 
 # ---- each part of the state is needed: without it the end is another one ----
+
+
+BETWEEN_METRICS = ["norm=batch", "batch=2", "seeds=2", "stack=2"]
+"""A cell of these tests alone, which record metrics every five steps."""
 
 
 def _without(name: str) -> Callable[[dict[str, Tensor], dict[str, Any]], None]:
@@ -233,13 +249,13 @@ def _without_diagnosis(_: dict[str, Tensor], values: dict[str, Any]) -> None:
 def test_without_what_was_diagnosed_the_end_is_another(
     cell: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, cut = cell("whole", "norm=batch", "batch=2"), cell("cut", "norm=batch", "batch=2")
-    assert experiment.run(whole, quiet()).finished
+    overrides = ["norm=batch", "batch=2"]
+    whole, cut = end_of(cell, *overrides), cell("cut", *overrides)
 
     forget_at(24, cut, _without_diagnosis, monkeypatch)
     assert experiment.run(cut, quiet()).finished
 
-    assert differences(content(whole), content(cut)) == ["0/metrics"]
+    assert differences(whole, content(cut)) == ["0/metrics"]
 
 
 def forget_at(
@@ -288,9 +304,7 @@ def test_without_a_part_of_the_state_the_end_is_another(
     forget: Callable[[dict[str, Tensor], dict[str, Any]], None],
 ) -> None:
     monkeypatch.setattr("normbench.training.progress.LOGS_PER_EPOCH", 2.4)
-    overrides = ["norm=batch", "batch=2", "seeds=2", "stack=2"]
-    whole, cut = cell("whole", *overrides), cell("cut", *overrides)
-    assert experiment.run(whole, quiet()).finished
+    whole, cut = end_of(cell, *BETWEEN_METRICS), cell("cut", *BETWEEN_METRICS)
 
     values = forget_at(33, cut, forget, monkeypatch)
     assert experiment.run(cut, quiet()).results[1].status == "finished"
@@ -298,7 +312,7 @@ def test_without_a_part_of_the_state_the_end_is_another(
     if values["progress"]["diverged"] != [None, None]:
         assert experiment.run(cut, quiet()).results[0].status == "diverged"
     else:
-        assert differences(content(whole), content(cut)) != []
+        assert differences(whole, content(cut)) != []
 
 
 def test_the_checkpoint_of_nothing_forgotten_ends_the_same(
@@ -306,13 +320,11 @@ def test_the_checkpoint_of_nothing_forgotten_ends_the_same(
 ) -> None:
     """The control of the controls above."""
     monkeypatch.setattr("normbench.training.progress.LOGS_PER_EPOCH", 2.4)
-    overrides = ["norm=batch", "batch=2", "seeds=2", "stack=2"]
-    whole, cut = cell("whole", *overrides), cell("cut", *overrides)
-    assert experiment.run(whole, quiet()).finished
+    whole, cut = end_of(cell, *BETWEEN_METRICS), cell("cut", *BETWEEN_METRICS)
 
     cut_off_run(cut, [33], monkeypatch)
 
-    assert differences(content(whole), content(cut)) == []
+    assert differences(whole, content(cut)) == []
 
 
 # ---- what is resumed, and how ----
