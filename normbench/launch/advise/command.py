@@ -80,7 +80,7 @@ def advise(
         overrides: as on the command line: network, images, batch, length, launcher.
         screen: where the race is shown.
         within: the budget in seconds. Several processes of a launcher share it.
-        norms: the names of the norms that race.
+        norms: the names of the norms that race; those that the network cannot have are left out.
         since: when the command began, by ``perf_counter``; now by default.
 
     Raises:
@@ -89,8 +89,7 @@ def advise(
         UnfinishedError: a training failed.
     """
     since = perf_counter() if since is None else since
-    question = Question.of(overrides, norms)
-    cells = question.cells()
+    question, cells = Question.of(overrides, norms).fitting(screen)
     folder = cells[0].directory.parent
     plan = _planned(question, cells, within, since, folder, screen)
     for line in forecast(plan):
