@@ -53,8 +53,8 @@ class ForeignConfig(ModelConfig):
             )
         if not any(_is_norm(m) for m in model.modules()) and not isinstance(norm, NoNormConfig):
             raise UsageError(
-                f"{self.said}: it has no norm, so there is nothing to replace by norm={norm.name}; put"
-                " nn.BatchNorm2d(channels) where norms shall be, or use norm=none"
+                f"{self.said}: it has no norm, so there is nothing to replace by norm={norm.name};"
+                " put nn.BatchNorm2d(channels) where norms shall be, or use norm=none"
             )
 
     @property

@@ -60,10 +60,10 @@ class PythonConfig(ForeignConfig):
             )
         return model
 
-    def _function(self) -> Callable[[int], Any]:
+    def _function(self) -> Callable[..., Any]:
         """The function that makes the network, which takes the number of classes."""
         module = self._module()
-        build = getattr(module, self.function, None)
+        build: Callable[..., Any] | None = getattr(module, self.function, None)
         if not callable(build):
             own = [n for n, v in vars(module).items() if getattr(v, "__module__", "") == self._name]
             there = f"; it has {', '.join(own)}" if own else ""

@@ -11,7 +11,15 @@ from statistics import fmean
 from typing import Any
 
 from normbench.launch.advise.book import ASIDE, DROPPED, RACING, Finish, Standing
-from normbench.launch.advise.budget import SEEDS, Candidate, Entrant, Heat, foreseen, price
+from normbench.launch.advise.budget import (
+    SEEDS,
+    Candidate,
+    Entrant,
+    Heat,
+    foreseen,
+    price,
+    shortest,
+)
 from normbench.launch.advise.odds import ALPHA, half_width, seeds_needed, welch
 from normbench.store.advice import Plan
 
@@ -211,7 +219,7 @@ def _missing(
 ) -> float | None:
     """The seconds that a clear answer would take beyond the budget; None where there is no way."""
     if not full:
-        lengths = [max(1, plan.epochs // 8)]
+        lengths = [shortest(plan.epochs)]
         needed = price(plan.costs, plan.steps, plan.epochs, lengths) * finish.pace
         return float(max(0.0, plan.used + needed - plan.within))
     total = 0.0

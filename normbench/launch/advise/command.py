@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from time import perf_counter
 
-from normbench.errors import UnreadableError, UsageError
+from normbench.errors import UnfinishedError, UnreadableError, UsageError
 from normbench.files import write_text
 from normbench.launch.advise import wording
 from normbench.launch.advise.answer import Answer, OnTest, judge
@@ -26,6 +26,7 @@ from normbench.launch.advise.budget import (
     Scores,
     course,
     price,
+    shortest,
 )
 from normbench.launch.advise.odds import detectable, epochs
 from normbench.launch.advise.question import Question
@@ -48,10 +49,6 @@ TYPICAL_SD = 0.008
 STANDINGS = ("norm", "optim.lr", "held-out error in %", "seeds", "epochs", "")
 
 _UNITS = {"s": 1, "m": 60, "h": 3600}
-
-
-class UnfinishedError(Exception):
-    """A training failed, and the race cannot go on without it."""
 
 
 def seconds(text: str) -> float:
@@ -189,7 +186,7 @@ def forecast(plan: Plan) -> list[str]:
         f" clear, if seeds scatter as usual (SD {100 * TYPICAL_SD:g} points)",
     ]
     if plan.raced < plan.epochs:
-        full = price(plan.costs, plan.steps, plan.epochs, [max(1, plan.epochs // 8)]) + plan.used
+        full = price(plan.costs, plan.steps, plan.epochs, [shortest(plan.epochs)]) + plan.used
         said.append(
             f"the budget does not pay for epochs={plan.epochs}, which takes about {duration(full)}:"
             f" {epochs(plan.raced)} tell which rates work and which norm learns faster at first,"

@@ -10,6 +10,7 @@ from normbench.errors import UsageError
 from normbench.launch.advise.budget import Heat
 from normbench.launch.compose import load_config, parse
 from normbench.launch.grid import check_launcher
+from normbench.launch.rates import AUTO
 from normbench.norms import NORMS
 from normbench.run.cell import Cell
 from normbench.store.advice import Plan
@@ -44,6 +45,8 @@ class Question:
         for key in typed.keys() & {"norm", "seeds"}:
             instead = "--norms NAME,NAME" if key == "norm" else "--within: it buys seeds"
             raise UsageError(f"{typed[key]}: advise chooses; use {instead}")
+        if typed.get("optim.lr") == AUTO:
+            raise UsageError(f"{AUTO}: advise chooses the rate; leave it out")
         for norm in norms:
             if norm not in NORMS:
                 raise UsageError(f"--norms {norm}: unknown norm; choose from {', '.join(NORMS)}")
@@ -92,8 +95,8 @@ class Question:
         kept = [norm for norm in self.norms if norm not in refused]
         if len(kept) < 2:
             raise next(iter(refused.values()))
-        for norm, error in refused.items():
-            screen.line(f"{norm} norm is left out: {error}")
+        for norm, why in refused.items():
+            screen.line(f"{norm} norm is left out: {why}")
         fits = [cell for cell in cells if cell.config.norm.name in kept]
         return replace(self, norms=kept), fits
 

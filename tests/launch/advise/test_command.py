@@ -160,6 +160,7 @@ def test_a_training_that_fails_ends_the_race_with_one_line(
         (["--norms", "batch"], "--norms: a race takes two norms or more"),
         (["--norms", "batch,batch"], "--norms: a race takes two norms or more"),
         (["norm=group"], "norm=group: advise chooses; use --norms"),
+        (["optim.lr=auto"], "optim.lr=auto: advise chooses the rate; leave it out"),
         (["seeds=3"], "seeds=3: advise chooses; use --within"),
         (["norm.groups=2", "--norms", "batch,layer"], "norm.groups=2: none of batch, layer has"),
         (["data.val_fraction=0"], "data.val_fraction=0.0: advise chooses on held-out images"),
