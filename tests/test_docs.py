@@ -33,6 +33,7 @@ SMALLER = {
     "normbench run": "epochs=1 model.width=4 threads=1",
     "normbench run norm=group batch=2 seeds=8": "stack=2",
     "normbench sweep": "epochs=1 model.width=4 threads=1 stack=1 seeds=1",
+    "normbench advise": "epochs=1 threads=1 stack=1",
     "normbench sweep experiment=quick": "data=images data.name=cifar10 data.limit=32",
     "normbench sweep experiment=naive": "norm=batch,group batch=2,8",
     "normbench data import": "--size 8",
@@ -82,7 +83,9 @@ def smaller(words: list[str]) -> list[str]:
     known = [found for word in known for found in _expanded(word)]
     line = shlex.join(words)
     added = [more.split() for start, more in SMALLER.items() if f"{line} ".startswith(f"{start} ")]
-    return [*known, *(word for more in added for word in more)]
+    own = any(word.startswith("model=") for word in words)  # another network has no such settings
+    more = [word for words in added for word in words if not (own and word.startswith("model."))]
+    return [*known, *more]
 
 
 def _expanded(word: str) -> list[str]:
@@ -112,6 +115,7 @@ def place(noise: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(noise, tmp_path / "library")
     monkeypatch.setenv("NORMBENCH_DATA", str(tmp_path / "library"))
     write_pictures(tmp_path / "pictures")
+    (tmp_path / "net.py").write_text(dict(blocks("docs/your-network.md"))["python"])
     return tmp_path
 
 
@@ -153,7 +157,8 @@ def run(nb: Command, words: list[str]) -> None:
         case ["normbench", "sweep", *rest] if any(word.startswith("hydra/") for word in rest):
             planned(rest)
         case ["normbench", *_]:
-            result = nb(*smaller(words)[1:])
+            with patch("normbench.launch.advise.race.MOST_SEEDS", 5):
+                result = nb(*smaller(words)[1:])
             assert result.exit_code == 0, f"{shlex.join(words)}\n{result.output}"
         case ["python", script, *_] if shlex.join(words[:2]) in SMALLER:
             run_script([sys.executable, str(ROOT / script), *smaller(words)[2:]])
