@@ -76,6 +76,7 @@ class Answer:
         leads: the leader's lead over each finalist in short trainings, 0..1, by length in epochs.
         command: trains the best norm.
         code: puts it into a network of one's own.
+        larger: tells from which batch size on another finalist wins; "" where none depends on it.
     """
 
     verdict: str
@@ -87,6 +88,7 @@ class Answer:
     leads: dict[str, dict[int, float]]
     command: str = ""
     code: str = ""
+    larger: str = ""
 
     def to_records(self) -> list[dict[str, Any]]:
         """The rows as plain dictionaries, as pandas takes them."""

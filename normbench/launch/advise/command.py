@@ -33,7 +33,9 @@ from normbench.launch.advise.question import Question
 from normbench.launch.advise.race import LAST_LOOKS, follow
 from normbench.launch.compose import load_config
 from normbench.launch.grid import train_each
+from normbench.launch.rates import AUTO
 from normbench.launch.sweep import Cells
+from normbench.norms import NORMS
 from normbench.run.cell import Cell
 from normbench.run.pace import measure
 from normbench.store.advice import ADVICE, Plan, read_plan, write_plan
@@ -96,7 +98,10 @@ def advise(
     if answer.norm is not None:
         final = question.cell(plan, finish.finals[0])
         answer = replace(
-            answer, command=_command(question, plan, finish), code=wording.code(load_config(final))
+            answer,
+            command=_command(question, plan, finish),
+            code=wording.code(load_config(final)),
+            larger=_larger(question, finish, load_config(final).batch),
         )
     _show(answer, folder, screen)
     return answer
@@ -240,6 +245,18 @@ def _command(question: Question, plan: Plan, finish: Finish) -> str:
     dropped = ("data.val_fraction=", "name=", "seed=", "seeds=")
     words = [text for text in question.cell(plan, trial) if not text.startswith(dropped)]
     return shlex.join(["normbench", "run", *words, f"seeds={SEEDS}"])
+
+
+def _larger(question: Question, finish: Finish, batch: int) -> str:
+    """What tells from which batch size on a norm that depends on it wins, or one that does not."""
+    norms = [trial.candidate.norm for trial in finish.finals]
+    if len({NORMS[norm].batch_dependent for norm in norms}) < 2:
+        return ""
+    chosen = ("batch", "name", "data.val_fraction", "seed", "optim.lr", "norm_batch")
+    settings = [text for key, text in question.settings.items() if key not in chosen]
+    batches = ",".join(str(batch * factor) for factor in (1, 4, 16))
+    words = [f"norm={','.join(norms)}", f"batch={batches}", *settings]
+    return shlex.join(["normbench", "sweep", *words, AUTO, "seeds=3", "name=larger"])
 
 
 def _show(answer: Answer, folder: Path, screen: Screen) -> None:
