@@ -21,6 +21,7 @@ from normbench.data import ImageSet, library
 from normbench.data.library import content_digest, fetching
 from normbench.errors import UsageError
 from normbench.launch import grid
+from normbench.launch.advise.question import Question
 from normbench.store import events
 from normbench.terminal.screen import Screen
 from tests.conftest import Command, write_pictures
@@ -40,6 +41,7 @@ SMALLER = {
     "python scripts/bench_norms.py": "--rounds 1 --depths 8 --batches 2 --out cost",
     "python scripts/bench_speed.py": "--rounds 1 --norms group --batches 2",
     "python scripts/bench_sweep.py": "--cells 2 --depths 8 --rounds 1",
+    "python scripts/choice_spread.py": "",
     "python scripts/stack_drift.py": "--norms group --replicas 2 --steps 1 --out drift.md",
 }
 
@@ -129,6 +131,15 @@ def planned(arguments: list[str]) -> None:
             assert grid.train_all(arguments, Screen())
 
 
+def asked(settings: list[str]) -> None:
+    """Reads the question of a race, with its launcher; measures and launches nothing."""
+    if "hydra/launcher=ray" in settings and find_spec("ray") is None:
+        with pytest.raises(UsageError, match=r"normbench\[ray\]"):
+            Question.of(settings, ["batch", "group"])
+    else:
+        assert Question.of(settings, ["batch", "group"]).launcher
+
+
 def fetched(nb: Command, arguments: list[str]) -> None:
     with patch.object(fetching, "fetch", side_effect=UsageError("no network")) as fetch:
         nb(*arguments)
@@ -156,6 +167,8 @@ def run(nb: Command, words: list[str]) -> None:
             served(nb, words[1:])
         case ["normbench", "sweep", *rest] if any(word.startswith("hydra/") for word in rest):
             planned(rest)
+        case ["normbench", "advise", *rest] if any(word.startswith("hydra/") for word in rest):
+            asked([word for word in rest if "=" in word])
         case ["normbench", *_]:
             with patch("normbench.launch.advise.race.MOST_SEEDS", 5):
                 result = nb(*smaller(words)[1:])
