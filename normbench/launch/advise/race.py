@@ -69,7 +69,7 @@ def race(plan: Plan) -> Generator[Round, Scores, Finish]:
     for length in plan.lengths:
         trials = state.starters(length)
         while trials:
-            title = f"{epochs(length)}, one seed, {len(trials)} settings"
+            title = f"{epochs(length)}, one seed, {settings(len(trials))}"
             state.book.take(trials, (yield state.round(title, trials)))
             trials = state.neighbours(length)
         state.drop(length)
@@ -80,6 +80,11 @@ def race(plan: Plan) -> Generator[Round, Scores, Finish]:
         state.book.take(trials, (yield state.round(title, trials)))
         trials = state.more_seeds()
     return state.finish()
+
+
+def settings(number: int) -> str:
+    """``1 setting``, ``7 settings``."""
+    return "1 setting" if number == 1 else f"{number} settings"
 
 
 def follow(plan: Plan, train: Callable[[Round], Scores]) -> Finish:
