@@ -9,5 +9,9 @@ class UsageError(ValueError):
     """
 
 
+class UnfinishedError(Exception):
+    """A training failed, without which the work cannot go on."""
+
+
 class UnreadableError(ValueError):
     """A file that does not say what it should; the message says why, in a few words."""

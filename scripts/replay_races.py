@@ -39,7 +39,7 @@ from normbench.store.advice import Cost, Plan
 HELD_OUT, TEST, STEPS = 5_000, 10_000, 1_000
 BUDGETS = (1.5, 2.5, 5.0)
 FIRST = 1_000
-"""The number of the first race: CHOICE_SD was chosen with races 0 to 499 in view."""
+"""The number of the first race: races 0 to 499 were looked at while the race was written."""
 FIELDS = ("world", "budget", "race", "verdict", "norm", "truth", "behind", "wrong", "missed")
 
 

@@ -21,6 +21,7 @@ from normbench.data import ImageSet, library
 from normbench.data.library import content_digest, fetching
 from normbench.errors import UsageError
 from normbench.launch import grid
+from normbench.launch.advise.question import Question
 from normbench.store import events
 from normbench.terminal.screen import Screen
 from tests.conftest import Command, write_pictures
@@ -35,12 +36,14 @@ SMALLER = {
     "normbench run": f"epochs=1 model.width=4 threads=1 {FEW}",
     "normbench run norm=group batch=2 seeds=8": "stack=2",
     "normbench sweep": f"epochs=1 model.width=4 threads=1 stack=1 seeds=1 {FEW}",
+    "normbench advise": "epochs=1 threads=1 stack=1",
     "normbench sweep experiment=quick": "data=images data.name=cifar10 data.limit=32",
     "normbench sweep experiment=naive": "norm=batch,group batch=2,8",
     "normbench data import": "--size 8",
     "python scripts/bench_norms.py": "--rounds 1 --depths 8 --batches 2 --out cost",
     "python scripts/bench_speed.py": "--rounds 1 --norms group --batches 2",
     "python scripts/bench_sweep.py": "--cells 2 --depths 8 --rounds 1",
+    "python scripts/choice_spread.py": "",
     "python scripts/stack_drift.py": "--norms group --replicas 2 --steps 1 --out drift.md",
 }
 
@@ -84,7 +87,9 @@ def smaller(words: list[str]) -> list[str]:
     known = [found for word in known for found in _expanded(word)]
     line = shlex.join(words)
     added = [more.split() for start, more in SMALLER.items() if f"{line} ".startswith(f"{start} ")]
-    return [*known, *(word for more in added for word in more)]
+    own = any(word.startswith("model=") for word in words)  # another network has no such settings
+    more = [word for words in added for word in words if not (own and word.startswith("model."))]
+    return [*known, *more]
 
 
 def _expanded(word: str) -> list[str]:
@@ -114,6 +119,7 @@ def place(noise: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(noise, tmp_path / "library")
     monkeypatch.setenv("NORMBENCH_DATA", str(tmp_path / "library"))
     write_pictures(tmp_path / "pictures")
+    (tmp_path / "net.py").write_text(dict(blocks("docs/your-network.md"))["python"])
     return tmp_path
 
 
@@ -125,6 +131,15 @@ def planned(arguments: list[str]) -> None:
                 grid.train_all(arguments, Screen())
         else:
             assert grid.train_all(arguments, Screen())
+
+
+def asked(settings: list[str]) -> None:
+    """Reads the question of a race, with its launcher; measures and launches nothing."""
+    if "hydra/launcher=ray" in settings and find_spec("ray") is None:
+        with pytest.raises(UsageError, match=r"normbench\[ray\]"):
+            Question.of(settings, ["batch", "group"])
+    else:
+        assert Question.of(settings, ["batch", "group"]).launcher
 
 
 def fetched(nb: Command, arguments: list[str]) -> None:
@@ -154,8 +169,11 @@ def run(nb: Command, words: list[str]) -> None:
             served(nb, words[1:])
         case ["normbench", "sweep", *rest] if any(word.startswith("hydra/") for word in rest):
             planned(rest)
+        case ["normbench", "advise", *rest] if any(word.startswith("hydra/") for word in rest):
+            asked([word for word in rest if "=" in word])
         case ["normbench", *_]:
-            result = nb(*smaller(words)[1:])
+            with patch("normbench.launch.advise.race.MOST_SEEDS", 5):
+                result = nb(*smaller(words)[1:])
             assert result.exit_code == 0, f"{shlex.join(words)}\n{result.output}"
         case ["python", script, *_] if shlex.join(words[:2]) in SMALLER:
             run_script([sys.executable, str(ROOT / script), *smaller(words)[2:]])

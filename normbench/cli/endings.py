@@ -14,10 +14,13 @@ from threading import Timer
 from types import FrameType
 from typing import NoReturn
 
-from normbench.errors import UsageError
+from normbench.errors import UnfinishedError, UsageError
 
 PATIENCE = 1.0
 """Seconds between an interruption and leaving in any case."""
+
+_OUTSIDE = (UsageError, UnfinishedError, OSError)
+"""Errors that have a cause outside of the program."""
 
 _WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 
@@ -126,9 +129,11 @@ def one_line(interrupted: str = "") -> Iterator[None]:
 def _end_with(error: BaseException) -> NoReturn:
     """Says an error that has a cause outside of the program in one line; raises the others."""
     # `normbench norms | head` closes a pipe: Typer ends it quietly.
-    if isinstance(error, BrokenPipeError) or not isinstance(error, UsageError | OSError):
+    if isinstance(error, BrokenPipeError) or not isinstance(error, _OUTSIDE):
         raise error
-    if isinstance(error, UsageError):
+    if isinstance(error, UnfinishedError):
+        line = f"not finished: {error}"
+    elif isinstance(error, UsageError):
         line = str(error)
     else:
         where = "" if error.filename is None else f"{error.filename}: "  # such as a full disk

@@ -25,13 +25,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 from normbench.config import PLACES, Config
 from normbench.errors import UsageError
-from normbench.launch import hints, sweep
+from normbench.launch import hints, rates, sweep
 from normbench.launch.choices import CONFIGS
 from normbench.launch.compose import (
     Typed,
     check,
     check_names,
     in_words,
+    load_config,
     parse,
     register_schemas,
 )
@@ -69,8 +70,22 @@ def train_all(arguments: Sequence[str], screen: Screen, *, dry_run: bool = False
     Raises:
         UsageError: an override or a cell cannot be; nothing has been trained then.
     """
-    with _opened(arguments) as grid:
-        return grid.train(grid.cells(), screen, dry_run=dry_run)
+    with _opened([text for text in arguments if text != rates.AUTO]) as grid:
+        cells: Iterable[rates.Composed] = grid.cells()
+        if rates.AUTO in arguments:
+            cells = rates.settled(grid, list(cells), screen, dry_run=dry_run)
+        return grid.train(cells, screen, dry_run=dry_run)
+
+
+def with_rate(arguments: Sequence[str], screen: Screen) -> list[str]:
+    """The overrides of a run, with a learning rate in place of ``optim.lr=auto``."""
+    if rates.AUTO not in arguments:
+        return list(arguments)
+    others = [text for text in arguments if text != rates.AUTO]
+    load_config(others, "run")  # says what is wrong as a run says it
+    with _opened(others) as grid:
+        ((config, _),) = rates.settled(grid, list(grid.cells()), screen)
+    return [*others, f"optim.lr={config.optim.lr}"]
 
 
 def train_each(cells: Sequence[Sequence[str]], launcher: Sequence[str], screen: Screen) -> Cells:
@@ -155,7 +170,7 @@ class _Grid:
                 sweep.finish(cells, todo, self.launch, screen)
         return cells
 
-    def cells(self) -> Iterator[tuple[Config, list[str]]]:
+    def cells(self) -> Iterator[rates.Composed]:
         """Every cell's configuration, and the overrides that compose it."""
         grid_config = self._master.hydra.sweeper
         fixed = {each.key for each in self._typed}

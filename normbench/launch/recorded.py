@@ -17,6 +17,9 @@ CONFIG = "config.yaml"
 GROUPS = {"norm": "name", "model": "name", "data": "source", "optim": "name"}
 """The groups of settings, and the setting of each that says which of its choices it is."""
 
+FILES = ("model.file", "model.weights")
+"""The settings that name a file, and what those of its SHA-256 begin with."""
+
 
 def load_recorded(overrides: Sequence[str], weights: Path) -> Config:
     """Composes the configuration of weights in a seed's folder; of others, from ``overrides``.
@@ -28,20 +31,24 @@ def load_recorded(overrides: Sequence[str], weights: Path) -> Config:
         weights: the file, or the seed's folder.
 
     Raises:
-        UsageError: an override is refused, or the records are damaged.
+        UsageError: an override is refused, the records are damaged, or they name a Python file:
+            that is run only if it is named here.
     """
     seed = weights if weights.is_dir() else weights.parent
     recorded = _checked(seed.absolute().parent) if seed.name.startswith("seed-") else []
     chosen = {text.partition("=")[0] for text in overrides}
     first = [text for text in recorded or ["norm=batch"] if _group(text) not in chosen]
+    for text in first:
+        if text.startswith("model.file=") and "model.file" not in chosen:
+            raise UsageError(f"{weights}: its network is made by a Python file; say so: {text}")
     return load_config([*first, *overrides])
 
 
 def _checked(cell: Path) -> list[str]:
-    """The settings of a cell, which can be composed."""
+    """The settings of a cell, which can be composed; the files they name need not be there."""
     try:
         recorded = list(_recorded(cell))
-        load_config(recorded)
+        load_config([text for text in recorded if not text.startswith(FILES)])
     except (UnreadableError, UsageError) as error:
         said = str(error).removeprefix(f"{CONFIG}: ")
         raise UsageError(f"{cell / CONFIG}: {said}") from None

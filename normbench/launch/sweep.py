@@ -203,7 +203,8 @@ def planned_cells(
         _write_plan(cells)
     left = len(cells.unfinished())
     done = "" if left == len(cells) else f", {len(cells) - left} of them trained already"
-    screen.line(f"{len(cells)} cells{done}: {cells.directory}")
+    number = "1 cell" if len(cells) == 1 else f"{len(cells)} cells"
+    screen.line(f"{number}{done}: {cells.directory}")
     return cells
 
 

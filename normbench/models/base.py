@@ -119,7 +119,7 @@ class ModelConfig(ABC):
             taken: the side of square images that it takes, or None.
         """
         reason = str(error).strip().partition("\n")[0]
-        other = "" if taken is None else f"; it takes {taken}×{taken}"
+        other = "" if taken is None else f"; it takes {taken}×{taken}: import with --size {taken}"
         return UsageError(
             f"model={self.name} ({self.title}) does not take images of"
             f" {size[0]}×{size[1]} pixels: {reason}{other}"

@@ -54,7 +54,7 @@ class ForeignConfig(ModelConfig):
         if not any(_is_norm(m) for m in model.modules()) and not isinstance(norm, NoNormConfig):
             raise UsageError(
                 f"{self.said}: it has no norm, so there is nothing to replace by norm={norm.name};"
-                " use norm=none or another network"
+                " put nn.BatchNorm2d(channels) where norms shall be, or use norm=none"
             )
 
     @property

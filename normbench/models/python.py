@@ -3,8 +3,10 @@
 import linecache
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from inspect import signature
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
@@ -49,11 +51,7 @@ class PythonConfig(ForeignConfig):
         return f"model.file={self.file}"
 
     def network(self, classes: int) -> nn.Module:
-        build = getattr(self._module(), self.function, None)
-        if not callable(build):
-            raise UsageError(
-                f"{self.said}: it has no function {self.function}; model.function=NAME"
-            )
+        build = self._function()
         model = self.run(lambda: build(classes), f"{self.function}({classes})")
         if not isinstance(model, nn.Module):
             raise UsageError(
@@ -62,15 +60,38 @@ class PythonConfig(ForeignConfig):
             )
         return model
 
+    def _function(self) -> Callable[..., Any]:
+        """The function that makes the network, which takes the number of classes."""
+        module = self._module()
+        build: Callable[..., Any] | None = getattr(module, self.function, None)
+        if not callable(build):
+            own = [n for n, v in vars(module).items() if getattr(v, "__module__", "") == self._name]
+            there = f"; it has {', '.join(own)}" if own else ""
+            raise UsageError(
+                f"{self.said}: it has no function {self.function}{there}; model.function=NAME"
+            )
+        try:
+            signature(build).bind(1)
+        except (TypeError, ValueError):
+            raise UsageError(
+                f"{self.said}: {self.function} must take the number of classes, as"
+                f" def {self.function}(classes)"
+            ) from None
+        return build
+
     def misfit(self, error: Exception, size: tuple[int, int], taken: int | None) -> UsageError:
-        other = "" if taken is None else f" (it takes {taken}×{taken})"
-        what = f"the network, given images of {size[0]}×{size[1]} pixels{other},"
+        other = "" if taken is None else f" (it takes {taken}×{taken}: import with --size {taken})"
+        what = f"the network, given images [N, 3, {size[0]}, {size[1]}]{other},"
         return self._raised(error, what)
 
     def run(self, code: Callable[[], Any], what: str) -> Any:
-        """What ``code`` of the file gives; what it raises becomes a UsageError with its place."""
+        """What ``code`` of the file gives; what it raises becomes a UsageError with its place.
+
+        It may import what lies beside the file.
+        """
         try:
-            return code()
+            with _importing_from(Path(self.file).expanduser().absolute().parent):
+                return code()
         except UsageError:
             raise
         except (Exception, SystemExit) as error:
@@ -109,3 +130,13 @@ class PythonConfig(ForeignConfig):
         if isinstance(error, SyntaxError):
             places = [f"  {self.file}, line {error.lineno}: {(error.text or '').strip()}"]
         return UsageError("\n".join([f"{self.said}: {what} raised {reason}", *places]))
+
+
+@contextmanager
+def _importing_from(folder: Path) -> Iterator[None]:
+    """Lets code import what is in ``folder``, as a program that is run from there can."""
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))

@@ -21,6 +21,7 @@ from normbench.run.stacks import LOG, train_replicas
 from normbench.run.views import notes, show_header, show_results
 from normbench.store.environment import environment
 from normbench.store.lock import HOLDER, LOCK, holding
+from normbench.store.rate import RATE
 from normbench.store.results import (
     FAILED,
     FINISHED,
@@ -214,7 +215,7 @@ def _clear(directory: Path) -> None:
     for path in directory.iterdir():
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
-        elif path.name not in (LOCK, HOLDER, LOG):
+        elif path.name not in (LOCK, HOLDER, LOG, RATE):
             path.unlink()
 
 

@@ -8,6 +8,7 @@ From the top down::
     events.py         TensorBoard's file, byte for byte what the JSON files say; its server
     checkpoint.py     the state of a training in one file, checked before it is loaded
     results.py        results, summary, configuration
+    rate.py           rate.json: how a cell's learning rate was chosen
     outcomes.py       outcomes.json: which test images a seed got right
     weights.py        model.safetensors: the tensors of a network
     environment.py    versions and machine

@@ -48,6 +48,17 @@ def test_a_group_that_is_chosen_forgets_what_is_recorded_of_it(seed: Path) -> No
     assert config.data.name == "tiny"
 
 
+def test_a_python_file_is_run_only_if_a_person_names_it(seed: Path, tmp_path: Path) -> None:
+    settings = yaml.safe_load((seed.parent / "config.yaml").read_text())
+    edit(seed, yaml.safe_dump(settings | {"model": {"name": "python", "file": "gone.py"}}))
+    (tmp_path / "net.py").write_text("raise SystemExit\n")
+
+    with pytest.raises(UsageError, match=r"made by a Python file; say so: model\.file=gone\.py"):
+        load_recorded([], seed)
+    named = load_recorded([f"model.file={tmp_path / 'net.py'}"], seed)
+    assert (named.model.name, named.batch) == ("python", settings["batch"])
+
+
 def test_auto_is_what_it_was(seed: Path) -> None:
     settings = yaml.safe_load((seed.parent / "config.yaml").read_text())
     settings["data"] |= {"source": "auto", "name": None}

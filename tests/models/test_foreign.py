@@ -1,5 +1,6 @@
 """Networks of torchvision, of timm and of one's own, with their norms replaced."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -199,7 +200,7 @@ def build(classes):
     with pytest.raises(UsageError) as caught:
         cell(own(tmp_path, text)).layers()
     first, place = str(caught.value).splitlines()
-    assert "images of 16×16 pixels, raised ZeroDivisionError: division by zero" in first
+    assert "images [N, 3, 16, 16], raised ZeroDivisionError: division by zero" in first
     assert place.endswith("line 10, in forward: return 1 / 0")
 
 
@@ -207,6 +208,8 @@ def build(classes):
     ("text", "message"),
     [
         ("x = 1\n", r"it has no function build; model\.function=NAME"),
+        ("def make(n): ...\n", r"no function build; it has make; model\.function=NAME"),
+        ("def build(): ...\n", r"build must take the number of classes, as def build\(classes\)"),
         ("def build(classes):\n    return 3\n", r"must give an nn\.Module; it gave a int"),
         (OWN.replace("nn.BatchNorm2d(8)", "nn.Identity()"), "it has no norm, so there is nothing"),
         (
@@ -220,6 +223,16 @@ def test_a_network_that_cannot_be_used_is_one_line(tmp_path: Path, text: str, me
     with pytest.raises(UsageError, match=message) as caught:
         cell(own(tmp_path, text)).layers()
     assert "\n" not in str(caught.value)
+
+
+def test_a_file_imports_what_lies_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "beside.py").write_text(OWN)
+    path = list(sys.path)
+
+    network = own(tmp_path, "from beside import build\n")
+
+    assert len(cell(network).layers()) == 3
+    assert sys.path == path
 
 
 def test_without_a_norm_there_is_still_norm_none(tmp_path: Path) -> None:

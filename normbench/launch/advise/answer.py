@@ -11,7 +11,15 @@ from statistics import fmean
 from typing import Any
 
 from normbench.launch.advise.book import ASIDE, DROPPED, RACING, Finish, Standing
-from normbench.launch.advise.budget import SEEDS, Candidate, Entrant, Heat, foreseen, price
+from normbench.launch.advise.budget import (
+    SEEDS,
+    Candidate,
+    Entrant,
+    Heat,
+    foreseen,
+    price,
+    shortest,
+)
 from normbench.launch.advise.odds import ALPHA, half_width, seeds_needed, welch
 from normbench.store.advice import Plan
 
@@ -68,6 +76,7 @@ class Answer:
         leads: the leader's lead over each finalist in short trainings, 0..1, by length in epochs.
         command: trains the best norm.
         code: puts it into a network of one's own.
+        larger: tells from which batch size on another finalist wins; "" where none depends on it.
     """
 
     verdict: str
@@ -79,6 +88,7 @@ class Answer:
     leads: dict[str, dict[int, float]]
     command: str = ""
     code: str = ""
+    larger: str = ""
 
     def to_records(self) -> list[dict[str, Any]]:
         """The rows as plain dictionaries, as pandas takes them."""
@@ -211,7 +221,7 @@ def _missing(
 ) -> float | None:
     """The seconds that a clear answer would take beyond the budget; None where there is no way."""
     if not full:
-        lengths = [max(1, plan.epochs // 8)]
+        lengths = [shortest(plan.epochs)]
         needed = price(plan.costs, plan.steps, plan.epochs, lengths) * finish.pace
         return float(max(0.0, plan.used + needed - plan.within))
     total = 0.0

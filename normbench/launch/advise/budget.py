@@ -11,6 +11,9 @@ from normbench.terminal.screen import duration
 FACTORS = (0.5, 1.0, 2.0)
 """The learning rates that every norm begins with, as multiples of ``optim.lr``."""
 
+EXTENSIONS = 2
+"""How often a norm's learning rates are extended."""
+
 SLOWER = 0.2
 """A norm with running statistics also tries their momentum times this, at the middle rate."""
 
@@ -150,9 +153,20 @@ def course(
     )
 
 
+def beside(best: float | None, tried: Collection[float]) -> list[float]:
+    """The factors to try next: those beside the best; below all, where none is good."""
+    wanted = [min(tried) / 2] if best is None else [best / 2, best * 2]
+    return [factor for factor in wanted if factor not in tried]
+
+
+def shortest(epochs: int) -> int:
+    """The length of the first short trainings, in epochs."""
+    return max(1, epochs // 8)
+
+
 def _lengths(raced: int) -> list[list[int]]:
     """Lengths of short trainings, the best first."""
-    short, half = max(1, raced // 8), raced // 2
+    short, half = shortest(raced), raced // 2
     return [[short, half], [short]] if half > short else [[short]]
 
 

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from time import perf_counter
 
-from normbench.errors import UnreadableError, UsageError
+from normbench.errors import UnfinishedError, UnreadableError, UsageError
 from normbench.files import write_text
 from normbench.launch.advise import wording
 from normbench.launch.advise.answer import Answer, OnTest, judge
@@ -26,13 +26,16 @@ from normbench.launch.advise.budget import (
     Scores,
     course,
     price,
+    shortest,
 )
 from normbench.launch.advise.odds import detectable, epochs
 from normbench.launch.advise.question import Question
 from normbench.launch.advise.race import LAST_LOOKS, follow
 from normbench.launch.compose import load_config
 from normbench.launch.grid import train_each
+from normbench.launch.rates import AUTO
 from normbench.launch.sweep import Cells
+from normbench.norms import NORMS
 from normbench.run.cell import Cell
 from normbench.run.estimate import measure
 from normbench.store.advice import ADVICE, Plan, read_plan, write_plan
@@ -48,10 +51,6 @@ TYPICAL_SD = 0.008
 STANDINGS = ("norm", "optim.lr", "held-out error in %", "seeds", "epochs", "")
 
 _UNITS = {"s": 1, "m": 60, "h": 3600}
-
-
-class UnfinishedError(Exception):
-    """A training failed, and the race cannot go on without it."""
 
 
 def seconds(text: str) -> float:
@@ -80,7 +79,7 @@ def advise(
         overrides: as on the command line: network, images, batch, length, launcher.
         screen: where the race is shown.
         within: the budget in seconds. Several processes of a launcher share it.
-        norms: the names of the norms that race.
+        norms: the names of the norms that race; those that the network cannot have are left out.
         since: when the command began, by ``perf_counter``; now by default.
 
     Raises:
@@ -89,8 +88,7 @@ def advise(
         UnfinishedError: a training failed.
     """
     since = perf_counter() if since is None else since
-    question = Question.of(overrides, norms)
-    cells = question.cells()
+    question, cells = Question.of(overrides, norms).fitting(screen)
     folder = cells[0].directory.parent
     plan = _planned(question, cells, within, since, folder, screen)
     for line in forecast(plan):
@@ -100,7 +98,10 @@ def advise(
     if answer.norm is not None:
         final = question.cell(plan, finish.finals[0])
         answer = replace(
-            answer, command=_command(question, plan, finish), code=wording.code(load_config(final))
+            answer,
+            command=_command(question, plan, finish),
+            code=wording.code(load_config(final)),
+            larger=_larger(question, finish, load_config(final).batch),
         )
     _show(answer, folder, screen)
     return answer
@@ -190,7 +191,7 @@ def forecast(plan: Plan) -> list[str]:
         f" clear, if seeds scatter as usual (SD {100 * TYPICAL_SD:g} points)",
     ]
     if plan.raced < plan.epochs:
-        full = price(plan.costs, plan.steps, plan.epochs, [max(1, plan.epochs // 8)]) + plan.used
+        full = price(plan.costs, plan.steps, plan.epochs, [shortest(plan.epochs)]) + plan.used
         said.append(
             f"the budget does not pay for epochs={plan.epochs}, which takes about {duration(full)}:"
             f" {epochs(plan.raced)} tell which rates work and which norm learns faster at first,"
@@ -244,6 +245,18 @@ def _command(question: Question, plan: Plan, finish: Finish) -> str:
     dropped = ("data.val_fraction=", "name=", "seed=", "seeds=")
     words = [text for text in question.cell(plan, trial) if not text.startswith(dropped)]
     return shlex.join(["normbench", "run", *words, f"seeds={SEEDS}"])
+
+
+def _larger(question: Question, finish: Finish, batch: int) -> str:
+    """What tells from which batch size on a norm that depends on it wins, or one that does not."""
+    norms = [trial.candidate.norm for trial in finish.finals]
+    if len({NORMS[norm].batch_dependent for norm in norms}) < 2:
+        return ""
+    chosen = ("batch", "name", "data.val_fraction", "seed", "optim.lr", "norm_batch")
+    settings = [text for key, text in question.settings.items() if key not in chosen]
+    batches = ",".join(str(batch * factor) for factor in (1, 4, 16))
+    words = [f"norm={','.join(norms)}", f"batch={batches}", *settings]
+    return shlex.join(["normbench", "sweep", *words, AUTO, "seeds=3", "name=larger"])
 
 
 def _show(answer: Answer, folder: Path, screen: Screen) -> None:

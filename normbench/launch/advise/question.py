@@ -3,16 +3,18 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from normbench.config import PLACES
 from normbench.errors import UsageError
 from normbench.launch.advise.budget import Heat
 from normbench.launch.compose import load_config, parse
 from normbench.launch.grid import check_launcher
+from normbench.launch.rates import AUTO
 from normbench.norms import NORMS
 from normbench.run.cell import Cell
 from normbench.store.advice import Plan
+from normbench.terminal.screen import Screen
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,8 @@ class Question:
         for key in typed.keys() & {"norm", "seeds"}:
             instead = "--norms NAME,NAME" if key == "norm" else "--within: it buys seeds"
             raise UsageError(f"{typed[key]}: advise chooses; use {instead}")
+        if typed.get("optim.lr") == AUTO:
+            raise UsageError(f"{AUTO}: advise chooses the rate; leave it out")
         for norm in norms:
             if norm not in NORMS:
                 raise UsageError(f"--norms {norm}: unknown norm; choose from {', '.join(NORMS)}")
@@ -75,12 +79,28 @@ class Question:
             every.append(f"norm.momentum={candidate.momentum:.6g}")
         return list({parse(text).key: text for text in every}.values())
 
-    def cells(self) -> list[Cell]:
-        """A cell a norm, checked: settings, images and network fit.
+    def fitting(self, screen: Screen) -> tuple["Question", list[Cell]]:
+        """The same for the norms that the network, its images and the batch can have, a cell each.
 
         Raises:
-            UsageError: one of them does not.
+            UsageError: fewer than two can; or something else about the settings.
         """
+        refused: dict[str, UsageError] = {}
+        cells = self._cells()
+        for cell in cells:
+            try:
+                cell.check_fit()
+            except UsageError as error:
+                refused[cell.config.norm.name] = error
+        kept = [norm for norm in self.norms if norm not in refused]
+        if len(kept) < 2:
+            raise next(iter(refused.values()))
+        for norm, why in refused.items():
+            screen.line(f"{norm} norm is left out: {why}")
+        fits = [cell for cell in cells if cell.config.norm.name in kept]
+        return replace(self, norms=kept), fits
+
+    def _cells(self) -> list[Cell]:
         for key, text in self.settings.items():
             name = key.removeprefix("norm.")
             if key.startswith("norm.") and not any(
@@ -88,8 +108,6 @@ class Question:
             ):
                 raise UsageError(f"{text}: none of {', '.join(self.norms)} has {name}")
         found = [Cell.of(load_config(self.overrides(norm))) for norm in self.norms]
-        for cell in found:
-            cell.check_fit()
         fraction = found[0].config.data.val_fraction
         if not found[0].config.data.num_training(found[0].images.num_train)[1]:
             raise UsageError(

@@ -34,7 +34,15 @@ from normbench.launch.advise.book import (
     Round,
     Standing,
 )
-from normbench.launch.advise.budget import SEEDS, Candidate, Heat, Scores, starters
+from normbench.launch.advise.budget import (
+    EXTENSIONS,
+    SEEDS,
+    Candidate,
+    Heat,
+    Scores,
+    beside,
+    starters,
+)
 from normbench.launch.advise.odds import ALPHA, epochs, half_width, said_p, welch
 from normbench.store.advice import Plan
 
@@ -44,9 +52,6 @@ SEED_SD = 0.015
 DRIFT = 0.02
 """How far a lead moves while the length doubles. From 1 to 20 epochs batch norm's lead over group
 norm moved by 0.013 a doubling at batch size 2 and by 0.022 at 32 (results/one-epoch and long)."""
-
-EXTENSIONS = 2
-"""How often a norm's learning rates are extended."""
 
 FINALISTS = 3
 """How many norms are trained in full, at most."""
@@ -64,7 +69,7 @@ def race(plan: Plan) -> Generator[Round, Scores, Finish]:
     for length in plan.lengths:
         trials = state.starters(length)
         while trials:
-            title = f"{epochs(length)}, one seed, {len(trials)} settings"
+            title = f"{epochs(length)}, one seed, {settings(len(trials))}"
             state.book.take(trials, (yield state.round(title, trials)))
             trials = state.neighbours(length)
         state.drop(length)
@@ -75,6 +80,11 @@ def race(plan: Plan) -> Generator[Round, Scores, Finish]:
         state.book.take(trials, (yield state.round(title, trials)))
         trials = state.more_seeds()
     return state.finish()
+
+
+def settings(number: int) -> str:
+    """``1 setting``, ``7 settings``."""
+    return "1 setting" if number == 1 else f"{number} settings"
 
 
 def follow(plan: Plan, train: Callable[[Round], Scores]) -> Finish:
@@ -141,13 +151,14 @@ class _State:
 
     def missing(self, norm: str, length: int) -> list[Candidate]:
         """The neighbours of a norm's best candidate that were never tried."""
-        tried = {entry.candidate for entry in self.book.scores if entry.candidate.norm == norm}
-        if not (best := self.book.ranked(norm)) or best[0] not in self.book.at(length):
-            lowest = min(candidate.factor for candidate in tried)
-            return [] if best else [Candidate(norm, lowest / 2)]
-        sides = (best[0].factor / 2, best[0].factor * 2)
-        beside = [Candidate(norm, factor, best[0].momentum) for factor in sides]
-        return [candidate for candidate in beside if candidate not in tried]
+        best = next(iter(self.book.ranked(norm)), None)
+        if best is not None and best not in self.book.at(length):
+            return []
+        momentum = None if best is None else best.momentum
+        entries = [entry.candidate for entry in self.book.scores if entry.candidate.norm == norm]
+        tried = {each.factor for each in entries if best is None or each.momentum == momentum}
+        wanted = beside(None if best is None else best.factor, tried)
+        return [Candidate(norm, factor, momentum) for factor in wanted]
 
     def drop(self, length: int) -> None:
         """Drops the norms that are clearly behind after trainings of a length."""

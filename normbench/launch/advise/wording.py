@@ -93,6 +93,8 @@ def _outlook(answer: Answer) -> list[str]:
         said.append(
             f"{norm} norm is not ruled out; with {duration(seconds)} more it could be placed"
         )
+    if answer.larger:
+        said.append(f"at larger batches the order may change; from which on: {answer.larger}")
     return said
 
 

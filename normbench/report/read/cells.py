@@ -29,6 +29,7 @@ from normbench.report.read.files import (
 from normbench.report.read.outcomes import read_outcomes
 from normbench.store import plan
 from normbench.store.plan import CELL, PlannedCell, string
+from normbench.store.rate import read_rate
 from normbench.store.results import FINISHED, Result, number, read_result, short
 
 RUNNING, INTERRUPTED, WAITING = "running", "interrupted", "waiting"
@@ -85,6 +86,7 @@ class CellRun:
         environment: versions and machine, of the last that trained here; empty where they are not
             recorded.
         seeds: by number.
+        choice: how its learning rate was chosen; empty where it is not recorded.
         problem: why the cell is unreadable, or None.
     """
 
@@ -98,6 +100,7 @@ class CellRun:
     settings: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
     seeds: tuple[SeedRun, ...] = ()
+    choice: Mapping[str, Any] = field(default_factory=dict)
     problem: str | None = None
 
     @property
@@ -283,6 +286,7 @@ def _read_cell(folder: Path, place: str, planned: CellRun | None, norm: str, bat
         settings=filled(settings),
         environment=read_environment(folder),
         seeds=_seeds(folder, wanted),
+        choice=read_rate(folder) or {},
     )
 
 

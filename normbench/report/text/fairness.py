@@ -117,6 +117,14 @@ def _chosen(comparison: Comparison) -> str:
     optim = _group(comparison.settings, "optim")
     usual = defaults("optim", str(optim.get("name", "sgd")))
     keys = ("lr", "scaling", "scaling_batch", "schedule", "warmup")
+    choices = [cell.choice for cell in comparison.cells]
+    if all(choices):
+        images = _list({choice["images"] for choice in choices})
+        epochs = _list({choice["epochs"] for choice in choices})
+        return (
+            f"optim.lr=auto, for each cell on {images} held-out training images; length of the"
+            f" trainings in epochs: {epochs} (rate.json)"
+        )
     if len(comparison.rates) > 1:
         said = "each cell has its own rate; on which images it was chosen is not recorded"
     elif all(optim.get(key) == usual.get(key) for key in keys):

@@ -54,7 +54,7 @@ def test_a_norm_that_leads_by_much_is_the_answer() -> None:
 
 
 def test_a_small_lead_is_too_close_to_call_and_it_is_said_how_long_it_would_take() -> None:
-    found = answer(finish("group", "batch"), group=0.765, batch=0.75)
+    found = answer(finish("group", "batch"), group=0.769, batch=0.75)
 
     assert (found.verdict, found.norm) == ("too close to call", "group")
     assert found.seconds is not None

@@ -60,6 +60,10 @@ def test_a_race_is_run_to_its_answer_and_run_again_trains_nothing(
     text = (folder / "answer.md").read_text(encoding="utf-8")
     assert text.startswith("# Which norm?\n\n- ")
     assert "normbench run norm=" in text
+    assert re.search(r"normbench sweep norm=(batch,group|group,batch) batch=4,16,64 ", text)
+    larger = re.search(r"from which on: normbench sweep (.*)", text)
+    assert larger is not None
+    assert nb("sweep", *larger[1].replace("4,16,64", "4").split(), "--dry-run").exit_code == 0
     assert "budget 2 min 0 s" in first.output
     assert "would be clear" in first.output
     assert re.search(r"1 epoch, one seed, 7 settings", first.output)
@@ -160,6 +164,7 @@ def test_a_training_that_fails_ends_the_race_with_one_line(
         (["--norms", "batch"], "--norms: a race takes two norms or more"),
         (["--norms", "batch,batch"], "--norms: a race takes two norms or more"),
         (["norm=group"], "norm=group: advise chooses; use --norms"),
+        (["optim.lr=auto"], "optim.lr=auto: advise chooses the rate; leave it out"),
         (["seeds=3"], "seeds=3: advise chooses; use --within"),
         (["norm.groups=2", "--norms", "batch,layer"], "norm.groups=2: none of batch, layer has"),
         (["data.val_fraction=0"], "data.val_fraction=0.0: advise chooses on held-out images"),

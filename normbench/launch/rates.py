@@ -1,0 +1,165 @@
+"""``optim.lr=auto``: each cell's learning rate is chosen before it is trained.
+
+As at the beginning of ``normbench advise``: short trainings of one seed with three rates around the
+rule, then those beside the best. Held-out images decide. These trainings are ordinary cells, in
+``RUNS/NAME-rates``, so that the same command goes on; the cell itself is the one with that rate.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol
+
+from normbench.config import Config
+from normbench.errors import UnfinishedError, UsageError
+from normbench.launch.advise.budget import EXTENSIONS, FACTORS, beside, shortest
+from normbench.launch.compose import Typed, parse
+from normbench.launch.sweep import Cells, Planned
+from normbench.run.cell import Cell
+from normbench.store.rate import write_rate
+from normbench.store.results import read_results
+from normbench.terminal.screen import Screen
+
+AUTO = "optim.lr=auto"
+
+HELD_OUT = 0.1
+"""The share of the training images that decide, where ``data.val_fraction`` says nothing."""
+
+Composed = tuple[Config, list[str]]
+"""A cell's configuration, and the overrides that compose it."""
+
+
+@dataclass(slots=True)
+class _Search:
+    """The search for a cell's learning rate.
+
+    Attributes:
+        config, overrides: of the cell, with the rate of the rule.
+        scores: held-out accuracy by factor of that rate; None if it diverged.
+        images: the number of held-out images.
+    """
+
+    config: Config
+    overrides: list[str]
+    images: int
+    scores: dict[float, float | None] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, config: Config, overrides: list[str]) -> "_Search":
+        data = replace(config.data, val_fraction=config.data.val_fraction or HELD_OUT)
+        _, images = data.num_training(Cell.of(config).images.num_train)
+        if not images:
+            raise UsageError(f"{AUTO}: no training images are held out; data.val_fraction=0.2")
+        return cls(config, overrides, images)
+
+    @property
+    def epochs(self) -> int:
+        return shortest(self.config.epochs)
+
+    @property
+    def best(self) -> float:
+        """The best factor, of equal ones the smallest; the smallest, too, if all diverged."""
+        return min(self.scores, key=lambda factor: (-(self.scores[factor] or 0.0), factor))
+
+    def rate(self, factor: float) -> float:
+        return float(f"{self.config.optim.lr * factor:.6g}")
+
+    def wanted(self) -> list[float]:
+        return beside(self.best, self.scores) if self.scores else list(FACTORS)
+
+    def trial(self, factor: float) -> list[str]:
+        """What composes the training that tells how good a rate is, on a seed of its own."""
+        config = self.config
+        return _with(
+            self.overrides,
+            f"optim.lr={self.rate(factor)}",
+            f"epochs={self.epochs}",
+            f"seed={config.seed + config.seeds}",
+            "seeds=1",
+            f"name={config.name}-rates",
+            f"data.val_fraction={config.data.val_fraction or HELD_OUT}",
+        )
+
+    def chosen(self, screen: Screen) -> list[str]:
+        """What composes the cell with the best rate; says and records how it was chosen."""
+        rate = self.rate(self.best)
+        said = ", ".join(
+            f"{self.rate(factor):g}: " + ("diverged" if value is None else f"{1 - value:.1%}")
+            for factor, value in sorted(self.scores.items())
+        )
+        edge = self.best in (min(self.scores), max(self.scores))
+        screen.line(
+            f"{self.config.norm.name}, batch {self.config.batch}: optim.lr={rate:g}; held-out error"
+            f" {said}" + ("; a better one may lie beyond these" if edge else "")
+        )
+        return _with(self.overrides, f"optim.lr={rate}")
+
+    def record(self, folder: Path) -> None:
+        """Writes how it was chosen to the cell's folder."""
+        tried = {self.rate(factor): value for factor, value in self.scores.items()}
+        rate = self.rate(self.best)
+        write_rate(folder, rate, tried=tried, epochs=self.epochs, images=self.images)
+
+
+class Grid(Protocol):
+    """What composes configurations and trains their cells."""
+
+    def compose(self, overrides: Sequence[Typed]) -> Config: ...
+
+    def train(
+        self, configs: Iterable[Composed], screen: Screen, *, dry_run: bool = False
+    ) -> Cells: ...
+
+
+def settled(
+    grid: Grid, cells: Sequence[Composed], screen: Screen, *, dry_run: bool = False
+) -> list[Composed]:
+    """The cells, each at the best learning rate for it.
+
+    Args:
+        grid: composes and trains.
+        cells: at the rate of the rule.
+        screen: where it is said what was chosen.
+        dry_run: whether nothing may be trained; cells whose rate is open then stay as they are.
+
+    Raises:
+        UsageError: no images can be held out.
+        UnfinishedError: a training failed, or another process is at it.
+    """
+    searches = [_Search.of(*cell) for cell in cells]
+    for _ in range(1 + EXTENSIONS):
+        wanted = [(search, factor) for search in searches for factor in search.wanted()]
+        trials = [search.trial(factor) for search, factor in wanted]
+        if not trials:
+            break
+        screen.line(f"{AUTO}: rates are tried in short trainings first", "bold")
+        composed = [_composed(grid, texts) for texts in trials]
+        trained = grid.train(composed, screen, dry_run=dry_run)
+        found = {each.directory: each for each in trained}
+        if dry_run and any(each.left for each in found.values()):
+            screen.line("what follows is at the rates of the rule: none has been chosen", "bold")
+            return list(cells)
+        for (search, factor), (config, _) in zip(wanted, composed, strict=True):
+            search.scores[factor] = _score(found[Cell.of(config).directory])
+    chosen = [_composed(grid, search.chosen(screen)) for search in searches]
+    for search, (config, _) in zip(searches, chosen, strict=True):
+        if not dry_run:
+            search.record(Cell.of(config).directory)
+    return chosen
+
+
+def _score(trained: Planned) -> float | None:
+    """The held-out accuracy of a short training; None if it diverged."""
+    if trained.left:
+        raise UnfinishedError(f"{trained.directory}: {trained.problem} (see {trained.log})")
+    seed = trained.cell.config.seed
+    return next(r.val_accuracy for r in read_results(trained.directory) if r.seed == seed)
+
+
+def _composed(grid: Grid, texts: list[str]) -> Composed:
+    return grid.compose([parse(text) for text in texts]), texts
+
+
+def _with(overrides: Sequence[str], *more: str) -> list[str]:
+    """Overrides, of which the last of a key counts."""
+    return list({parse(text).key: text for text in [*overrides, *more]}.values())
