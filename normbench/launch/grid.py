@@ -26,7 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 from normbench.config import PLACES, Config
 from normbench.errors import UsageError
 from normbench.launch import hints, sweep
-from normbench.launch.choices import CONFIGS
+from normbench.launch.choices import CONFIGS, LAUNCHERS
 from normbench.launch.compose import (
     Typed,
     check,
@@ -38,9 +38,6 @@ from normbench.launch.compose import (
 from normbench.launch.hints import group_names
 from normbench.launch.sweep import Cells, Planned
 from normbench.terminal.screen import Screen
-
-LAUNCHERS = ("basic", "joblib", "submitit_local", "submitit_slurm", "ray")
-"""Hydra's launchers that are known to work here."""
 
 MOST_CELLS = 10_000
 """A grid larger than this is a mistake."""

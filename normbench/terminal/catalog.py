@@ -12,6 +12,7 @@ from normbench.data import DATA, library
 from normbench.data.library.fetching import SOURCES
 from normbench.data.library.importing import Imported
 from normbench.errors import UsageError
+from normbench.files import data_folder
 from normbench.norms import NORMS, NormConfig
 from normbench.terminal.cubes import CubeSpec, cube_figure, cube_text
 from normbench.terminal.screen import Screen, duration
@@ -158,7 +159,7 @@ def list_data(screen: Screen) -> None:
     """Prints the sources of images, and the data sets on this machine."""
     entries = library.available()
     screen.table(
-        f"Data sets in {library.root()}",
+        f"Data sets in {data_folder()}",
         ("name", "training", "test", "size", "classes", "MB", "from", "sha256"),
         [
             (e.name, "damaged:", e.damage, "", "", f"{e.num_bytes / 1e6:.0f}", "", "")
