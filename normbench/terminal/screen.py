@@ -5,6 +5,7 @@ terminal that is gone, or a full disk under what should keep the lines, ends the
 """
 
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -45,6 +46,9 @@ _NO_LINKS = getattr(os, "O_NOFOLLOW", 0)
 
 _PADDING = 3
 """Blanks between two columns of a table."""
+
+_BREAKS = re.compile(r"(?<!±) (?!±)|\n")
+"""Where a cell of a table may be broken: no interval leaves its mean."""
 
 _NUMERIC = frozenset("0123456789-+.±")
 
@@ -160,19 +164,21 @@ class Screen:
         title: str,
         columns: Sequence[str],
         rows: Iterable[Sequence[str]],
-        droppable: Sequence[str] = (),
+        droppable: Sequence[str] | None = None,
     ) -> None:
         """Prints a table; columns of numbers are aligned to the right.
 
         Where it is too wide for the terminal, ``droppable`` columns are left out, in that order,
-        before words are broken.
+        before words are broken; where none are named, those from the third on, the last first.
         """
         filled = [list(row) for row in rows]
         least = [
-            max(len(word) for cell in cells for word in cell.split() or [""])
+            max(len(word) for cell in cells for word in _BREAKS.split(cell))
             for cells in zip(columns, *filled, strict=True)
         ]
-        kept = self._fitting(columns, least, droppable)
+        last_first = range(len(columns) - 1, 1, -1)
+        order = last_first if droppable is None else map(list(columns).index, droppable)
+        kept = self._fitting(least, order)
         columns, least = [columns[i] for i in kept], [least[i] for i in kept]
         filled = [[row[index] for index in kept] for row in filled]
         widths = self._widths(columns, least, filled)
@@ -197,15 +203,13 @@ class Screen:
             table.add_row(*(Text(cell) for cell in row))
         self.console.print(table)
 
-    def _fitting(
-        self, columns: Sequence[str], least: Sequence[int], droppable: Sequence[str]
-    ) -> list[int]:
+    def _fitting(self, least: Sequence[int], droppable: Iterable[int]) -> list[int]:
         """The columns, by index, that fit side by side where each is at ``least`` so wide."""
-        kept = list(range(len(columns)))
-        for name in droppable:
-            if sum(least[index] for index in kept) <= self._room(len(kept)):
+        kept = list(range(len(least)))
+        for index in droppable:
+            if sum(least[each] for each in kept) <= self._room(len(kept)):
                 break
-            kept.remove(list(columns).index(name))
+            kept.remove(index)
         return kept
 
     def _room(self, columns: int) -> int:

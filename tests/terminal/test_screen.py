@@ -314,6 +314,20 @@ def test_a_narrow_table_drops_columns_instead_of_breaking_words() -> None:
         assert all(len(line) <= columns for line in lines)
 
 
+def test_a_narrow_table_keeps_an_interval_with_its_mean_and_drops_the_last_column() -> None:
+    shown, file = screen(30)
+    shown.console.width = 30
+    shown.table("Title", ("norm", "error %", "note"), [("batch", "32.7 ± 45.1", "unclear: more")])
+
+    assert "32.7 ± 45.1" in file.getvalue()
+    assert "unclear" in file.getvalue()
+    shown.console.width = 22
+    shown.table("Title", ("norm", "error %", "again"), [("batch", "32.7 ± 45.1", "unclear: more")])
+
+    assert file.getvalue().count("32.7 ± 45.1") == 2
+    assert "again" not in file.getvalue()
+
+
 def test_what_looks_like_markup_is_printed_as_it_is() -> None:
     shown, file = screen()
     shown.line("[bold]runs[/bold] :smile: [/]")
