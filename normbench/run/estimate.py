@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil
-from statistics import fmean
+from statistics import fmean, median
 from time import perf_counter
 
 import torch
@@ -15,7 +15,7 @@ from normbench.store.results import read_results
 from normbench.training.loop import EVALUATION_BATCH
 
 TURN = 0.1
-"""Seconds for which a step is timed, at least, and at least two steps."""
+"""Seconds for which a step is timed, at least, and at least three steps."""
 
 START = 0.5
 """Seconds that a cell takes beside training and evaluation, about."""
@@ -86,10 +86,11 @@ def _time_image(replicas: Replicas, splits: Splits) -> float:
 
 
 def _time(work: Callable[[], None]) -> float:
-    """Seconds that ``work`` takes, once it has been done."""
+    """Seconds that ``work`` takes, once it has been done: the median, as others compute as well."""
     work()  # the first time chooses algorithms and fills caches
-    start, count = perf_counter(), 0
-    while count < 2 or perf_counter() - start < TURN:
+    found: list[float] = []
+    while len(found) < 3 or sum(found) < TURN:
+        start = perf_counter()
         work()
-        count += 1
-    return (perf_counter() - start) / count
+        found.append(perf_counter() - start)
+    return median(found)

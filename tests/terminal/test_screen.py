@@ -315,8 +315,8 @@ def test_a_narrow_table_drops_columns_instead_of_breaking_words() -> None:
 
 
 def test_a_narrow_table_keeps_an_interval_with_its_mean_and_drops_the_last_column() -> None:
-    shown, file = screen(30)
-    shown.console.width = 30
+    shown, file = screen(32)
+    shown.console.width = 32
     shown.table("Title", ("norm", "error %", "note"), [("batch", "32.7 ± 45.1", "unclear: more")])
 
     assert "32.7 ± 45.1" in file.getvalue()
