@@ -10,7 +10,7 @@ import itertools
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 
 from hydra import initialize_config_module
 from hydra._internal.callbacks import Callbacks
@@ -116,7 +116,7 @@ def job(tree: DictConfig) -> None:
     """What a launcher runs, wherever it runs it: one cell, whose records say how it ended."""
     config = OmegaConf.to_object(tree)
     assert isinstance(config, Config)
-    sweep.train(config, Screen())
+    sweep.train(config, Screen(live=sweep.is_here()))
 
 
 class _Grid:
@@ -148,7 +148,7 @@ class _Grid:
         if dry_run:
             sweep.dry_run(cells, screen)
         elif todo := cells.unfinished():
-            with sweep.foreseen(todo, screen) if launcher == "basic" else nullcontext():
+            with sweep.foreseen(todo, screen, here=launcher == "basic"):
                 sweep.finish(cells, todo, self.launch, screen)
         return cells
 

@@ -90,11 +90,13 @@ class Screen:
 
     Args:
         console: where to; standard output by default.
+        live: whether a terminal gets bars; not where other processes write to it as well.
     """
 
-    def __init__(self, console: Console | None = None) -> None:
+    def __init__(self, console: Console | None = None, *, live: bool = True) -> None:
         self.console = console or Console(file=cast(IO[str], _Lasting(sys.stdout)), highlight=False)
         self.overall: Overall | None = None
+        self._has_bars = live and self.console.is_terminal
         self._live: Progress | None = None
         self._sweep: TaskID | None = None
         self._showing: list[TrainingBar] = []
@@ -243,7 +245,7 @@ class Screen:
         looks at.
         """
         bar = TrainingBar(self, label, steps, epochs, tested)
-        if not self.console.is_terminal:
+        if not self._has_bars:
             yield bar
             return
         with self._lock:
@@ -294,7 +296,7 @@ class Screen:
     @contextmanager
     def working(self, label: str) -> Iterator["WorkBar"]:
         """Shows the progress of something counted in items or bytes."""
-        if not self.console.is_terminal:
+        if not self._has_bars:
             yield WorkBar(None, None)
             return
         columns: list[ProgressColumn] = [

@@ -78,6 +78,16 @@ def test_a_disk_that_is_full_ends_the_lines_and_not_the_work() -> None:
     assert (done.returncode, done.stderr) == (0, "to the end")
 
 
+def test_a_terminal_that_other_processes_write_to_as_well_gets_no_bars() -> None:
+    shown, file = screen(120, terminal=True)
+    with Screen(shown.console, live=False).training("seed 0", steps=10, epochs=3) as bar:
+        bar.update(AT_END)
+
+    assert "epoch 3/3" in file.getvalue()
+    assert "━" not in file.getvalue()
+    assert "\x1b[?25l" not in file.getvalue()
+
+
 def test_a_table_s_title_is_text() -> None:
     shown, file = screen()
     shown.table("/mnt/data [old] [/b]", ["a column as wide as that"], [["1"]])
