@@ -50,7 +50,8 @@ class DataConfig(ABC):
             raise UsageError(f"data.pad={self.pad}: must be from 0 to 16")
         if self.name is not None and self.source != "images":
             raise UsageError(
-                f"data.name={self.name} goes with data=images; data={self.source} has one set only"
+                f"data.name={self.name}: data={self.source} has one set only; write data=images"
+                f" data.name={self.name}"
             )
 
     def num_training(self, total: int) -> tuple[int, int]:

@@ -240,8 +240,8 @@ def _values(typed: Typed) -> list[Typed]:
         raise UsageError(f"{typed.text}: give values, {typed.key}=A,B or {typed.key}=range(1,5)")
     try:
         values = list(itertools.islice(override.sweep_string_iterator(), MOST_CELLS + 1))
-    except ValueError as error:  # a range whose step is 0
-        raise UsageError(f"{typed.text}: {error}") from None
+    except ValueError:
+        raise UsageError(f"{typed.text}: the step of a range must not be 0") from None
     if not values:
         raise UsageError(f"{typed.text}: there is no value in it")
     _check_number(len(values))
