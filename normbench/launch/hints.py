@@ -74,7 +74,7 @@ def check_arguments(command: str, arguments: Sequence[str]) -> None:
     """Refuses words that are no settings, or several in one, with the line that was meant.
 
     Args:
-        command: ``run``, ``show`` or ``sweep``.
+        command: ``run``, ``show``, ``sweep`` or ``advise``.
         arguments: what was typed after it.
 
     Raises:

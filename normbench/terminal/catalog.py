@@ -1,5 +1,6 @@
 """What the commands print about what there is: the norms and the data sets."""
 
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from textwrap import fill
@@ -158,6 +159,19 @@ def shared_with_first(name: str) -> NDArray[np.bool_]:
 def list_data(screen: Screen) -> None:
     """Prints the sources of images, and the data sets on this machine."""
     entries = library.available()
+    if not entries:
+        screen.line("No data sets on this machine yet")
+    else:
+        _show_data_sets(screen, entries)
+    missing = SOURCES.keys() - {entry.name for entry in entries}
+    rows = [
+        (f"data={key}", cls.about + (f"\nnormbench data fetch {key}" if key in missing else ""))
+        for key, cls in DATA.items()
+    ]
+    screen.table("What to train on", ("setting", "images"), rows)
+
+
+def _show_data_sets(screen: Screen, entries: Sequence[library.Entry]) -> None:
     screen.table(
         f"Data sets in {data_folder()}",
         ("name", "training", "test", "size", "classes", "MB", "from", "sha256"),
@@ -178,12 +192,6 @@ def list_data(screen: Screen) -> None:
         ],
         droppable=("sha256", "from", "MB", "classes", "size", "test"),
     )
-    missing = SOURCES.keys() - {entry.name for entry in entries}
-    rows = [
-        (f"data={key}", cls.about + (f"\nnormbench data fetch {key}" if key in missing else ""))
-        for key, cls in DATA.items()
-    ]
-    screen.table("What to train on", ("setting", "images"), rows)
 
 
 def show_imported(screen: Screen, imported: Imported) -> None:

@@ -36,6 +36,8 @@ MISTAKES = {
     "run -seeds=3": "settings have no dashes; write seeds=3",
     "run --dry-run": "--dry-run: is for normbench sweep, not run",
     "sweep norm=group --fresh": "--fresh: is for normbench run, not sweep",
+    "advise --dry-run": "--dry-run: is for normbench sweep, not advise",
+    "advise group": "here norm=group",
     "run --nope": "for example batch=2; see normbench --help",
     "sweep --norm=batch,group": "write norm=batch,group",
     # quotes
