@@ -148,10 +148,11 @@ def show_arrangement(
     if times is None:
         screen.line(f"  {_arranged(chosen)}, as measured before", style="dim")
         return
-    alone = times[Arrangement()]
+    usual = Arrangement()
+    instead = f" ({_arranged(usual)}: {1e3 * times[usual]:.2f} ms)"
     screen.line(
         f"  {_arranged(chosen)}: {1e3 * times[chosen]:.2f} ms a seed and step"
-        + ("" if chosen == Arrangement() else f", one after another {1e3 * alone:.2f} ms"),
+        + ("" if chosen == usual else instead),
         style="dim",
     )
 
