@@ -14,11 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from platformdirs import user_data_path
 
-from normbench.errors import UnreadableError
+from normbench.errors import UnreadableError, UsageError
 
 SMALL, LARGE = 1 << 20, 1 << 28
 """Bytes that a record and a curve have at most."""
+
+DATA_SET = ".safetensors"
+"""How the file of a data set is called, after its name."""
 
 _STALE_SECONDS = 3600.0
 
@@ -160,6 +164,23 @@ def locked(
         yield
     finally:
         lock.release()
+
+
+def data_folder() -> Path:
+    """The folder of the data sets: $NORMBENCH_DATA, else one in the user's data folder.
+
+    It need not exist yet.
+    """
+    chosen = os.environ.get("NORMBENCH_DATA")
+    try:
+        return Path(chosen).expanduser() if chosen else user_data_path("normbench")
+    except RuntimeError:
+        raise UsageError(f"NORMBENCH_DATA={chosen}: there is no such home folder") from None
+
+
+def data_sets() -> list[Path]:
+    """The files of the data sets on this machine, ``NAME.safetensors``."""
+    return sorted(data_folder().glob(f"[!.]*{DATA_SET}"))
 
 
 def is_locked(path: Path) -> bool:

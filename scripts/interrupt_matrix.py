@@ -1,6 +1,9 @@
 """Interrupts every command at random moments, and looks how it leaves.
 
-    python scripts/interrupt_matrix.py --moments 100 --seed 0
+    python scripts/interrupt_matrix.py --moments 100 --within 240
+
+The commands take turns, so that a time that is too short for all moments has some of every command.
+The same line again goes on; ``results/faults/interrupts.md`` holds what was found so far.
 
 A command has to be gone within two seconds, with exit code 130 and one line, unless its work was
 done by then. Moments before normbench begins, while Python starts, are counted apart. What each
@@ -20,14 +23,20 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from math import inf
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from normbench.store.environment import processor
+
 LIMIT = 2.0
 """Seconds within which an interrupted command is gone, on a machine that is idle."""
+
+TURN = 10
+"""Moments of a command before the next one has its turn."""
 
 LINE = re.compile(r"normbench: interrupted(; [^\n]+)?\n")
 
@@ -44,6 +53,8 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "show": ("show", *TINY),
     "run": ("run", "--fresh", *TINY),
     "sweep": ("sweep", *TINY, "norm=batch,group", "seeds=2"),
+    "advise": ("advise", *TINY, "epochs=2", "--norms", "batch,group", "--within", "60s"),
+    "diagnose": ("diagnose", *TINY, "norm=batch", "weights.safetensors", "--fix", "fixed"),
     "dry run": ("sweep", "--dry-run", *TINY, "norm=batch,group"),
     "report": ("report", "trained/default"),
     "runs": ("runs", "trained"),
@@ -74,11 +85,16 @@ class Outcome:
     details: str = ""
 
 
+Found = dict[str, list[Outcome]]
+"""What was found, by command."""
+
+
 class Place:
     """A folder with pictures, a library and trained runs, for the commands to work in."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.seconds: dict[str, float] = {}
         self.environment = os.environ | {
             "NORMBENCH_DATA": str(folder / "library"),
             "OMP_NUM_THREADS": "1",
@@ -86,7 +102,9 @@ class Place:
         }
         _draw(folder / "pictures")
         self.finish("import")
-        self.run("run", *TINY, "epochs=1", "runs=trained", "seeds=2")
+        self.run("run", *TINY, "norm=batch", "epochs=1", "runs=trained", "seeds=2")
+        (weights,) = folder.glob("trained/default/*/seed-0/model.safetensors")
+        shutil.copy(weights, folder / "weights.safetensors")
 
     def run(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         """Runs a command to its end."""
@@ -107,7 +125,10 @@ class Place:
         return time.monotonic() - start
 
     def interrupt(self, command: str, after: float) -> Outcome:
-        """Interrupts a command so many seconds after its start."""
+        """Interrupts a command that has not been run here, so many seconds after its start."""
+        for left in ("runs", "fixed", "norms.png"):
+            shutil.rmtree(self.folder / left, ignore_errors=True)
+            (self.folder / left).unlink(missing_ok=True)
         process = subprocess.Popen(
             _line(COMMANDS[command]),
             cwd=self.folder,
@@ -153,49 +174,90 @@ def _draw(folder: Path) -> None:
             Image.fromarray(pixels).save(folder / name / f"{number}.png")
 
 
-def moments(count: int, whole: float, generator: random.Random) -> Iterator[float]:
-    """Random moments in the life of a command, a third of them in its first half second."""
-    for number in range(count):
-        yield generator.uniform(0.0, min(0.5, whole) if number % 3 == 0 else whole)
+def moment(whole: float, seed: int, command: str, number: int) -> float:
+    """A random moment in the life of a command, every third in its first half second."""
+    latest = min(0.5, whole) if number % 3 == 0 else whole
+    return random.Random(f"{seed} {command} {number}").uniform(0.0, latest)
 
 
-def try_command(place: Place, command: str, count: int, generator: random.Random) -> list[Outcome]:
-    """Interrupts one command ``count`` times, and lets it end well afterwards."""
+def try_command(place: Place, command: str, numbers: range, seed: int) -> list[Outcome]:
+    """Interrupts one command at some of its moments, and lets it end well afterwards."""
     endless = command == "tensorboard"
-    whole = 8.0 if endless else place.finish(command)
-    found = [place.interrupt(command, after) for after in moments(count, whole, generator)]
+    if not endless and command not in place.seconds:
+        place.seconds[command] = place.finish(command)
+    whole = place.seconds.get(command, 8.0)
+    found = [place.interrupt(command, moment(whole, seed, command, n)) for n in numbers]
     if not endless:
         place.finish(command)
     return found
 
 
+def table(found: Found, line: str) -> str:
+    """What was found, as Markdown."""
+    seconds = round(LIMIT)
+    lines = [
+        "# Ctrl-C at random moments",
+        "",
+        f"From `{line}`; {processor()}. Promised: gone within {seconds} seconds, one line, exit"
+        " code 130, unless the work was done by then; and afterwards the same command ends well.",
+        "",
+        "| command | tried | interrupted | done before | Python starting | wrong | slowest, s |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for command, outcomes in found.items():
+        kinds = Counter(each.kind for each in outcomes)
+        counts = [kinds[kind] for kind in ("interrupted", "done", "python", "wrong")]
+        slowest = max((each.seconds for each in outcomes if each.kind == "interrupted"), default=0)
+        cells = [f"`{command}`", len(outcomes), *counts, f"{slowest:.2f}"]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    wrong = {f"- {name}: {each.details}" for name in found for each in found[name] if each.details}
+    lines += ["", "What was wrong:", "", *sorted(wrong)] if wrong else []
+    return "\n".join(lines) + "\n"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Tries the commands and prints a line each; 1 if one of them left otherwise than it should."""
+    """Tries the commands and writes the table; 1 if one of them left otherwise than it should."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--moments", type=int, default=100, help="tries a command")
+    parser.add_argument("--within", type=float, default=inf, help="minutes; then it stops")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--only", nargs="*", default=list(COMMANDS), help="some of the commands")
-    parser.add_argument("--json", type=Path, help="where to write what was found")
+    parser.add_argument("--out", type=Path, default=Path("results/faults"), help="the folder")
+    parser.add_argument("--fresh", action="store_true", help="try everything again")
     options = parser.parse_args(arguments)
+    end = time.monotonic() + 60 * options.within
+    line = f"python scripts/interrupt_matrix.py --moments {options.moments} --seed {options.seed}"
+    options.out.mkdir(parents=True, exist_ok=True)
+    store = options.out / f"interrupts-{options.seed}.json"
+    found = {} if options.fresh else _read(store)
     folder = Path(tempfile.mkdtemp(prefix="normbench-interrupt-"))
-    report: dict[str, dict[str, object]] = {}
     try:
         place = Place(folder)
-        for command in options.only:
-            generator = random.Random(f"{options.seed} {command}")
-            found = try_command(place, command, options.moments, generator)
-            kinds = Counter(each.kind for each in found)
-            slowest = max(each.seconds for each in found)
-            wrong = sorted({each.details for each in found if each.details})
-            report[command] = {"kinds": kinds, "slowest_s": round(slowest, 2), "wrong": wrong}
-            print(
-                f"{command}: {dict(kinds)}, slowest {slowest:.2f} s", *wrong, sep="\n  ", flush=True
-            )
+        for command, numbers in turns(found, options.only, options.moments):
+            if time.monotonic() > end:
+                break
+            found.setdefault(command, []).extend(try_command(place, command, numbers, options.seed))
+            rows = {name: [asdict(each) for each in found[name]] for name in found}
+            store.write_text(json.dumps(rows) + "\n", encoding="utf-8")
+            (options.out / "interrupts.md").write_text(table(found, line), encoding="utf-8")
     finally:
         shutil.rmtree(folder)
-    if options.json:
-        options.json.write_text(json.dumps(report, indent=2) + "\n")
-    return int(any(each["wrong"] for each in report.values()))
+    print(table(found, line), end="")
+    return int(any(each.details for outcomes in found.values() for each in outcomes))
+
+
+def turns(found: Found, commands: Sequence[str], moments: int) -> Iterator[tuple[str, range]]:
+    """The commands and which of their moments come next, a few of each in turn."""
+    for last in range(TURN, moments + TURN, TURN):
+        for command in commands:
+            numbers = range(len(found.get(command, ())), min(last, moments))
+            if numbers:
+                yield command, numbers
+
+
+def _read(store: Path) -> Found:
+    rows = json.loads(store.read_text(encoding="utf-8")) if store.exists() else {}
+    return {command: [Outcome(**each) for each in rows[command]] for command in rows}
 
 
 if __name__ == "__main__":

@@ -24,7 +24,8 @@ class _Commands(TyperGroup):
             sys.exit(super().main(*args, **extra | {"standalone_mode": False}))
         except _MistypedError as error:
             command = error.ctx.command_path if error.ctx else "normbench"
-            if message := error.format_message().rstrip("."):  # empty: help has been printed
+            message = " ".join(error.format_message().split()).rstrip(".")
+            if message:  # else help has been printed
                 typer.echo(f"normbench: {message}; see {command} --help", err=True)
             sys.exit(2)
 

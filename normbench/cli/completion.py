@@ -1,13 +1,16 @@
 """Completion of commands, options, keys and values in bash and zsh.
 
-It reads the files in ``configs/`` and nothing else, so that it answers before a person has noticed.
+It reads the package's sources and the names of the data sets, and imports little, so that it
+answers before a person has noticed.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 import typer
+
+from normbench.launch import choices
 
 BASH = """\
 _normbench() {
@@ -46,6 +49,7 @@ VALUES = {
 """Values that are words, of keys that are no groups."""
 
 _COMMANDS = ("run", "sweep", "show", "advise", "diagnose")
+_SPREAD, _LAUNCHER = ("sweep", "advise"), "hydra/launcher"
 
 
 def completion(
@@ -86,28 +90,38 @@ def _candidates(command: Any, word: str) -> Iterator[str]:
             yield from (each for each in parameter.opts if each.startswith("--"))
         yield "--help"
     elif command.name in _COMMANDS:
-        yield from _settings(word, several=command.name == "sweep")
+        yield from _settings(command.name, word)
     elif command.name == "norms":
-        yield from _groups()["norm"]
+        yield from choices.groups()["norm"]
+    elif command.name == "verify":
+        yield from _data_sets()
 
 
-def _settings(word: str, *, several: bool) -> Iterator[str]:
-    from normbench.launch import choices
-
+def _settings(command: str, word: str) -> Iterator[str]:
     key, equals, value = word.partition("=")
     if not equals:
-        keys = {*_groups(), *choices.defaults()}
+        keys = {*choices.groups(), *choices.defaults()}
+        keys |= {_LAUNCHER} if command in _SPREAD else set()
         yield from (f"{each}=" for each in keys)
         return
-    values = _groups().get(key) or VALUES.get(key) or []
-    if isinstance(choices.defaults().get(key), bool):
-        values = ["false", "true"]
-    given = value.rpartition(",")[0] if several else ""
+    given = value.rpartition(",")[0] if command == "sweep" else ""
     taken = given.split(",")
-    yield from (f"{key}={given}{',' if given else ''}{v}" for v in values if v not in taken)
+    for each in _values(key):
+        if each not in taken:
+            yield f"{key}={given}{',' if given else ''}{each}"
 
 
-def _groups() -> dict[str, list[str]]:
-    from normbench.launch import choices
+def _values(key: str) -> Sequence[str]:
+    if key == "data.name":
+        return _data_sets()
+    if key == _LAUNCHER:
+        return choices.LAUNCHERS
+    if isinstance(choices.defaults().get(key), bool):
+        return ["false", "true"]
+    return choices.groups().get(key) or VALUES.get(key) or []
 
-    return choices.groups()
+
+def _data_sets() -> list[str]:
+    from normbench.files import DATA_SET, data_sets
+
+    return [path.name.removesuffix(DATA_SET) for path in data_sets()]

@@ -23,7 +23,8 @@ class DataConfig(ABC):
     """Only the first so many training images of a fixed shuffle; null: all."""
 
     test_limit: int | None = None
-    """Only the first so many test images of a fixed shuffle, to try something out; null: all."""
+    """Only the first so many test images of a fixed shuffle, and so many of those held out, to try
+    something out; null: all."""
 
     val_fraction: float = 0.0
     """The share of the training images held out for choices, such as a learning rate; the curve
@@ -49,13 +50,19 @@ class DataConfig(ABC):
             raise UsageError(f"data.pad={self.pad}: must be from 0 to 16")
         if self.name is not None and self.source != "images":
             raise UsageError(
-                f"data.name={self.name} goes with data=images; data={self.source} has one set only"
+                f"data.name={self.name}: data={self.source} has one set only; write data=images"
+                f" data.name={self.name}"
             )
 
     def num_training(self, total: int) -> tuple[int, int]:
-        """How many of ``total`` training images are trained on, and how many are held out."""
-        held_out = round(self.val_fraction * total)
-        return min(total - held_out, self.limit or total), held_out
+        """How many of ``total`` training images are trained on, and how many held-out ones are
+        looked at."""
+        held_out = self.num_held_out(total)
+        return min(total - held_out, self.limit or total), min(held_out, self.test_limit or total)
+
+    def num_held_out(self, total: int) -> int:
+        """How many of ``total`` training images are kept from training."""
+        return round(self.val_fraction * total)
 
     @abstractmethod
     def describe(self) -> Description:

@@ -223,7 +223,7 @@ def split(images: ImageSet, config: DataConfig, device: torch.device) -> Splits:
     """
     order = torch.randperm(len(images.train_labels), generator=torch.Generator().manual_seed(0))
     count, held_out = config.num_training(len(order))
-    held, chosen = order[:held_out], order[held_out:][:count]
+    held, chosen = order[:held_out], order[config.num_held_out(len(order)) :][:count]
     mean, std = _mean_and_std(images.train_images)
 
     def part(pixels: Tensor, labels: Tensor, pad: int = 0) -> Split:

@@ -9,6 +9,9 @@ from typing import Any
 
 CONFIGS = "normbench.configs"
 
+LAUNCHERS = ("basic", "joblib", "submitit_local", "submitit_slurm", "ray")
+"""Hydra's launchers that are known to work here."""
+
 # Where the classes are that a group chooses between, below the package, and their registry.
 _HOMES = {"norm": "norms", "model": "models", "data": "data", "optim": "training"}
 _REGISTRIES = {"NORMS": "norm", "MODELS": "model", "DATA": "data", "OPTIMS": "optim"}

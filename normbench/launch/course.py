@@ -1,7 +1,9 @@
 """The course of a sweep: how long it will take, which cell it is at, and how much is left."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Event, Thread
 from time import monotonic
 
 import torch
@@ -10,6 +12,9 @@ from normbench.run.cell import Cell
 from normbench.run.estimate import Estimates
 from normbench.run.run import choose_device
 from normbench.terminal.screen import Overall, Screen, duration
+
+TURN = 1.0
+"""Seconds between two looks at what other processes have done."""
 
 
 def estimated(cells: Sequence[Cell], left: Mapping[Path, int], screen: Screen) -> dict[Path, float]:
@@ -73,6 +78,33 @@ class Course:
         )
         self._before += this
         return overall
+
+
+@contextmanager
+def followed(cells: Mapping[str, Callable[[], bool]], screen: Screen) -> Iterator[None]:
+    """Within it, says of each of ``cells``, which other processes train, when it is done.
+
+    Args:
+        cells: what says whether it is, by name.
+        screen: where that is said.
+    """
+    stop, left = Event(), dict(cells)
+
+    def watch() -> None:
+        stopped = False
+        while left and not stopped:
+            stopped = stop.wait(TURN)
+            for name in [name for name, done in left.items() if done()]:
+                del left[name]
+                screen.line(f"cell {len(cells) - len(left)} of {len(cells)} is done: {name}")
+
+    watcher = Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        watcher.join()
 
 
 def show_plan(screen: Screen, rows: Sequence[tuple[str, str, str]], total: float) -> None:

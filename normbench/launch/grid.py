@@ -10,7 +10,7 @@ import itertools
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 
 from hydra import initialize_config_module
 from hydra._internal.callbacks import Callbacks
@@ -26,7 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 from normbench.config import PLACES, Config
 from normbench.errors import UsageError
 from normbench.launch import hints, rates, sweep
-from normbench.launch.choices import CONFIGS
+from normbench.launch.choices import CONFIGS, LAUNCHERS
 from normbench.launch.compose import (
     Typed,
     check,
@@ -39,9 +39,6 @@ from normbench.launch.compose import (
 from normbench.launch.hints import group_names
 from normbench.launch.sweep import Cells, Planned
 from normbench.terminal.screen import Screen
-
-LAUNCHERS = ("basic", "joblib", "submitit_local", "submitit_slurm", "ray")
-"""Hydra's launchers that are known to work here."""
 
 MOST_CELLS = 10_000
 """A grid larger than this is a mistake."""
@@ -134,7 +131,7 @@ def job(tree: DictConfig) -> None:
     """What a launcher runs, wherever it runs it: one cell, whose records say how it ended."""
     config = OmegaConf.to_object(tree)
     assert isinstance(config, Config)
-    sweep.train(config, Screen())
+    sweep.train(config, Screen(live=sweep.is_here()))
 
 
 class _Grid:
@@ -166,7 +163,7 @@ class _Grid:
         if dry_run:
             sweep.dry_run(cells, screen)
         elif todo := cells.unfinished():
-            with sweep.foreseen(todo, screen) if launcher == "basic" else nullcontext():
+            with sweep.foreseen(todo, screen, here=launcher == "basic"):
                 sweep.finish(cells, todo, self.launch, screen)
         return cells
 
@@ -258,8 +255,8 @@ def _values(typed: Typed) -> list[Typed]:
         raise UsageError(f"{typed.text}: give values, {typed.key}=A,B or {typed.key}=range(1,5)")
     try:
         values = list(itertools.islice(override.sweep_string_iterator(), MOST_CELLS + 1))
-    except ValueError as error:  # a range whose step is 0
-        raise UsageError(f"{typed.text}: {error}") from None
+    except ValueError:
+        raise UsageError(f"{typed.text}: the step of a range must not be 0") from None
     if not values:
         raise UsageError(f"{typed.text}: there is no value in it")
     _check_number(len(values))

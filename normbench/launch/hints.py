@@ -39,6 +39,15 @@ _ELSEWHERE = {
     "exp": "experiment",
 }
 
+_OPTIONS = {
+    "--dry-run": "sweep",
+    "--fresh": "run",
+    "--within": "advise",
+    "--norms": "advise",
+    "--fix": "diagnose",
+}
+"""Options that not every command with settings has, and the command that has them."""
+
 
 @cache
 def group_names() -> Mapping[str, list[str]]:
@@ -65,7 +74,7 @@ def check_arguments(command: str, arguments: Sequence[str]) -> None:
     """Refuses words that are no settings, or several in one, with the line that was meant.
 
     Args:
-        command: ``run``, ``show`` or ``sweep``.
+        command: ``run``, ``show``, ``sweep`` or ``advise``.
         arguments: what was typed after it.
 
     Raises:
@@ -81,6 +90,8 @@ def check_arguments(command: str, arguments: Sequence[str]) -> None:
         if "=" not in text.rstrip("=") and not text.startswith(("+", "~", "=")):
             if text.endswith("=") and not _value_in(following):
                 continue  # an empty value
+            if text in _OPTIONS:
+                raise UsageError(f"{text}: is for normbench {_OPTIONS[text]}, not {command}")
             raise UsageError(
                 f"{text}: cannot be read as a setting; write {_meant(text, following)}"
             )

@@ -12,13 +12,14 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from uuid import uuid4
 
 from normbench.config import Config
 from normbench.errors import UsageError
-from normbench.launch.course import Course, estimated, said, show_plan
+from normbench.launch.course import Course, estimated, followed, said, show_plan
 from normbench.run import run as experiment
 from normbench.run.cell import Cell, write_summary
 from normbench.run.seeds import StoppedError
@@ -238,13 +239,18 @@ def _write_plan(cells: Cells) -> None:
         ) from None
 
 
+def is_here() -> bool:
+    """Whether the sweep trains its cells in this process, and is the only one to do so."""
+    return bool(_courses)
+
+
 def train(config: Config, screen: Screen) -> None:
     """Trains the cells of a launched configuration, together, in this process.
 
     Whatever goes wrong becomes their result, not an error.
     """
     configs = config.apart
-    if _courses and (overall := _courses[-1].at([Cell.of(each).directory for each in configs])):
+    if is_here() and (overall := _courses[-1].at([Cell.of(each).directory for each in configs])):
         screen.overall = overall
         screen.line(overall.said)
     try:
@@ -272,8 +278,15 @@ def _note_failure(cell: Cell, error: BaseException, details: str) -> None:
 
 
 @contextmanager
-def foreseen(todo: Cells, screen: Screen) -> Iterator[None]:
-    """Says how long ``todo`` will take; within it, every cell says how much is left."""
+def foreseen(todo: Cells, screen: Screen, *, here: bool) -> Iterator[None]:
+    """Says how long ``todo`` will take; within it, every cell says how much is left.
+
+    Where they are not trained ``here``, in this process, it is only said how many are done.
+    """
+    if not here:
+        with followed({each.directory.name: partial(_is_done, each) for each in todo}, screen):
+            yield
+        return
     seconds = _estimated(todo, screen)
     screen.line(said(sum(seconds.values())))
     _courses.append(Course(seconds))
@@ -281,6 +294,10 @@ def foreseen(todo: Cells, screen: Screen) -> Iterator[None]:
         yield
     finally:
         _courses.pop()
+
+
+def _is_done(planned: Planned) -> bool:
+    return not planned.left
 
 
 def finish(

@@ -18,6 +18,9 @@ from normbench.models.base import MODELS, pinned
 from normbench.models.files import content_of
 from normbench.models.foreign import ForeignConfig
 
+MOST_PLACES = 3
+"""How many lines of the file an error names: where it was raised, and what called that."""
+
 
 @MODELS.register("python")
 @dataclass(kw_only=True, slots=True)
@@ -81,7 +84,7 @@ class PythonConfig(ForeignConfig):
 
     def misfit(self, error: Exception, size: tuple[int, int], taken: int | None) -> UsageError:
         other = "" if taken is None else f" (it takes {taken}×{taken}: import with --size {taken})"
-        what = f"the network, given images [N, 3, {size[0]}, {size[1]}]{other},"
+        what = f"the network, given images of {size[0]}×{size[1]} pixels{other},"
         return self._raised(error, what)
 
     def run(self, code: Callable[[], Any], what: str) -> Any:
@@ -119,17 +122,20 @@ class PythonConfig(ForeignConfig):
         return sys.modules[name]
 
     def _raised(self, error: BaseException, what: str) -> UsageError:
-        """The error as its own traceback tells it, shortened to the lines of the file."""
+        """The error in a line, with the last lines of the file that led to it."""
         reason = traceback.format_exception_only(error)[-1].strip().partition("\n")[0]
         places = [
-            f"  {self.file}, line {line}, in {frame.f_code.co_name}:"
-            f" {linecache.getline(self.file, line).strip()}"
+            (line, f", in {frame.f_code.co_name}")
             for frame, line in traceback.walk_tb(error.__traceback__)
             if frame.f_globals.get("__name__") == self._name
         ]
-        if isinstance(error, SyntaxError):
-            places = [f"  {self.file}, line {error.lineno}: {(error.text or '').strip()}"]
-        return UsageError("\n".join([f"{self.said}: {what} raised {reason}", *places]))
+        if isinstance(error, SyntaxError) and error.lineno:
+            places = [(error.lineno, "")]
+        said = ", ".join(f"line {line}{where}" for line, where in places[-MOST_PLACES:])
+        linecache.checkcache(self.file)
+        code = linecache.getline(self.file, places[-1][0]).strip() if places else ""
+        at = f"; {said}: {code}" if code else ""
+        return UsageError(f"{self.said}: {what} raised {reason}{at}")
 
 
 @contextmanager

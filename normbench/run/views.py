@@ -105,14 +105,14 @@ def show_header(
     if brief:
         screen.line(f"{title}, seeds {_seeds(config.all_seeds, there)}: {cell.directory}", "bold")
         return
-    count, _ = config.data.num_training(images.num_train)
+    count, held_out = config.data.num_training(images.num_train)
     tested = min(images.num_test, config.data.test_limit or images.num_test)
     where = f"{config.precision.value} on {device}"
     if device.type == "cpu":
         where += f", {_count(torch.get_num_threads(), 'thread')}"
     data = (
-        f"{images.name}: {count:,} training and {tested:,} test images,"
-        f" {len(images.classes)} classes"
+        f"{images.name}: {count:,} training{f', {held_out:,} held-out' if held_out else ''}"
+        f" and {tested:,} test images, {len(images.classes)} classes"
     )
     if config.data.source == "auto" and images.name == "synthetic":
         data += "\n(built in; for CIFAR-10: normbench data fetch cifar10, or"

@@ -1,5 +1,6 @@
 """What the commands print about what there is: the norms and the data sets."""
 
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from textwrap import fill
@@ -12,6 +13,7 @@ from normbench.data import DATA, library
 from normbench.data.library.fetching import SOURCES
 from normbench.data.library.importing import Imported
 from normbench.errors import UsageError
+from normbench.files import data_folder
 from normbench.norms import NORMS, NormConfig
 from normbench.terminal.cubes import CubeSpec, cube_figure, cube_text
 from normbench.terminal.screen import Screen, duration
@@ -157,8 +159,21 @@ def shared_with_first(name: str) -> NDArray[np.bool_]:
 def list_data(screen: Screen) -> None:
     """Prints the sources of images, and the data sets on this machine."""
     entries = library.available()
+    if not entries:
+        screen.line("No data sets on this machine yet")
+    else:
+        _show_data_sets(screen, entries)
+    missing = SOURCES.keys() - {entry.name for entry in entries}
+    rows = [
+        (f"data={key}", cls.about + (f"\nnormbench data fetch {key}" if key in missing else ""))
+        for key, cls in DATA.items()
+    ]
+    screen.table("What to train on", ("setting", "images"), rows)
+
+
+def _show_data_sets(screen: Screen, entries: Sequence[library.Entry]) -> None:
     screen.table(
-        f"Data sets in {library.root()}",
+        f"Data sets in {data_folder()}",
         ("name", "training", "test", "size", "classes", "MB", "from", "sha256"),
         [
             (e.name, "damaged:", e.damage, "", "", f"{e.num_bytes / 1e6:.0f}", "", "")
@@ -177,12 +192,6 @@ def list_data(screen: Screen) -> None:
         ],
         droppable=("sha256", "from", "MB", "classes", "size", "test"),
     )
-    missing = SOURCES.keys() - {entry.name for entry in entries}
-    rows = [
-        (f"data={key}", cls.about + (f"\nnormbench data fetch {key}" if key in missing else ""))
-        for key, cls in DATA.items()
-    ]
-    screen.table("What to train on", ("setting", "images"), rows)
 
 
 def show_imported(screen: Screen, imported: Imported) -> None:

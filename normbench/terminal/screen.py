@@ -5,6 +5,7 @@ terminal that is gone, or a full disk under what should keep the lines, ends the
 """
 
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -46,6 +47,9 @@ _NO_LINKS = getattr(os, "O_NOFOLLOW", 0)
 _PADDING = 3
 """Blanks between two columns of a table."""
 
+_BREAKS = re.compile(r"(?<!±) (?!±)|\n")
+"""Where a cell of a table may be broken: no interval leaves its mean."""
+
 _NUMERIC = frozenset("0123456789-+.±")
 
 
@@ -86,11 +90,13 @@ class Screen:
 
     Args:
         console: where to; standard output by default.
+        live: whether a terminal gets bars; not where other processes write to it as well.
     """
 
-    def __init__(self, console: Console | None = None) -> None:
+    def __init__(self, console: Console | None = None, *, live: bool = True) -> None:
         self.console = console or Console(file=cast(IO[str], _Lasting(sys.stdout)), highlight=False)
         self.overall: Overall | None = None
+        self._has_bars = live and self.console.is_terminal
         self._live: Progress | None = None
         self._sweep: TaskID | None = None
         self._showing: list[TrainingBar] = []
@@ -160,19 +166,21 @@ class Screen:
         title: str,
         columns: Sequence[str],
         rows: Iterable[Sequence[str]],
-        droppable: Sequence[str] = (),
+        droppable: Sequence[str] | None = None,
     ) -> None:
         """Prints a table; columns of numbers are aligned to the right.
 
         Where it is too wide for the terminal, ``droppable`` columns are left out, in that order,
-        before words are broken.
+        before words are broken; where none are named, those from the third on, the last first.
         """
         filled = [list(row) for row in rows]
         least = [
-            max(len(word) for cell in cells for word in cell.split() or [""])
+            max(len(word) for cell in cells for word in _BREAKS.split(cell))
             for cells in zip(columns, *filled, strict=True)
         ]
-        kept = self._fitting(columns, least, droppable)
+        last_first = range(len(columns) - 1, 1, -1)
+        order = last_first if droppable is None else map(list(columns).index, droppable)
+        kept = self._fitting(least, order)
         columns, least = [columns[i] for i in kept], [least[i] for i in kept]
         filled = [[row[index] for index in kept] for row in filled]
         widths = self._widths(columns, least, filled)
@@ -197,15 +205,13 @@ class Screen:
             table.add_row(*(Text(cell) for cell in row))
         self.console.print(table)
 
-    def _fitting(
-        self, columns: Sequence[str], least: Sequence[int], droppable: Sequence[str]
-    ) -> list[int]:
+    def _fitting(self, least: Sequence[int], droppable: Iterable[int]) -> list[int]:
         """The columns, by index, that fit side by side where each is at ``least`` so wide."""
-        kept = list(range(len(columns)))
-        for name in droppable:
-            if sum(least[index] for index in kept) <= self._room(len(kept)):
+        kept = list(range(len(least)))
+        for index in droppable:
+            if sum(least[each] for each in kept) <= self._room(len(kept)):
                 break
-            kept.remove(list(columns).index(name))
+            kept.remove(index)
         return kept
 
     def _room(self, columns: int) -> int:
@@ -239,7 +245,7 @@ class Screen:
         looks at.
         """
         bar = TrainingBar(self, label, steps, epochs, tested)
-        if not self.console.is_terminal:
+        if not self._has_bars:
             yield bar
             return
         with self._lock:
@@ -290,7 +296,7 @@ class Screen:
     @contextmanager
     def working(self, label: str) -> Iterator["WorkBar"]:
         """Shows the progress of something counted in items or bytes."""
-        if not self.console.is_terminal:
+        if not self._has_bars:
             yield WorkBar(None, None)
             return
         columns: list[ProgressColumn] = [

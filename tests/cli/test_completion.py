@@ -14,6 +14,7 @@ import typer
 
 from normbench.cli.app import app
 from normbench.cli.completion import VALUES, complete
+from normbench.files import DATA_SET
 from normbench.launch.choices import defaults, varied
 from normbench.launch.compose import load_config
 from normbench.launch.hints import known_keys
@@ -47,6 +48,11 @@ LINES = {
     "normbench sweep norm=batch,g": ["norm=batch,group"],
     "normbench run norm.affine=": ["norm.affine=false", "norm.affine=true"],
     "normbench run precision=": ["precision=bf16", "precision=float32"],
+    "normbench run data=images data.name=": ["data.name=animals"],
+    "normbench data verify ": ["animals"],
+    "normbench sweep hyd": ["hydra/launcher="],
+    "normbench run hyd": [],
+    "normbench sweep hydra/launcher=j": ["hydra/launcher=joblib"],
     "normbench norms g": ["group"],
     "normbench completion ": [],
     "normbench run xyzzy": [],
@@ -54,7 +60,9 @@ LINES = {
 
 
 @pytest.mark.parametrize("line", list(LINES))
-def test_a_line_is_completed(line: str) -> None:
+def test_a_line_is_completed(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NORMBENCH_DATA", str(tmp_path))
+    (tmp_path / f"animals{DATA_SET}").touch()
     found = complete(ROOT, line)
 
     assert set(LINES[line]) <= set(found)

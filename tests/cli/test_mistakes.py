@@ -34,6 +34,10 @@ MISTAKES = {
     "run --norm=group": "settings have no dashes; write norm=group",
     "run --batch-size 8": "here batch=8",
     "run -seeds=3": "settings have no dashes; write seeds=3",
+    "run --dry-run": "--dry-run: is for normbench sweep, not run",
+    "sweep norm=group --fresh": "--fresh: is for normbench run, not sweep",
+    "advise --dry-run": "--dry-run: is for normbench sweep, not advise",
+    "advise group": "here norm=group",
     "run --nope": "for example batch=2; see normbench --help",
     "sweep --norm=batch,group": "write norm=batch,group",
     # quotes
@@ -62,6 +66,7 @@ MISTAKES = {
     "run data=imagenet": "unknown data",
     "run data=cifar10": "normbench data fetch cifar10",
     "run data=tiny": "did you mean data=images data.name=tiny?",
+    "run data.name=tiny": "write data=images data.name=tiny",
     "run data=images": "data.name=NAME; imported: tiny",
     "run data=images data.name=tinny": "has: tiny",
     # keys, as others call them
@@ -115,6 +120,8 @@ MISTAKES = {
     "data import . --name x --fit squeeze": "--fit",
     "data fetch mnist": "cifar10, cifar100",
     "completion fish": "bash",
+    "completion": "Missing argument 'shell'. Choose from: bash, zsh; see",
+    "sweep 'batch=range(2,8,0)'": "the step of a range must not be 0",
 }
 
 

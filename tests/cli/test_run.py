@@ -11,8 +11,9 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from normbench.store.results import read_result
 from tests.cli_helpers import ESCAPE
-from tests.conftest import NUM_TEST, NUM_TRAIN, SECRET, Finished, files_below, run_process
+from tests.conftest import NUM_TEST, NUM_TRAIN, SECRET, Command, Finished, files_below, run_process
 
 
 def words(text: str) -> str:
@@ -205,6 +206,21 @@ def test_nothing_of_the_environment_is_written_down(finished: Finished) -> None:
             content = path.read_bytes()
             assert SECRET[1].encode() not in content, path
             assert SECRET[0].encode() not in content, path
+
+
+def test_a_share_of_the_quick_experiment_learns(
+    nb: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NORMBENCH_DATA", str(tmp_path / "empty"))
+    monkeypatch.chdir(tmp_path)
+    share = ("norm=batch", "batch=32", "seeds=1", "epochs=2", "data.limit=2500")
+    done = nb("run", "experiment=quick", *share, "data.test_limit=500", "threads=1", "device=cpu")
+    assert done.exit_code == 0, done.output
+    (result,) = (read_result(seed) for seed in tmp_path.glob("runs/quick/*/seed-0"))
+
+    assert result is not None
+    assert result.test_accuracy is not None
+    assert result.test_accuracy > 0.2  # chance is 0.1, with a standard error of 0.013
 
 
 def test_the_built_in_images_train_too(

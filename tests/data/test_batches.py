@@ -333,6 +333,16 @@ def test_limit_and_val_fraction_go_together() -> None:
     assert numbers(unlimited.validation) == held
 
 
+def test_a_limit_of_the_test_images_is_one_of_the_held_out_images_as_well() -> None:
+    whole = split(image_set(), SyntheticConfig(val_fraction=0.5), CPU)
+    few = split(image_set(), SyntheticConfig(val_fraction=0.5, test_limit=5), CPU)
+    assert whole.validation is not None
+    assert few.validation is not None
+    assert numbers(few.validation) == numbers(whole.validation)[:5]
+    assert numbers(few.train) == numbers(whole.train)
+    assert len(few.test) == 5
+
+
 def test_splitting_does_not_depend_on_the_global_random_state() -> None:
     torch.manual_seed(1)
     first = numbers(split(image_set(), SyntheticConfig(limit=20), CPU).train)

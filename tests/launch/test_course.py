@@ -1,6 +1,8 @@
 """How long a sweep takes is said before it starts, and at each cell."""
 
 import io
+import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,12 +10,17 @@ from rich.console import Console
 
 from normbench.launch import course
 from normbench.launch.compose import load_config
-from normbench.launch.course import Course, estimated
+from normbench.launch.course import Course, estimated, followed
 from normbench.run import run as experiment
 from normbench.run.cell import Cell
 from normbench.run.estimate import Estimates
 from normbench.terminal.screen import Overall, Screen
 from tests.conftest import Command, files_below
+
+
+def screen(file: io.StringIO) -> Screen:
+    return Screen(Console(file=file))
+
 
 CELLS = {Path("a"): 10.0, Path("b"): 30.0, Path("c"): 60.0}
 
@@ -50,10 +57,24 @@ def test_cells_that_are_trained_together_are_counted_together(clock: list[float]
     assert sweep.at([Path("c")]) == Overall("cell 3 of 3", 40.0, 60.0, 0.0)
 
 
+def test_cells_that_others_train_are_counted_as_they_are_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(course, "TURN", 0.01)
+    file, done = io.StringIO(), {"a": False, "b": False, "c": False}
+    with followed({name: partial(done.__getitem__, name) for name in done}, screen(file)):
+        done["b"] = True
+        while "b" not in file.getvalue():
+            time.sleep(0.01)
+        done["a"] = True
+
+    assert file.getvalue() == "cell 1 of 3 is done: b\ncell 2 of 3 is done: a\n"
+
+
 def test_only_what_is_left_is_estimated_and_more_of_it_takes_longer(tiny: list[str]) -> None:
     cells = [Cell.of(load_config([*tiny, f"epochs={n}"])) for n in (1, 100, 10_000)]
     left = dict(zip([cell.directory for cell in cells], (1, 0, 2), strict=True))
-    found = estimated(cells, left, Screen(Console(file=io.StringIO())))
+    found = estimated(cells, left, screen(io.StringIO()))
 
     assert list(found) == [cells[0].directory, cells[2].directory]
     assert 0 < 10 * found[cells[0].directory] < found[cells[2].directory]
@@ -63,7 +84,7 @@ def test_what_finished_seeds_took_is_what_the_others_will_take(tiny: list[str]) 
     """Twelve steps of a seed that has been trained, as its record says."""
     config = load_config([*tiny, "epochs=2"])
     cell = Cell.of(config)
-    outcome = experiment.run(config, Screen(Console(file=io.StringIO())))
+    outcome = experiment.run(config, screen(io.StringIO()))
     (result,) = outcome.results
     device = experiment.choose_device("cpu")
     per_seed = [Estimates([cell], device).seconds(cell, seeds) for seeds in (1, 2)]

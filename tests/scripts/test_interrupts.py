@@ -1,7 +1,5 @@
 """A few of the moments of ``scripts/interrupt_matrix.py``, the same ones each time."""
 
-import json
-import random
 import sys
 from pathlib import Path
 
@@ -32,7 +30,7 @@ def test_how_a_command_left_is_judged(code: int, errors: str, seconds: float, ki
 
 
 def test_a_third_of_the_moments_are_early() -> None:
-    found = list(interrupt_matrix.moments(300, 10.0, random.Random(0)))
+    found = [interrupt_matrix.moment(10.0, 0, "run", number) for number in range(300)]
 
     assert all(0 <= moment <= 10 for moment in found)
     assert 100 <= sum(moment <= 0.5 for moment in found) < 130
@@ -43,11 +41,29 @@ def test_commands_leave_in_a_line_whenever_they_are_interrupted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(interrupt_matrix, "LIMIT", 20.0)  # other tests run beside this one
-    found = tmp_path / "found.json"
     commands = ["help", "run", "report", "import"]
-    code = interrupt_matrix.main(["--moments", "4", "--only", *commands, "--json", str(found)])
+    line = ["--moments", "4", "--only", *commands, "--out", str(tmp_path)]
+    assert interrupt_matrix.main(line) == 0
 
-    report = json.loads(found.read_text())
-    assert {name: each["wrong"] for name, each in report.items()} == {c: [] for c in commands}
-    assert code == 0
-    assert sum(each["kinds"].get("interrupted", 0) for each in report.values()) >= 5
+    found = interrupt_matrix._read(tmp_path / "interrupts-0.json")
+    assert {name: len(outcomes) for name, outcomes in found.items()} == dict.fromkeys(commands, 4)
+    assert sum(each.kind == "interrupted" for x in found.values() for each in x) >= 5
+    before = (tmp_path / "interrupts.md").read_text()
+    assert "| `report` | 4 |" in before
+
+    assert interrupt_matrix.main(line) == 0, "all has been tried"
+    assert interrupt_matrix.main([*line, "--moments", "5", "--within", "0"]) == 0
+    assert (tmp_path / "interrupts.md").read_text() == before
+
+
+def test_the_commands_take_turns_and_go_on_where_they_were() -> None:
+    outcome = interrupt_matrix.Outcome("done", 0.1)
+    found = {"run": [outcome] * 12, "help": [outcome] * 3}
+
+    assert list(interrupt_matrix.turns(found, ["help", "run"], 25)) == [
+        ("help", range(3, 10)),
+        ("help", range(3, 20)),
+        ("run", range(12, 20)),
+        ("help", range(3, 25)),
+        ("run", range(12, 25)),
+    ]

@@ -78,6 +78,16 @@ def test_a_disk_that_is_full_ends_the_lines_and_not_the_work() -> None:
     assert (done.returncode, done.stderr) == (0, "to the end")
 
 
+def test_a_terminal_that_other_processes_write_to_as_well_gets_no_bars() -> None:
+    shown, file = screen(120, terminal=True)
+    with Screen(shown.console, live=False).training("seed 0", steps=10, epochs=3) as bar:
+        bar.update(AT_END)
+
+    assert "epoch 3/3" in file.getvalue()
+    assert "━" not in file.getvalue()
+    assert "\x1b[?25l" not in file.getvalue()
+
+
 def test_a_table_s_title_is_text() -> None:
     shown, file = screen()
     shown.table("/mnt/data [old] [/b]", ["a column as wide as that"], [["1"]])
@@ -312,6 +322,20 @@ def test_a_narrow_table_drops_columns_instead_of_breaking_words() -> None:
         assert any("batch-b2-12345678" in line for line in lines), columns
         assert (any("98.76%" in x for x in lines), any("1,234" in x for x in lines)) == there
         assert all(len(line) <= columns for line in lines)
+
+
+def test_a_narrow_table_keeps_an_interval_with_its_mean_and_drops_the_last_column() -> None:
+    shown, file = screen(32)
+    shown.console.width = 32
+    shown.table("Title", ("norm", "error %", "note"), [("batch", "32.7 ± 45.1", "unclear: more")])
+
+    assert "32.7 ± 45.1" in file.getvalue()
+    assert "unclear" in file.getvalue()
+    shown.console.width = 22
+    shown.table("Title", ("norm", "error %", "again"), [("batch", "32.7 ± 45.1", "unclear: more")])
+
+    assert file.getvalue().count("32.7 ± 45.1") == 2
+    assert "again" not in file.getvalue()
 
 
 def test_what_looks_like_markup_is_printed_as_it_is() -> None:

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
-from platformdirs import user_data_path
 from safetensors import SafetensorError
 
 from normbench.data.library import cifar, image_set
@@ -27,7 +26,7 @@ from normbench.data.library.image_set import (
     content_digest,
 )
 from normbench.errors import UsageError
-from normbench.files import locked
+from normbench.files import DATA_SET, data_folder, data_sets, locked
 
 __all__ = [
     "DOWNLOADABLE",
@@ -44,7 +43,6 @@ __all__ = [
     "find",
     "load",
     "lock",
-    "root",
     "save",
     "verify",
     "writing",
@@ -59,18 +57,6 @@ _LOADED: dict[tuple[Path, int, int, int], ImageSet] = {}
 
 class DamagedError(UsageError):
     """A data set's file is not what was saved."""
-
-
-def root() -> Path:
-    """Returns the folder of the data sets: $NORMBENCH_DATA, else one in the user's data folder.
-
-    It need not exist yet.
-    """
-    chosen = os.environ.get("NORMBENCH_DATA")
-    try:
-        return Path(chosen).expanduser() if chosen else user_data_path("normbench")
-    except RuntimeError:
-        raise UsageError(f"NORMBENCH_DATA={chosen}: there is no such home folder") from None
 
 
 def check_name(name: str) -> str:
@@ -91,7 +77,7 @@ def check_name(name: str) -> str:
 
 def lock(name: str) -> AbstractContextManager[None]:
     """Holds a name against other processes, so that looking for it and saving it are one step."""
-    return locking(root() / ".locks" / f"{name}.lock")
+    return locking(data_folder() / ".locks" / f"{name}.lock")
 
 
 @contextmanager
@@ -176,7 +162,8 @@ def _present(name: str) -> Path:
     if not path.is_file():
         there = ", ".join(entry.name for entry in available()) or "none"
         raise UsageError(
-            f"data set {name!r} is not on this machine ({root()} has: {there}): {_bring(name)}"
+            f"data set {name!r} is not on this machine ({data_folder()} has: {there}):"
+            f" {_bring(name)}"
         )
     return path
 
@@ -205,7 +192,7 @@ def verify(name: str) -> Entry:
 def available() -> list[Entry]:
     """Lists the data sets on this machine by name, from their headers alone, damaged ones too."""
     try:
-        paths = sorted(root().glob(f"[!.]*{image_set.SUFFIX}"))
+        paths = data_sets()
     except OSError:
         return []
     return [_entry(path) for path in paths]
@@ -218,7 +205,7 @@ def find(name: str) -> Entry | None:
 
 
 def _path(name: str) -> Path:
-    return root() / f"{check_name(name)}{image_set.SUFFIX}"
+    return data_folder() / f"{check_name(name)}{DATA_SET}"
 
 
 def _entry(path: Path) -> Entry:
@@ -228,7 +215,7 @@ def _entry(path: Path) -> Entry:
         return image_set.read_header(path)
     except (DamageError, UsageError) as damage:
         num_bytes = path.lstat().st_size if os.path.lexists(path) else 0
-        return Entry(path.name.removesuffix(image_set.SUFFIX), path, num_bytes, damage=str(damage))
+        return Entry(path.name.removesuffix(DATA_SET), path, num_bytes, damage=str(damage))
 
 
 def _bring(name: str) -> str:

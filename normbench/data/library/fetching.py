@@ -21,6 +21,7 @@ from normbench.data import library
 from normbench.data.library import importing
 from normbench.data.library.importing import Imported, Notify, silent
 from normbench.errors import UsageError
+from normbench.files import data_folder
 
 if TYPE_CHECKING:  # importing requests takes a while, and only a download needs it
     from requests import Response
@@ -116,7 +117,7 @@ def fetch(
     if mirror is not None:
         source = replace(source, urls=(_archive_url(mirror, source.archive),))
     started = time.perf_counter()
-    folder = library.root() / ".downloads"
+    folder = data_folder() / ".downloads"
     with _alone(folder / f"{source.archive}.lock", name, progress):
         entry = library.find(name)
         if entry is not None and importing.is_sound(name):

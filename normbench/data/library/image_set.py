@@ -17,12 +17,10 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError, safe_open
 
 from normbench.errors import UsageError
-from normbench.files import sweep, write_atomically
+from normbench.files import DATA_SET, sweep, write_atomically
 
 if TYPE_CHECKING:  # listing the data sets reads headers only, and must not wait for torch
     from torch import Tensor
-
-SUFFIX = ".safetensors"
 
 _FORMAT = "normbench-images-1"
 _PARTS = ("train_images", "train_labels", "test_images", "test_labels")
@@ -198,7 +196,7 @@ def read_header(path: Path) -> Entry:
         types = {part: slices[part].get_dtype() for part in _PARTS}
     _check_shapes(shapes, types)
     return Entry(
-        name=path.name.removesuffix(SUFFIX),
+        name=path.name.removesuffix(DATA_SET),
         path=path,
         num_bytes=path.stat().st_size,
         source=metadata.get("source", ""),

@@ -10,6 +10,7 @@ from normbench.errors import UsageError
 from normbench.launch.advise.budget import Heat
 from normbench.launch.compose import load_config, parse
 from normbench.launch.grid import check_launcher
+from normbench.launch.hints import check_arguments
 from normbench.launch.rates import AUTO
 from normbench.norms import NORMS
 from normbench.run.cell import Cell
@@ -41,7 +42,9 @@ class Question:
         launcher = [text for text in overrides if text.startswith("hydra")]
         for text in launcher:
             check_launcher(text)
-        typed = {parse(text).key: text for text in overrides if text not in launcher}
+        settings = [text for text in overrides if text not in launcher]
+        check_arguments("advise", settings)
+        typed = {parse(text).key: text for text in settings}
         for key in typed.keys() & {"norm", "seeds"}:
             instead = "--norms NAME,NAME" if key == "norm" else "--within: it buys seeds"
             raise UsageError(f"{typed[key]}: advise chooses; use {instead}")
@@ -52,8 +55,8 @@ class Question:
                 raise UsageError(f"--norms {norm}: unknown norm; choose from {', '.join(NORMS)}")
         if len(set(norms)) < 2:
             raise UsageError("--norms: a race takes two norms or more, for example batch,group")
-        settings = {"name": "name=advise", "data.val_fraction": "data.val_fraction=0.1"} | typed
-        return cls(settings, launcher, list(dict.fromkeys(norms)))
+        own = {"name": "name=advise", "data.val_fraction": "data.val_fraction=0.1"}
+        return cls(own | typed, launcher, list(dict.fromkeys(norms)))
 
     def overrides(self, norm: str) -> list[str]:
         """What composes a cell; settings of a norm go to the norms that have them."""

@@ -14,6 +14,7 @@ from typing import Any
 from normbench.report.compare.recipes import (
     COMPARED,
     NO_PART,
+    length,
     norm_settings,
     rate_of,
     recipes,
@@ -243,9 +244,7 @@ def _titled(comparisons: Sequence[Comparison]) -> list[Comparison]:
     both = list(zip(comparisons, flat, strict=True))
     told = []
     for comparison, values in both:
-        title = comparison.title
-        if comparison.epochs is not None:
-            title += f", {comparison.epochs:g} epoch{'' if comparison.epochs == 1 else 's'}"
+        title = comparison.title + length(comparison.epochs)
         title += ", chosen learning rates" if len(comparison.rates) > 1 else ""
         told.append(replace(comparison, title=title + _telling(comparison, values, both)))
     repeated = Counter(c.title for c in told)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import fmean
 
-from normbench.report.compare.recipes import held_out, place_of, rate_of, recipes
+from normbench.report.compare.recipes import held_out, length, place_of, rate_of, recipes
 from normbench.report.compare.statistics import Estimate, estimate
 from normbench.report.read.cells import CellRun, Collection
 
@@ -89,13 +89,13 @@ def _trial(cells: list[CellRun]) -> RateTrial | None:
         return None
     first = cells[0]
     experiment = first.folder.rpartition("/")[0]
-    epochs = "" if first.epochs is None else f", {first.epochs:g} epochs"
     lines = []
     for rates in places.values():
         one = next(iter(rates.values()))
         lines.append(RateLine(one.norm, one.batch, dict(sorted(rates.items()))))
+    title = f"learning rates, {first.model} on {first.data}{length(first.epochs)}"
     return RateTrial(
-        f"{experiment and experiment + ': '}learning rates, {first.model} on {first.data}{epochs}",
+        f"{experiment}: {title}" if experiment else title,
         tuple(sorted(lines, key=lambda line: (line.norm, line.batch))),
     )
 

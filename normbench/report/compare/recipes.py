@@ -59,6 +59,11 @@ def held_out(settings: Mapping[str, Any]) -> bool:
     return isinstance(data, Mapping) and bool(data.get("val_fraction"))
 
 
+def length(epochs: float | None) -> str:
+    """``, 3 epochs``, as titles end; nothing where it is not known."""
+    return "" if epochs is None else f", {epochs:g} epoch{'' if epochs == 1 else 's'}"
+
+
 def recipes(collection: Collection) -> list[list[CellRun]]:
     """The readable cells, those together that differ only in norm, batch and learning rate."""
     buckets: dict[str, list[CellRun]] = defaultdict(list)

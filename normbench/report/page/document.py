@@ -251,6 +251,11 @@ def _region(name: str) -> str:
     return f'tabindex="0" role="region" aria-label="{escape(name)}"'
 
 
+def _unbroken(cell: str) -> str:
+    """A cell whose means stay in a line with their intervals."""
+    return escape(cell).replace(" ± ", "&nbsp;±&nbsp;").replace("(± ", "(±&nbsp;")
+
+
 def _html_table(table: Table, name: str) -> str:
     classes = [' class="number"' if table.numeric(i) else "" for i in range(len(table.columns))]
     labels = [f' data-label="{escape(c)}"' if table.wide else "" for c in table.columns]
@@ -263,7 +268,7 @@ def _html_table(table: Table, name: str) -> str:
     def row(cells: Sequence[str]) -> str:
         tags = [' scope="row"', *[""] * (len(cells) - 1)]
         made = (
-            f"<{tag}{scope}{kind}{label}>{escape(cell)}</{tag}>"
+            f"<{tag}{scope}{kind}{label}>{_unbroken(cell)}</{tag}>"
             for scope, kind, label, cell in zip(tags, classes, labels, cells, strict=True)
             for tag in ("th" if scope else "td",)
         )

@@ -32,6 +32,7 @@ p,li,dd{max-width:46rem;overflow-wrap:anywhere}
 .findings li{margin:.25rem 0;max-width:60rem}
 .first{display:grid;gap:.4rem 2rem;align-items:start;
 grid-template-columns:repeat(auto-fit,minmax(min(100%,33rem),1fr))}
+@media (min-width:72rem){.first{grid-template-columns:4fr 3fr}}
 .first>*{min-width:0}
 .first tbody :not(.number),.first th{min-width:3rem}
 .first .scroll{font-size:.95rem}
@@ -73,7 +74,7 @@ justify-content:space-between}
 .cards tbody th{font-weight:600}
 .cards tr>*::before{content:attr(data-label);color:var(--muted);font-weight:400;font-size:.82rem;
 flex:0 0 40%}
-.first .cards tr{display:grid;grid-template-columns:repeat(4,1fr);gap:0 .6rem;font-size:.9rem}
+.first .cards tr{display:grid;grid-template-columns:repeat(3,1fr);gap:0 .6rem;font-size:.9rem}
 .first .cards tr>*{display:block!important}
 .first .cards tr>*::before{display:block}
 }

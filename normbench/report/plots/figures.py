@@ -10,6 +10,7 @@ from normbench.report.compare.comparisons import AXES, Comparison, Line
 from normbench.report.compare.differences import Cost, cost, error, reestimated
 from normbench.report.compare.published import Publication
 from normbench.report.compare.rates import RateTrial
+from normbench.report.compare.recipes import length
 from normbench.report.compare.statistics import Estimate, estimate
 from normbench.report.plots.lines import (
     PREFERRED,
@@ -108,8 +109,8 @@ def _heading(comparison: Comparison) -> str:
     """Network, images, epochs and seeds, as a picture that travels alone has to say."""
     counts = sorted({len(cell.finished) for cell in comparison.cells if cell.finished})
     said = "–".join(dict.fromkeys((str(counts[0]), str(counts[-1])))) if counts else "0"
-    epochs = "" if comparison.epochs is None else f", {comparison.epochs:g} epochs"
-    return f"{comparison.model} on {comparison.data}{epochs}, {said} seed{'s' * (said != '1')}"
+    trained = f"{comparison.model} on {comparison.data}{length(comparison.epochs)}"
+    return f"{trained}, {said} seed{'s' * (said != '1')}"
 
 
 def _lost(cell: CellRun) -> int:

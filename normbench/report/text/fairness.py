@@ -64,6 +64,8 @@ def _images(comparison: Comparison) -> str:
     )
     if data.get("val_fraction"):
         said += f" but a share of {_said(data, 'val_fraction')} of all, which is held out"
+    if data.get("test_limit") is not None:
+        said += f"; at most {_said(data, 'test_limit')} images to test on"
     said += f"; crops after padding by {_said(data, 'pad')}" if data.get("pad") else "; no crops"
     return said + (", mirrored" if data.get("flip") else "") + "; the same in every cell"
 

@@ -181,7 +181,7 @@ def stability(line: Line, axis: str, low: int, high: int) -> str:
     if all(result == EQUIVALENT for result in results):
         return f"{head} equivalent, within ± {BOUND:g} point ({said})."
     if any(result not in (EQUIVALENT, UNDECIDED) for result in results):
-        return f"{head} different, by more than {BOUND:g} point ({said})."
+        return f"{head} different, by more than {BOUND:g} point (95 %, one-sided; {said})."
     needed = seeds_to_equal(point.errors.values(), last.errors.values(), BOUND)
     many = "more than 100" if needed is None else f"about {needed}"
     return (

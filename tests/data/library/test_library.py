@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from normbench.data import library
 from normbench.data.library import ImageSet, content_digest
 from normbench.errors import UsageError
+from normbench.files import data_folder
 from tests.data_helpers import everything_below, image_set
 
 
@@ -54,10 +55,10 @@ def test_what_is_saved_comes_back_bit_for_bit(root: Path) -> None:
 def test_the_root_is_the_users_data_folder_unless_the_environment_names_another(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert library.root() == root
+    assert data_folder() == root
     monkeypatch.delenv("NORMBENCH_DATA")
-    assert library.root().name == "normbench"
-    assert library.root().is_absolute()
+    assert data_folder().name == "normbench"
+    assert data_folder().is_absolute()
 
 
 def test_the_digest_is_of_the_content_alone() -> None:
@@ -305,7 +306,7 @@ def test_a_file_that_cannot_be_read_is_not_called_damaged(
 def test_a_home_that_does_not_exist_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NORMBENCH_DATA", "~nobody-of-this-name/x")
     with pytest.raises(UsageError, match="no such home folder"):
-        library.root()
+        data_folder()
 
 
 def test_a_save_that_fails_leaves_the_old_set_and_nothing_else(

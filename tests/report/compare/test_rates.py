@@ -4,6 +4,7 @@ from pathlib import Path
 
 from normbench.report.compare.comparisons import compare
 from normbench.report.compare.rates import RateTrial, rate_trials
+from normbench.report.compare.recipes import length
 from normbench.report.read.cells import collect
 from tests.report_helpers import edit_result, write_cell
 
@@ -85,3 +86,12 @@ def test_two_rates_at_one_place_without_held_out_images_are_two_comparisons(tmp_
         write_cell(tmp_path, "batch", 2, [0.5, 0.6], changes={"optim.lr": rate})
 
     assert len(compare(collect(tmp_path))) == 2
+
+
+def test_one_epoch_is_no_epochs() -> None:
+    assert [length(epochs) for epochs in (1, 3, 1.0, None)] == [
+        ", 1 epoch",
+        ", 3 epochs",
+        ", 1 epoch",
+        "",
+    ]

@@ -120,7 +120,9 @@ def test_columns_of_numbers_are_aligned_to_the_right() -> None:
     table = Table(["norm", "error"], [["batch", "36.8 ± 1.2"], ["group", "-"], ["layer", "−1"]])
 
     assert to_markdown([table]).splitlines()[1] == "| --- | ---: |"
-    assert '<th scope="row">batch</th><td class="number">36.8 ± 1.2</td>' in to_html("", [table])
+    assert '<th scope="row">batch</th><td class="number">36.8&nbsp;±&nbsp;1.2</td>' in to_html(
+        "", [table]
+    )
 
 
 def test_columns_of_words_that_begin_with_a_number_are_not() -> None:

@@ -47,6 +47,12 @@ def test_held_out_images_are_named(tmp_path: Path) -> None:
     assert "images were held out" in said["who chose it"]
 
 
+def test_a_limit_of_the_test_images_is_named(tmp_path: Path) -> None:
+    write_cell(tmp_path, "group", 2, [0.5], changes={"data.test_limit": 100})
+
+    assert "; at most 100 images to test on; " in box(tmp_path)["images"]
+
+
 def test_a_rate_that_somebody_chose_is_not_said_to_be_untuned(tmp_path: Path) -> None:
     write_cell(tmp_path, "group", 2, [0.5], changes={"optim.lr": 0.0371})
 
@@ -128,7 +134,7 @@ def test_what_was_not_recorded_is_not_claimed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", [None, [1, 2], "x" * 999, -1, True])
 def test_odd_settings_are_quoted_not_believed(tmp_path: Path, value: object) -> None:
     changes = {f"optim.{key}": value for key in ("lr", "scaling", "warmup", "momentum")}
-    changes |= {f"data.{key}": value for key in ("limit", "val_fraction", "pad")}
+    changes |= {f"data.{key}": value for key in ("limit", "test_limit", "val_fraction", "pad")}
     write_cell(tmp_path, "group", 2, [0.5], changes=changes | {"precision": value})
 
     assert all(len(text) < 600 for text in box(tmp_path).values())
