@@ -5,7 +5,7 @@ normalization followed by the activation, because some norms bring a nonlinearit
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, MutableMapping
+from collections.abc import MutableMapping
 from dataclasses import dataclass
 from math import prod
 from typing import ClassVar, Literal
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from normbench.errors import UsageError
 from normbench.norms.parts import BranchEnd, Convolution, Part
+from normbench.norms.published import Published
 from normbench.norms.settings import check_settings, setting
 from normbench.registry import Registry
 
@@ -124,27 +125,6 @@ class Norm(Part, ABC):
 def spatial_size(shape: torch.Size) -> int:
     """The number of positions of an input of shape [N, C, ...]: 1, L, H·W or D·H·W."""
     return prod(shape[2:])
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Published:
-    """What somebody else has found at a small batch.
-
-    Attributes:
-        measured: network, images and measure, and what the results are listed by.
-        results: the numbers; none where the authors' numbers have not been seen.
-        source: where they are published.
-        basis: ``seen`` in a public file, or ``claimed`` by the authors.
-    """
-
-    measured: str
-    results: Mapping[str, float]
-    source: str
-    basis: Literal["seen", "claimed"]
-
-    def __str__(self) -> str:
-        numbers = ", ".join(f"{key}: {value:g}" for key, value in self.results.items())
-        return "\n".join(filter(None, (self.measured, numbers, f"{self.basis}: {self.source}")))
 
 
 @dataclass(kw_only=True, slots=True)

@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from normbench.errors import UsageError
-from normbench.norms.base import NORMS, Norm, NormConfig, Published, State, spatial_size
+from normbench.norms.base import NORMS, Norm, NormConfig, State, spatial_size
 from normbench.norms.parts import mean_over, positions, scale_and_shift, spread
+from normbench.norms.published import Published
 from normbench.norms.settings import setting
 
 
@@ -25,6 +26,7 @@ class BatchNorm(Norm):
     the mean over the sub-batches.
 
     Frozen, it normalizes with the running statistics in training, too, and leaves them as they are.
+    γ and β are still learned; the frozen layers of torchvision and Detectron2 keep them as well.
 
     Args:
         frozen: whether it is frozen from the start.
@@ -200,12 +202,14 @@ class BatchNormConfig(NormConfig):
         Published(
             measured="ResNet-50, ImageNet, error in %, by images per GPU",
             results={"32": 23.6, "16": 23.7, "8": 24.8, "4": 27.3, "2": 34.7},
+            smallest=2,
             source="arXiv 1803.08494",
             basis="seen",
         ),
         Published(
             measured="ResNet-20, CIFAR-10, accuracy in %, by batch size",
             results={"32": 86.4, "16": 86.4, "8": 86.14, "4": 84.77, "2": 80.3},
+            smallest=2,
             source="results.csv of BeFranke/GroupNorm, means of 5 seeds",
             basis="seen",
         ),

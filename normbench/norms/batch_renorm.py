@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from normbench.errors import UsageError
-from normbench.norms.base import NORMS, NormConfig, Published, State
+from normbench.norms.base import NORMS, NormConfig, State
 from normbench.norms.batch import BatchNorm, folded, unfolded
 from normbench.norms.parts import mean_over, positions, scale_and_shift, spread
+from normbench.norms.published import MABN_COCO, MABN_IMAGENET, Published
 from normbench.norms.settings import setting
 
 
@@ -21,7 +22,12 @@ class BatchRenorm(BatchNorm):
     r = 1, d = 0 (batch norm) and rise linearly with the share of the training that is done.
 
     The paper averages σ = √(σ² + ε) and not σ²; ``running_var`` keeps the square of its average,
-    less ε, so that evaluation is batch norm's. It takes the biased variance.
+    less ε, so that evaluation is batch norm's. It takes the biased variance. The paper has no code;
+    its momentum and final limits are the defaults here. Its limits rise between fixed steps, of
+    some 130,000; here they do between the same shares of the training. TensorFlow's ``renorm=True``
+    has the same momentum, no limits unless they are given, and for evaluation a second average, of
+    σ². ContinualAI/avalanche raises both limits by 0.0001 for each image and starts the averages at
+    mean 1, σ 0.
 
     With ``norm_batch`` each sub-batch has its own r and d, and the running statistics move by the
     mean over the sub-batches.
@@ -152,15 +158,12 @@ class BatchRenormConfig(NormConfig):
         Published(
             measured="ResNet-50, ImageNet, error in %, 4 images per GPU",
             results={"batch": 27.3, "batch_renorm": 26.3},
+            smallest=4,
             source="arXiv 1803.08494",
             basis="seen",
         ),
-        Published(
-            measured="ResNet-50, ImageNet, error in %, norm_batch 2 in a regular batch",
-            results={"batch": 35.22, "batch_renorm": 30.29, "moving_batch": 23.67},
-            source="README of megvii-model/MABN",
-            basis="seen",
-        ),
+        MABN_IMAGENET,
+        MABN_COCO,
     )
 
     def __post_init__(self) -> None:

@@ -6,12 +6,16 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from normbench.norms.base import NORMS, Norm, NormConfig, Published, State
+from normbench.norms.base import NORMS, Norm, NormConfig, State
 from normbench.norms.parts import scale_and_shift, spread
+from normbench.norms.published import Published
 
 
 class DynamicTanh(Norm):
     """Dynamic tanh (Zhu et al. 2025, arXiv 2503.10622, section 4): γ·tanh(α·x) + β.
+
+    The official code (jiachenzhu/DyT) has the same, with the same start. It replaces layer norm
+    and leaves batch norm where it is.
 
     Attributes:
         alpha: α, shape [1], one number a layer; 0.5 at the start.
@@ -55,7 +59,7 @@ class DynamicTanhConfig(NormConfig):
         Published(
             measured="in the place of batch norm a network loses accuracy, at an ordinary batch",
             results={},
-            source="the first author, in jiachenzhu/DyT",
+            source="the first author, in issue 9 of jiachenzhu/DyT",
             basis="claimed",
         ),
     )

@@ -22,6 +22,10 @@ class EvoNormB0(Norm):
     it, before a residual addition, the layer is γ·x + β, as in the paper's code. ``norm_batch`` and
     the running average are those of batch norm.
 
+    The official code (see :class:`EvoNormS0`) has the ε, the momentum and the start of v that are
+    here. Its running average is of the biased variance; here it is of the unbiased one, as batch
+    norm's and timm's, since at a small batch evaluation would see deviations that are too small.
+
     Attributes:
         v: shape [C], ones at the start; None without ``act``.
         running_var: shape [C]; None without ``act``.

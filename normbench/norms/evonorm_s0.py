@@ -6,10 +6,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from normbench.norms.base import NORMS, Published, State
+from normbench.norms.base import NORMS, State
 from normbench.norms.group import GroupedConfig, GroupNorm
 from normbench.norms.moments import Moments, over_groups, pooled, sum_over
 from normbench.norms.parts import mean_over, positions, scale_and_shift, spread
+from normbench.norms.published import Published
 
 PAPER = (
     "Liu, Brock, Simonyan & Le, Evolving Normalization-Activation Layers, 2020, arXiv 2004.02967"
@@ -23,6 +24,11 @@ class EvoNormS0(GroupNorm):
     s is the root of the biased variance over the (C/G)·H·W values of a group. The activation is
     part of it: without it, before a residual addition, the layer is γ·x + β, as in the paper's
     code, and no mean is taken.
+
+    The official code (tensorflow/tpu, ``models/official/resnet/resnet_model.py``) has the ε and the
+    start of v that are here. There G is the largest number up to 32 that divides C, which is
+    instance norm's at up to 32 channels; here two channels at least share a deviation. There γ
+    starts at 0 where a residual branch ends.
 
     Attributes:
         v: shape [C], ones at the start; None without ``act``.

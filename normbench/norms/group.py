@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from normbench.errors import UsageError
-from normbench.norms.base import NORMS, Norm, NormConfig, Published, State, spatial_size
+from normbench.norms.base import NORMS, Norm, NormConfig, State, spatial_size
 from normbench.norms.parts import mean_over, positions, scale_and_shift
+from normbench.norms.published import Published
 from normbench.norms.settings import setting
 
 
@@ -162,13 +163,22 @@ class GroupNormConfig(GroupedConfig):
         Published(
             measured="ResNet-50, ImageNet, error in %, by images per GPU",
             results={"32": 24.1, "16": 24.2, "8": 24.0, "4": 24.2, "2": 24.1},
+            smallest=2,
             source="arXiv 1803.08494",
             basis="seen",
         ),
         Published(
             measured="ResNet-20, CIFAR-10, accuracy in %, by batch size",
             results={"32": 85.95, "16": 85.71, "8": 85.77, "4": 85.97, "2": 85.79},
+            smallest=2,
             source="results.csv of BeFranke/GroupNorm, means of 5 seeds",
+            basis="seen",
+        ),
+        Published(
+            measured="ResNet-50, ImageNet, accuracy in %, 8 GPUs, 1 image per GPU",
+            results={"group": 75.5, "switchable": 75.0},
+            smallest=1,
+            source="README of switchablenorms/Switchable-Normalization",
             basis="seen",
         ),
     )
@@ -228,6 +238,7 @@ class InstanceNormConfig(NormConfig):
         Published(
             measured="ResNet-50, ImageNet, error in %, by images per GPU",
             results={"32": 28.4},
+            smallest=32,
             source="arXiv 1803.08494",
             basis="seen",
         ),

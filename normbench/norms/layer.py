@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from normbench.norms.base import NORMS, Norm, NormConfig, Published, State
+from normbench.norms.base import NORMS, Norm, NormConfig, State
 from normbench.norms.group import GroupNorm, finished
 from normbench.norms.parts import scale_and_shift
+from normbench.norms.published import Published
 
 
 class ChannelLayerNorm(Norm):
@@ -83,6 +84,7 @@ class LayerNormConfig(NormConfig):
         Published(
             measured="ResNet-50, ImageNet, error in %, by images per GPU",
             results={"32": 25.3},
+            smallest=32,
             source="arXiv 1803.08494",
             basis="seen",
         ),

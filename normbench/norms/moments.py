@@ -97,3 +97,16 @@ def over_groups(values: Tensor, num_groups: int) -> Tensor:
 def sum_over(x: Tensor, axes: tuple[int, ...]) -> Tensor:
     """The sum over ``axes``, which are kept with size 1; over no axes a copy of ``x``."""
     return torch.sum(x, axes, keepdim=True) if axes else x.clone()
+
+
+def channel_sums(g: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Σ g and Σ g·x for each channel, in one pass over [N, C, ...].
+
+    They are what batch norm's backward kernel computes for β and γ where its mean is 0 and its
+    deviation 1.
+    """
+    zeros, ones = x.new_zeros(x.shape[1]), x.new_ones(x.shape[1])
+    _, product, total = torch.ops.aten.native_batch_norm_backward(
+        g, x, ones, None, None, zeros, ones, True, 0.0, [False, True, True]
+    )
+    return total, product

@@ -7,15 +7,21 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from normbench.errors import UsageError
-from normbench.norms.base import NORMS, Norm, NormConfig, Published, State, spatial_size
+from normbench.norms.base import NORMS, Norm, NormConfig, State, spatial_size
 from normbench.norms.batch import folded, num_sub_batches, unfolded
+from normbench.norms.moments import channel_sums
 from normbench.norms.parts import Convolution, NormConv, positions, scale_and_shift, spread
+from normbench.norms.published import MABN_COCO, MABN_IMAGENET, Published
 from normbench.norms.settings import setting
+from normbench.norms.weight_standardization import fan_in
 
 
 class CentredConv(NormConv):
-    """A convolution whose weight has mean 0 for each output channel (MABN's NormConv)."""
+    """A convolution whose weight has mean 0 for each output channel (MABN's CenConv2d)."""
+
+    def prepare(self) -> None:
+        """Refuses a convolution whose weights would all be 0."""
+        fan_in(self)
 
     def transform(self, weight: Tensor) -> Tensor:
         return weight - weight.mean(tuple(range(1, weight.dim())), keepdim=True)
@@ -31,10 +37,14 @@ class MovingBatchNorm(Norm):
     steps, too. In the first ``warmup`` steps the batch's own statistics are used, and r = 1. In
     evaluation the exponential average is used.
 
-    As in the official code r compares with the exponential average before this step moves it, and
-    the first step sets that average. Unlike there, r counts from the end of the warm-up on and not
-    from step 1,000, the average takes the mean square of the step itself, and a window that is not
-    full yet is averaged over what it holds.
+    The official code (megvii-model/MABN) has three variants, whose defaults are here (ε 1e-5,
+    momentum 0.98 of the old value, r within 1/5 to 5, 100 steps of warm-up, a window of 16 for 2
+    images a step); in all r compares with the exponential average before the step moves it, as
+    here. Where they differ, this takes one: the first step sets the exponential average (ImageNet's
+    variant; in the others it starts at 1), and r counts from the end of the warm-up on (the others:
+    from step 1,000). Unlike there, the exponential average takes the mean square of the step, as in
+    algorithm 1, and not of the window, and a window that is not full yet is averaged over what it
+    holds. There the window is 32 images whatever the batch; here it is a number of steps.
 
     With ``norm_batch`` the averages go over sub-batches, one after another in the order of the
     batch, as if each were a step; the warm-up still counts whole steps.
@@ -139,7 +149,7 @@ class _Normalize(torch.autograd.Function):
         parts: int,
     ) -> Tensor:
         ctx.layer, ctx.steps, ctx.affine = layer, layer.steps.clone(), weight is not None
-        _, squares = _sums(x, x)
+        _, squares = channel_sums(x, x)
         square = squares.view(parts, -1) / (x.numel() // x.shape[1])
         used = layer.over_window(layer.square_window, square, ctx.steps)
         r = layer.correction(square, used)
@@ -156,7 +166,7 @@ class _Normalize(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Any:
         x, inverse, r, gain = ctx.saved_tensors
         layer = ctx.layer
-        first, second = (each.view_as(r) for each in _sums(grad, x))
+        first, second = (each.view_as(r) for each in channel_sums(grad, x))
         psi = gain * inverse * second / (x.numel() // x.shape[1])
         used = layer.over_window(layer.gradient_window, psi, ctx.steps)
         slope = spread((inverse * gain).flatten(), x)
@@ -165,19 +175,6 @@ class _Normalize(torch.autograd.Function):
         if not ctx.affine:
             return dx, None, None, None, None
         return dx, (r * inverse * second).sum(0), first.sum(0), None, None
-
-
-def _sums(g: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Σ g and Σ g·x for each channel, in one pass over [N, C, ...].
-
-    They are what batch norm's backward kernel computes for β and γ where its mean is 0 and its
-    deviation 1.
-    """
-    zeros, ones = x.new_zeros(x.shape[1]), x.new_ones(x.shape[1])
-    _, product, total = torch.ops.aten.native_batch_norm_backward(
-        g, x, ones, None, None, zeros, ones, True, 0.0, [False, True, True]
-    )
-    return total, product
 
 
 @NORMS.register("moving_batch")
@@ -196,7 +193,7 @@ class MovingBatchNormConfig(NormConfig):
     warmup: int = setting(100, least=1)
     """How many steps use their own batch's statistics at first."""
 
-    limit: float = setting(1.05, least=1)
+    limit: float = setting(5.0, least=1)
     """The limit of r, which is kept from 1/limit to limit; at least 1."""
 
     title: ClassVar[str] = "Moving average batch normalization"
@@ -223,14 +220,7 @@ class MovingBatchNormConfig(NormConfig):
     differentiable: ClassVar[bool] = False
     evaluation: ClassVar = "running statistics"
     folds: ClassVar[bool] = True
-    published: ClassVar[tuple[Published, ...]] = (
-        Published(
-            measured="ResNet-50, ImageNet, error in %, norm_batch 2 in a regular batch",
-            results={"batch": 35.22, "batch_renorm": 30.29, "moving_batch": 23.67},
-            source="README of megvii-model/MABN",
-            basis="seen",
-        ),
-    )
+    published: ClassVar[tuple[Published, ...]] = (MABN_IMAGENET, MABN_COCO)
 
     def build(
         self, channels: int, *, act: bool = True, norm_batch: int | None = None
@@ -238,11 +228,6 @@ class MovingBatchNormConfig(NormConfig):
         return MovingBatchNorm(channels, self, act=act, norm_batch=norm_batch)
 
     def convolution(self, conv: Convolution) -> nn.Module:
-        if conv.weight[0].numel() == 1:
-            raise UsageError(
-                "norm=moving_batch centres the weights of convolutions: one with a single weight"
-                f" for each output channel would be 0 ({conv})"
-            )
         return CentredConv.of(conv)
 
     def reference_convolution(self, state: State) -> tuple[Tensor, Tensor | None]:

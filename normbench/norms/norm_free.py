@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from normbench.norms.base import NORMS, Norm, NormConfig, State
 from normbench.norms.parts import BranchEnd, Convolution, NormConv, scale_and_shift, spread
+from normbench.norms.published import Published
 from normbench.norms.settings import setting
 from normbench.norms.weight_standardization import fan_in, standardized
 
@@ -85,9 +86,9 @@ class ScaledConv(NormConv):
         made: Tensor = standardized(weight, 1e-6) * scale.view(-1, *(1,) * (weight.dim() - 1))
         return made
 
-    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        shift = self.shift if bias is None else self.shift + bias
-        return super()._conv_forward(input, weight, shift)
+    def used(self) -> tuple[Tensor, Tensor | None]:
+        shift = self.shift if self.bias is None else self.shift + self.bias
+        return self.transform(self.weight), shift
 
     def before_update(self) -> None:
         clip(self.parameters(), self.clipping, self.replicas)
@@ -161,6 +162,11 @@ class NormFreeConfig(NormConfig):
     branches at 0. So it is "SkipInit with scaled weight standardization", not the papers' NF-ResNet
     to the letter. In ``model=resnet`` the ReLU after the addition is not scaled.
 
+    The official code (google-deepmind/deepmind-research, ``nfnets``) has the α, λ, smallest length
+    1e-3 and starts that are here; it clips the last layer's bias, too. From its start at 0,
+    SkipInit's scale moves by at most 1e-5 of the learning rate in each step while it is clipped: it
+    takes some thousand steps to open the branches.
+
     The papers train with ``optim.decay_norm=false`` (no decay of gains, biases and SkipInit's
     scale), Nesterov momentum (``optim.nesterov=true``) and a warm-up.
     """
@@ -195,6 +201,14 @@ class NormFreeConfig(NormConfig):
     cite: ClassVar[str] = "Brock et al. 2021, 2102.06171"
     folds: ClassVar[bool] = True
     needs: ClassVar[str] = "the ends of residual branches"
+    published: ClassVar[tuple[Published, ...]] = (
+        Published(
+            measured="ResNets with SkipInit: what batch norm gains is little at a small batch",
+            results={},
+            source="De & Smith 2020, arXiv 2002.10444, abstract",
+            basis="claimed",
+        ),
+    )
     starts: ClassVar[dict[str, float]] = {"gain": 1.0, "shift": 0.0, "scale": 0.0}
 
     def build(

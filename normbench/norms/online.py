@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from normbench.norms.base import NORMS, Norm, NormConfig, Published, State
+from normbench.norms.base import NORMS, Norm, NormConfig, State
 from normbench.norms.moments import moments
 from normbench.norms.parts import (
     mean_over,
@@ -16,6 +16,7 @@ from normbench.norms.parts import (
     scale_and_shift,
     spread,
 )
+from normbench.norms.published import Published
 from normbench.norms.settings import setting
 
 
@@ -27,6 +28,11 @@ class OnlineNorm(Norm):
     to the output and to a constant only on average over examples, by two accumulated errors. With
     ``layer_scaling`` what has been scaled by γ and shifted by β is divided by its root mean square
     over the layer, which keeps activations from growing. Evaluation uses the averages as they are.
+
+    The official code (Cerebras/online-normalization) computes the same, with the defaults that are
+    here: ε 1e-5, decays 0.999 and 0.99. Its experiments use layer scaling; its layer's default is
+    to clamp the output to -5 to 5 instead, which is not here. Its experiments on CIFAR-10 have the
+    decays 1023/1024 and 127/128, on CIFAR-100 511/512 and 15/16.
 
     Attributes:
         running_mean, running_var: the averages, shape [C].
@@ -231,7 +237,8 @@ class OnlineNormConfig(NormConfig):
         Published(
             measured="ResNet-20, CIFAR-10, accuracy in %, batch 128, best epoch",
             results={"online": 92.3, "batch": 92.2, "instance": 90.4, "group": 90.3, "layer": 87.4},
-            source="Cerebras/online-normalization",
+            smallest=128,
+            source="experiments/ExpReproducibility.md of Cerebras/online-normalization",
             basis="seen",
         ),
     )

@@ -116,8 +116,12 @@ class NormConv(Part, nn.modules.conv._ConvNd):
     def transform(self, weight: Tensor) -> Tensor:
         """The weight that is used instead of ``weight`` [outputs, inputs per group, ...]."""
 
+    def used(self) -> tuple[Tensor, Tensor | None]:
+        """The weight and the bias with which it computes."""
+        return self.transform(self.weight), self.bias
+
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        y: Tensor = super()._conv_forward(input, self.transform(weight), bias)
+        y: Tensor = super()._conv_forward(input, *self.used())
         return y
 
     def norm_parameters(self) -> list[nn.Parameter]:

@@ -8,10 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from normbench.errors import UsageError
-from normbench.norms.base import NORMS, Published, State
+from normbench.norms.base import NORMS, State
 from normbench.norms.batch import BatchNormConfig
 from normbench.norms.group import GroupNormConfig
 from normbench.norms.parts import Convolution, NormConv
+from normbench.norms.published import Published
 
 
 class Standardization(StrEnum):

@@ -90,7 +90,7 @@ def _show_norm(screen: Screen, norm: NormConfig) -> None:
             ("its tensors", "\n".join(f"{key}, from {starts[key]:g}" for key in tensors) or "none"),
             ("defaults", "\n".join(f"norm.{key}={_value(v)}" for key, v in defaults.items())),
             ("paper", fill(norm.paper, 48)),
-            ("published", "\n".join(_published(norm)) or "nothing at a small batch"),
+            ("published", "\n".join(_published(norm))),
         ],
     )
 
@@ -117,8 +117,14 @@ def _trains(norm: NormConfig, batch: int, space: tuple[int, ...]) -> bool:
     return True
 
 
+SMALL = 8
+"""What counts as a small batch where published results are looked for."""
+
+
 def _published(norm: NormConfig) -> list[str]:
     lines = [line for each in norm.published for line in str(each).splitlines()]
+    if not any(each.smallest is not None and each.smallest <= SMALL for each in norm.published):
+        lines.append(f"no number at a batch of {SMALL} or less has been seen")
     return [fill(line, 48, break_on_hyphens=False) for line in lines]
 
 
