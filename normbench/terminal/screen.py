@@ -48,6 +48,7 @@ _PADDING = 3
 """Blanks between two columns of a table."""
 
 _BREAKS = re.compile(r"(?<!±) (?!±)|\n")
+_BLANKS = re.compile(r"\s")
 """Where a cell of a table may be broken: no interval leaves its mean."""
 
 _NUMERIC = frozenset("0123456789-+.±")
@@ -174,15 +175,14 @@ class Screen:
         before words are broken; where none are named, those from the third on, the last first.
         """
         filled = [list(row) for row in rows]
-        least = [
-            max(len(word) for cell in cells for word in _BREAKS.split(cell))
-            for cells in zip(columns, *filled, strict=True)
-        ]
+        least = _least(columns, filled, _BREAKS)
         last_first = range(len(columns) - 1, 1, -1)
         order = last_first if droppable is None else map(list(columns).index, droppable)
         kept = self._fitting(least, order)
         columns, least = [columns[i] for i in kept], [least[i] for i in kept]
         filled = [[row[index] for index in kept] for row in filled]
+        if sum(least) > self._room(len(kept)):  # rather an interval below its mean than half a word
+            least = _least(columns, filled, _BLANKS)
         widths = self._widths(columns, least, filled)
         table = Table(
             title=Text(title),
@@ -308,6 +308,16 @@ class Screen:
         ]
         with Progress(*columns, console=self.console, expand=True, transient=True) as progress:
             yield WorkBar(progress, progress.add_task(label, total=0))
+
+
+def _least(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], breaks: re.Pattern[str]
+) -> list[int]:
+    """The width that each column needs where its cells are broken at ``breaks`` alone."""
+    return [
+        max(len(word) for cell in cells for word in breaks.split(cell))
+        for cells in zip(columns, *rows, strict=True)
+    ]
 
 
 def _one_line(max_width: int | None = None) -> Column:
