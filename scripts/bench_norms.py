@@ -143,13 +143,13 @@ def tables(rows: Sequence[Row], network: str) -> str:
     mine = {(r.norm, r.kind, r.batch): r for r in rows if r.network == network}
     batches = sorted({r.batch for r in rows})
     norms = sorted(NORMS, key=lambda norm: mine[norm, TRAINING, batches[0]].ratio.mean)
-    held = {norm: [mine[norm, TRAINING, b].memory for b in batches] for norm in norms}
-    memory = {
-        norm: " to ".join(
-            f"{f(a / b for a, b in zip(held[norm], held[REFERENCE])):.2f}" for f in (min, max)
-        )
+    held = {
+        norm: [
+            mine[norm, TRAINING, b].memory / mine[REFERENCE, TRAINING, b].memory for b in batches
+        ]
         for norm in norms
     }
+    memory = {norm: f"{min(held[norm]):.2f} to {max(held[norm]):.2f}" for norm in norms}
     parts = []
     for kinds, more in (((TRAINING,), memory), ((INFERENCE, FOLDED), None)):
         columns = [(kind, b) for kind in kinds for b in batches]
