@@ -101,12 +101,12 @@ def _expanded(word: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def noise(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A library with the data sets that the pages name: 128 + 12 images of 8×8 pixels."""
+    """A library with the data sets that the pages name: 160 + 12 images of 8×8 pixels."""
     folder = tmp_path_factory.mktemp("noise")
     random = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (140, 3, 8, 8), dtype=torch.uint8, generator=random)
-    labels = torch.arange(140) % 3
-    parts = (images[:128], labels[:128], images[128:], labels[128:])
+    images = torch.randint(0, 256, (172, 3, 8, 8), dtype=torch.uint8, generator=random)
+    labels = torch.arange(172) % 3
+    parts = (images[:160], labels[:160], images[160:], labels[160:])
     classes = ("cat", "dog", "eel")
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("NORMBENCH_DATA", str(folder))

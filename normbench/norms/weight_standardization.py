@@ -70,8 +70,8 @@ def fan_in(conv: nn.Module) -> int:
     count = conv.weight[0].numel()
     if count == 1:
         raise UsageError(
-            f"a convolution of {conv.out_channels} outputs has one weight each: standardized, all"
-            " would be 0 whatever they are; use more channels or a norm that leaves weights alone"
+            f"a convolution of {conv.out_channels} outputs has one weight each: less its mean, each"
+            " would be 0 whatever it is; use more channels or a norm that leaves weights alone"
         )
     return count
 
