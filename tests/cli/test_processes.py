@@ -1,6 +1,7 @@
 """Runs that come to a bad end, and runs on a terminal."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -14,6 +15,33 @@ import pytest
 from normbench.store.curves import read_metrics
 from tests.cli_helpers import on_terminal
 from tests.conftest import TINY, Command, process_environment
+
+# ---- beside other commands ----
+
+
+@pytest.mark.parametrize(
+    ("given", "spins"),
+    [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)],
+)
+def test_idle_threads_soon_leave_the_cores_to_others_unless_told_otherwise(
+    given: dict[str, str], spins: str | None
+) -> None:
+    code = """
+import atexit, os, sys
+from normbench.cli import main
+atexit.register(lambda: print(os.environ.get("GOMP_SPINCOUNT"), "torch" in sys.modules))
+main()
+"""
+    kept = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--version"],
+        env=kept | given,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines()[-1] == f"{spins} False"
+
 
 # ---- a run that comes to a bad end ----
 
