@@ -23,6 +23,12 @@ OPEN = "not decided"
 VERDICTS = (HOLDS, PARTLY, NOT, OPEN)
 
 
+def row(cells: Sequence[str]) -> str:
+    """A line of a Markdown table."""
+    safe = [cell.replace("|", "\\|") for cell in cells]
+    return f"| {' | '.join(safe)} |"
+
+
 @dataclass(frozen=True, slots=True)
 class Table:
     """Numbers as a page shows them.
@@ -40,8 +46,7 @@ class Table:
     def markdown(self) -> str:
         """The table as Markdown."""
         lines = [self.head, ["---"] * len(self.head), *self.rows]
-        safe = [[cell.replace("|", "\\|") for cell in line] for line in lines]
-        return f"*{self.title}*\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in safe)
+        return f"*{self.title}*\n\n" + "\n".join(map(row, lines))
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +59,7 @@ class Finding:
         how: what was measured and how.
         verdict: one of VERDICTS.
         why: the answer; its first sentence goes into the list of all claims.
-        tables: the numbers.
+        tables: the numbers; those without rows are left out.
         unshown: what this does not show; empty where nothing comes to mind.
         figure: a picture's file name; empty where there is none.
     """
@@ -83,7 +88,7 @@ class Finding:
             f"**Claim.** {self.claim}",
             f"**{self.verdict[0].upper()}{self.verdict[1:]}.** {self.why}",
             f"**Measured.** {self.how}",
-            *(table.markdown() for table in self.tables),
+            *(table.markdown() for table in self.tables if table.rows),
         ]
         if self.figure:
             parts.append(f"![{self.title}](figures/{self.figure})")
@@ -129,16 +134,17 @@ class Store:
             given: plain values that go into it, such as digests of files.
         """
         self.used.add(name)
-        source = hashlib.sha256(inspect.getsource(function).encode()).hexdigest()[:16]
-        inputs = {"function": f"{function.__name__} {source}", **given}
-        known = self.values.get(name)
-        if known is None or known["inputs"] != inputs:
+        if not self.knows(name, function, **given):
             print(f"  measuring {name}", flush=True)
-            known = {"inputs": inputs, "value": json.loads(json.dumps(function(*arguments)))}
-            self.values[name] = known
+            value = json.loads(json.dumps(function(*arguments)))
+            self.values[name] = {"inputs": _inputs(function, given), "value": value}
             self.write({})
-        value: dict[str, Any] = known["value"]
-        return value
+        found: dict[str, Any] = self.values[name]["value"]
+        return found
+
+    def knows(self, name: str, function: Callable[..., dict[str, Any]], /, **given: Any) -> bool:
+        """Whether a measurement is remembered."""
+        return self.values.get(name, {}).get("inputs") == _inputs(function, given)
 
     def write(self, more: Mapping[str, Any]) -> None:
         """Writes all measurements, and ``more`` before them."""
@@ -149,9 +155,9 @@ class Store:
         self.values = {name: self.values[name] for name in sorted(self.used)}
 
 
-def digest(path: Path) -> str:
-    """SHA-256 (hex) of a file, shortened."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+def _inputs(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    source = hashlib.sha256(inspect.getsource(function).encode()).hexdigest()[:16]
+    return {"function": f"{function.__name__} {source}", **given}
 
 
 def number(value: float, digits: int = 3) -> str:

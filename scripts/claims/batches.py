@@ -160,6 +160,8 @@ def measure_unbiased(seed: Seed, images: Images, count: int = 2000) -> dict[str,
 
 def unbiased_in_words(found: Mapping[int, Mapping[str, Any]]) -> str:
     """How predictions and accuracy change, over seeds; each change is within one network."""
+    if not found:
+        return "No trained network of group norm is there to try it in."
     changed = [each["changed"] for each in found.values()]
     moved = estimate(each["scores"][1] - each["scores"][0] for each in found.values())
     return (

@@ -252,10 +252,11 @@ def finding(found: Found, made: Mapping[str, Any]) -> Finding:
         " trained networks in evaluation mode. Groups are neighbouring pairs of channels. Changes"
         " are paired: before and after are the same network.",
         decide(within),
-        "On the same activations, group norm's change of mean |r| within groups is"
-        f" {fixed(within, 3)}, but between groups it is {fixed(between, 3)}. Layer norm, which has"
+        "On the same activations, group norm changes mean |r| within groups by"
+        f" {fixed(within, 3)} and between groups by {fixed(between, 3)}. Layer norm, which has"
         f" no groups, changes the first by {fixed(change(layer_, 'within'), 3)}; what group norm"
-        f" leaves against layer norm: {said(beside, 'more', 'less', '', 3, 1)}.{_ends(found.trained)} No norm changes a"
+        " leaves against layer norm:"
+        f" {said(beside, 'more', 'less', '', 3, 1)}.{_ends(found.trained)} No norm changes a"
         f" correlation within an image (at most {number(moved, 2)}, rounding): it maps a channel's"
         " values by one rising straight line. Group norm removes only what the channels of an image"
         " share as a whole, its mean and deviation. Over few values it creates correlation: of two"

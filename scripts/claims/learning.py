@@ -7,7 +7,7 @@ from math import inf, isfinite, nan
 from statistics import fmean
 
 from claims.base import Finding, Table, judged, said, spread
-from claims.networks import Cells, Seeds, accuracies, called
+from claims.networks import Cells, Seeds, accuracies
 from claims.runs import BATCHES, PLANNED
 from claims.training import Outcome
 from normbench.report.compare.statistics import Estimate, welch

@@ -13,7 +13,7 @@ import yaml
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from claims.base import Store, digest
+from claims.base import Store
 from normbench.data.batches import Split, evaluation_batches
 from normbench.data.batches import split as split_images
 from normbench.data.library.image_set import ImageSet
@@ -59,9 +59,15 @@ class Seed:
         return [json.loads(line) for line in text.splitlines()]
 
     @property
-    def digest(self) -> str:
-        """Of its weights."""
-        return digest(self.folder / WEIGHTS)
+    def identity(self) -> dict[str, Any]:
+        """What tells its weights from others', also where only its records are there."""
+        name = f"{self.folder.parent.name}/{self.folder.name}"
+        return {"network": name, "losses": [self.result.train_loss, self.result.test_loss]}
+
+    @property
+    def weights(self) -> bool:
+        """Whether its weights are there, and not only its records."""
+        return (self.folder / WEIGHTS).exists()
 
     def network(self) -> nn.Module:
         """The network with its weights, in evaluation mode."""
@@ -165,13 +171,17 @@ def measured(
     cells: Mapping[str, Seeds],
     images: Images,
 ) -> dict[str, dict[int, dict[str, Any]]]:
-    """What ``measure`` says of each network whose weights are there, by cell and seed."""
+    """What ``measure`` says of each network, by cell and seed.
+
+    Networks whose weights are not there, and which were not measured before, are left out.
+    """
     found: dict[str, dict[int, dict[str, Any]]] = {}
     for label, seeds in cells.items():
         for n, seed in sorted(seeds.items()):
-            if (seed.folder / WEIGHTS).exists():
-                known = {"weights": seed.digest, "data": images.all.sha256}
-                value = store.measure(f"{name}/{label}/seed-{n}", measure, seed, images, **known)
+            given = {**seed.identity, "data": images.all.sha256}
+            place = f"{name}/{label}/seed-{n}"
+            if seed.weights or store.knows(place, measure, **given):
+                value = store.measure(place, measure, seed, images, **given)
                 found.setdefault(label, {})[n] = value
     return found
 

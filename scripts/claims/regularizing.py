@@ -16,7 +16,8 @@ from normbench.report.compare.statistics import Estimate, welch
 Gaps = Mapping[str, Mapping[int, Mapping[str, float]]]
 """Training accuracy, test accuracy and their difference, by cell and seed."""
 
-KEYS = ("train", "test", "gap")
+NAMES = {"train": "training accuracy", "test": "test accuracy", "gap": "gap"}
+"""What a gap is made of, in words."""
 
 
 def measure_train(seed: Seed, images: Images) -> dict[str, Any]:
@@ -41,7 +42,7 @@ def column(found: Gaps, label: str, key: str) -> dict[int, float]:
     return {n: each[key] for n, each in found.get(label, {}).items()}
 
 
-def test_at(points: Sequence[Mapping[str, float]], level: float) -> float | None:
+def score_at(points: Sequence[Mapping[str, float]], level: float) -> float | None:
     """The test accuracy at a training accuracy, between two lengths of training.
 
     None where the lengths do not enclose it.
@@ -64,7 +65,7 @@ def at_one_fit(own: Gaps) -> tuple[float, dict[str, dict[int, float]]]:
     level = min(best, default=1.0)
     there: dict[str, dict[int, float]] = {}
     for norm, seeds in points.items():
-        tests = {n: test_at(each, level) for n, each in seeds.items()}
+        tests = {n: score_at(each, level) for n, each in seeds.items()}
         there[norm] = {n: test for n, test in tests.items() if test is not None}
     return level, there
 
@@ -89,10 +90,18 @@ def decide(fit: Estimate | None, gap: Estimate | None, test: Estimate | None) ->
 def _table(title: str, found: Gaps) -> Table:
     rows = [
         [label, str(len(seeds))]
-        + [spread(list(column(found, label, key).values()), 1, 100) for key in KEYS]
+        + [spread(list(column(found, label, key).values()), 1, 100) for key in NAMES]
         for label, seeds in found.items()
     ]
-    return Table(title, ["network", "n", "training accuracy", "test accuracy", "gap"], rows)
+    return Table(title, ["network", "n", *NAMES.values()], rows)
+
+
+def _long(apart: Mapping[str, Estimate | None]) -> str:
+    """Batch norm against group norm in the long comparison."""
+    if apart["gap"] is None:
+        return ""
+    words = (f"{what} {said(apart[key], 'higher', 'lower')}" for key, what in NAMES.items())
+    return f" In the long comparison, against group norm: {', '.join(words)}."
 
 
 def regularization(
@@ -105,7 +114,7 @@ def regularization(
     fit = welch(there["batch"], there["none"])
     long = {
         key: welch(*(column(runs, called(norm, USUAL), key) for norm in ("batch", "group")))
-        for key in KEYS
+        for key in NAMES
     }
     at_fit = [
         [norm, str(len(each)), spread(list(each.values()), 1, 100)] for norm, each in there.items()
@@ -123,10 +132,7 @@ def regularization(
         " higher than group norm's.",
         decide(fit, long["gap"], long["test"]),
         f"At the same training accuracy of {100 * level:.0f} %, batch norm's test accuracy against"
-        f" that without a norm: {said(fit, 'higher', 'lower')}. In the long comparison at batch size"
-        f" {USUAL}, batch norm against group norm: training accuracy"
-        f" {said(long['train'], 'higher', 'lower')}, test accuracy"
-        f" {said(long['test'], 'higher', 'lower')}, gap {said(long['gap'], 'larger', 'smaller')}.",
+        f" that without a norm: {said(fit, 'higher', 'lower')}.{_long(long)}",
         [
             Table(
                 f"Test accuracy in % at a training accuracy of {100 * level:.0f} %",

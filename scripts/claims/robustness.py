@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from math import nan
 from statistics import fmean
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -125,7 +126,8 @@ def finding(found: Found) -> Finding:
         "2,000 test images, as they are and changed: half the contrast, brighter (+40 of 255),"
         " Gaussian noise (deviation 20), blurred (3×3). Evaluation mode; the networks of the claim"
         " on convergence, and the long comparison. `kept`: accuracy on changed images over that on"
-        f" clean ones, both above the {100 * CHANCE:.0f} % of chance. The verdict is that of `kept`,"
+        f" clean ones, both above the {100 * CHANCE:.0f} % of chance. The verdict is that of"
+        " `kept`,"
         " batch norm minus no norm.",
         judged(share),
         f"The share of its accuracy that batch norm keeps on changed images, against no norm:"

@@ -10,7 +10,6 @@ from claims.base import (
     OPEN,
     PARTLY,
     Finding,
-    Losses,
     Table,
     fixed,
     judged,
@@ -19,6 +18,7 @@ from claims.base import (
 )
 from claims.networks import Cells, Lost, Seeds, accuracies, called
 from normbench.report.compare.statistics import Estimate, combine, welch
+from normbench.store.results import Result
 
 NORMS = ("batch", "group", "layer", "instance")
 PLANNED = ("batch", "group")
@@ -46,7 +46,7 @@ def missing(cells: Cells, lost: Lost) -> list[str]:
 
 def lost_of(
     lost: Lost, norms: Sequence[str] = PLANNED, batches: Sequence[int] = (SMALL, USUAL)
-) -> Losses:
+) -> dict[str, dict[int, Result]]:
     """The lost seeds of some norms and batch sizes, by what tables call their cells."""
     chosen = ((key, seeds) for key, seeds in sorted(lost.items()))
     return {called(*key): seeds for key, seeds in chosen if key[0] in norms and key[1] in batches}
@@ -66,6 +66,8 @@ def epochs(cells: Cells) -> str:
 
 def recipe(cells: Cells) -> str:
     """How the networks were trained, from their records."""
+    if not cells:
+        return "The long comparison (`normbench sweep experiment=batch-size`) is not there."
     rates = {
         called(*key): f"{next(iter(seeds.values())).config['optim']['lr']:g}"
         for key, seeds in sorted(cells.items())
@@ -135,20 +137,21 @@ def small_batches(cells: Cells, lost: Lost) -> Finding:
     What the cells can show is the first part of the claim, and of the second that the accuracy
     changes less. To train with batches of different sizes takes other cells.
     """
-    less = moves_less(cells, "group", "batch")
+    less, lacking = moves_less(cells, "group", "batch"), missing(cells, lost)
     at_2 = {norm: accuracies(cells.get((norm, SMALL), {})) for norm in PLANNED}
+    known = "measured yet" if lacking else "clear"
     first = {
         True: "Group norm's accuracy depends less on the batch size",
         False: "Group norm's accuracy depends more on the batch size",
-        None: "Whose accuracy depends less on the batch size is not clear",
+        None: f"Whose accuracy depends less on the batch size is not {known}",
     }[less]
-    lacking = missing(cells, lost)
     still = f" **Not there yet**: {'; '.join(lacking)}." if lacking else ""
     return Finding(
         "Small batches and batches of different sizes",
         "GroupNorm depends less on the batch size, so it is more stable when training with small"
         " batches or with batches of different sizes.",
-        f"{recipe(cells)} They were chosen on held-out training images ([rates](rates/README.md))."
+        f"{recipe(cells)} Learning rates are chosen on held-out"
+        " training images ([rates](rates/README.md))."
         f" Depending less: a smaller change from 32 to 2, up or down.{still}",
         OPEN if less is None else PARTLY if less else NOT,
         f"{first}: {_changes(cells, PLANNED, USUAL)}; {_changes(cells, PLANNED, LARGE)}."
@@ -190,7 +193,8 @@ def layer_norm(cells: Cells, lost: Lost) -> Finding:
         f"After {epochs(cells)} epochs at batch size 2, layer norm against batch norm:"
         f" {said(ahead, 'better', 'worse')}; its loss from 32 to 2 against batch norm's:"
         f" {said(saved, 'smaller', 'larger')}. Against group norm at batch size 2:"
-        f" {said(group, 'better', 'worse')}. Changes: {_changes(cells, ('batch', 'layer'), USUAL)}.",
+        f" {said(group, 'better', 'worse')}. Changes:"
+        f" {_changes(cells, ('batch', 'layer'), USUAL)}.",
         [comparison(cells, lost)],
         "Text, for which the article recommends it; longer training at tuned learning rates.",
     )

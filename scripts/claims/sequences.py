@@ -180,11 +180,12 @@ def sequences(found: Mapping[str, Any], padding: Mapping[str, float]) -> Finding
         "Layer norm is better suited than batch norm to sequences, as in text tasks.",
         f"A transformer of {BLOCKS} blocks and width {WIDTH} on a generated task: which of"
         f" {SYMBOLS} symbols comes after the marker in a sequence of {SHORTEST} to {LONGEST} tokens"
-        f" (chance: {100 / SYMBOLS:.1f} %). {STEPS} steps of Adam, batch size {BATCH}, padded to the"
-        " longest sequence. Layer norm over the features of each token; batch norm over all tokens"
-        " of the padded batch, or over the real ones only. Each at the learning rate of the lowest"
-        f" held-out loss (seed 0); then seeds 1 to {SEEDS[-1]} on {TESTED:,} other sequences. The"
-        " claim holds if layer norm is more accurate than both batch norms, in part if than one."
+        f" (chance: {100 / SYMBOLS:.1f} %). {STEPS} steps of Adam at batch size {BATCH}, each batch"
+        " padded to its longest sequence. Layer norm over the features of each token; batch norm"
+        " over all tokens of the padded batch, or over the real ones only. Each at the learning"
+        f" rate of the lowest held-out loss (seed 0); then seeds 1 to {SEEDS[-1]} on {TESTED:,}"
+        " other sequences. The claim holds if layer norm is more accurate than both batch norms, in"
+        " part if than one."
         " Second table: 8 sequences of 12 tokens, 64 features, padded by zeros to 24; how far the"
         " outputs of the 12 real tokens move, relative to their deviation.",
         suited(judged(padded), judged(real)),

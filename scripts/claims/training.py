@@ -53,8 +53,8 @@ class Arm:
 
 CONVERGENCE = tuple(Arm(n, (f"norm={n}", *MANY), (0.05, 0.1, 0.2)) for n in ("batch", "none"))
 OTHERS = tuple(
-    Arm(f"{model}, {norm}", (f"model={model}", f"norm={norm}", *SMALL), (0.1,))
-    for model in ("preact_resnet", "convnet")
+    Arm(f"{label}, {norm}", (f"model={model}", f"norm={norm}", *SMALL), (0.1,))
+    for model, label in (("preact_resnet", "PreAct-ResNet-8"), ("convnet", "ConvNet-3"))
     for norm in ("group", "batch")
 )
 
