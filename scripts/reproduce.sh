@@ -38,7 +38,8 @@ case $status in
 esac
 for name in "$@"; do
   if [ "$name" = article ]; then
-    step python scripts/article.py --runs runs/naive --data cifar10-jpeg
+    step python scripts/article.py --runs runs/batch-size --data cifar10-jpeg
+    step python scripts/keep.py runs/article results/article
     continue
   fi
   step normbench sweep "experiment=$name" data=images data.name=cifar10-jpeg \

@@ -19,8 +19,14 @@ from normbench.store.results import DIVERGED, Result
 HOLDS = "holds"
 PARTLY = "holds partly"
 NOT = "does not hold"
-OPEN = "not decided by this"
+OPEN = "not decided"
 VERDICTS = (HOLDS, PARTLY, NOT, OPEN)
+
+
+def row(cells: Sequence[str]) -> str:
+    """A line of a Markdown table."""
+    safe = [cell.replace("|", "\\|") for cell in cells]
+    return f"| {' | '.join(safe)} |"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +46,7 @@ class Table:
     def markdown(self) -> str:
         """The table as Markdown."""
         lines = [self.head, ["---"] * len(self.head), *self.rows]
-        safe = [[cell.replace("|", "\\|") for cell in line] for line in lines]
-        return f"*{self.title}*\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in safe)
+        return f"*{self.title}*\n\n" + "\n".join(map(row, lines))
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +58,8 @@ class Finding:
         claim: what the article says, in short.
         how: what was measured and how.
         verdict: one of VERDICTS.
-        why: the sentence that goes with the verdict.
-        tables: the numbers.
+        why: the answer; its first sentence goes into the list of all claims.
+        tables: the numbers; those without rows are left out.
         unshown: what this does not show; empty where nothing comes to mind.
         figure: a picture's file name; empty where there is none.
     """
@@ -71,17 +76,22 @@ class Finding:
     def __post_init__(self) -> None:
         assert self.verdict in VERDICTS, self.verdict
 
+    @property
+    def short(self) -> str:
+        """The first sentence of the answer."""
+        return self.why.partition(". ")[0].rstrip(".") + "."
+
     def markdown(self, number: int) -> str:
         """The finding as a section."""
         parts = [
             f"## {number}. {self.title}",
             f"**Claim.** {self.claim}",
+            f"**{self.verdict[0].upper()}{self.verdict[1:]}.** {self.why}",
             f"**Measured.** {self.how}",
-            *(table.markdown() for table in self.tables),
+            *(table.markdown() for table in self.tables if table.rows),
         ]
         if self.figure:
             parts.append(f"![{self.title}](figures/{self.figure})")
-        parts.append(f"**Verdict: {self.verdict}.** {self.why}")
         if self.unshown:
             parts.append(f"**Not shown.** {self.unshown}")
         return "\n\n".join(parts)
@@ -124,16 +134,17 @@ class Store:
             given: plain values that go into it, such as digests of files.
         """
         self.used.add(name)
-        source = hashlib.sha256(inspect.getsource(function).encode()).hexdigest()[:16]
-        inputs = {"function": f"{function.__name__} {source}", **given}
-        known = self.values.get(name)
-        if known is None or known["inputs"] != inputs:
+        if not self.knows(name, function, **given):
             print(f"  measuring {name}", flush=True)
-            known = {"inputs": inputs, "value": json.loads(json.dumps(function(*arguments)))}
-            self.values[name] = known
+            value = json.loads(json.dumps(function(*arguments)))
+            self.values[name] = {"inputs": _inputs(function, given), "value": value}
             self.write({})
-        value: dict[str, Any] = known["value"]
-        return value
+        found: dict[str, Any] = self.values[name]["value"]
+        return found
+
+    def knows(self, name: str, function: Callable[..., dict[str, Any]], /, **given: Any) -> bool:
+        """Whether a measurement is remembered."""
+        return self.values.get(name, {}).get("inputs") == _inputs(function, given)
 
     def write(self, more: Mapping[str, Any]) -> None:
         """Writes all measurements, and ``more`` before them."""
@@ -144,9 +155,9 @@ class Store:
         self.values = {name: self.values[name] for name in sorted(self.used)}
 
 
-def digest(path: Path) -> str:
-    """SHA-256 (hex) of a file, shortened."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+def _inputs(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    source = hashlib.sha256(inspect.getsource(function).encode()).hexdigest()[:16]
+    return {"function": f"{function.__name__} {source}", **given}
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -161,19 +172,12 @@ def number(value: float, digits: int = 3) -> str:
     return f"{value:.{digits}g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
-def _turned(found: Estimate) -> Estimate:
-    low, high = found.low, found.high
-    return Estimate(
-        -found.mean, None if high is None else -high, None if low is None else -low, found.n
-    )
-
-
 def fixed(found: Estimate | None, digits: int = 2, scale: float = 1.0) -> str:
     """Mean ± half the 95 % interval, times ``scale``; ``-`` where there is none."""
     if found is None:
         return "-"
     mean = f"{scale * found.mean:.{digits}f}"
-    return mean if found.half is None else f"{mean} ± {scale * found.half:.{digits}f}"
+    return mean if found.half is None else f"{mean} ± {abs(scale) * found.half:.{digits}f}"
 
 
 def spread(values: Sequence[float], digits: int = 2, scale: float = 1.0) -> str:
@@ -190,31 +194,32 @@ def judged(found: Estimate | None) -> str:
 
 def said(
     found: Estimate | None,
-    above: str,
-    below: str,
-    neither: str,
-    digits: int = 2,
-    scale: float = 1.0,
+    more: str,
+    less: str,
+    unit: str = " points",
+    digits: int = 1,
+    scale: float = 100,
 ) -> str:
-    """One of three ways to say a difference, by the side of 0 on which its interval lies.
+    """A difference in words, by the side of 0 on which its interval lies.
+
+    ``4.4 ± 1.0 points higher``, or ``not clearly different (0.3 ± 1.2 points)``: the interval
+    holds 0, which is not to say that the two are equal.
 
     Args:
         found: the difference.
-        above: said where it lies above 0; ``{}`` is its size.
-        below: said where it lies below; ``{}`` is its size, without the sign.
-        neither: said where it holds 0, which is not to say that the two are equal; ``{}`` is the
-            difference with its sign.
+        more, less: said after its size where the interval lies above or below 0.
+        unit: follows the number.
         digits: after the point.
         scale: multiplies the numbers.
     """
     if found is None:
-        return neither.format("-")
-    if found.above(0):
-        return above.format(fixed(found, digits, scale))
-    if found.below(0):
-        return below.format(fixed(_turned(found), digits, scale))
-    few = ", one seed" if found.half is None else ""
-    return neither.format(fixed(found, digits, scale)) + few
+        return "not measured"
+    if not found.clear:
+        few = ", one seed" if found.half is None else ""
+        return f"not clearly different ({fixed(found, digits, scale)}{unit}{few})"
+    above = found.above(0)
+    size = fixed(found, digits, scale if above else -scale)
+    return f"{size}{unit} {more if above else less}"
 
 
 Losses = Mapping[str, Mapping[int, Result]]
@@ -237,22 +242,12 @@ def _end(result: Result) -> str:
     return f"{DIVERGED}{at}" if result.status == DIVERGED else result.status
 
 
-def with_losses(finding: Finding, decisive: Losses, beside: Losses) -> Finding:
-    """The finding with what became of the seeds that are in none of its numbers.
+def with_losses(finding: Finding, lost: Losses) -> Finding:
+    """The finding with the seeds that its verdict would need and that did not finish.
 
-    Args:
-        finding: drawn from the seeds that finished.
-        decisive: those lost that its verdict would need: the rest may be no fair sample, and so
-            decide nothing.
-        beside: those lost that only its tables would show.
+    The others may be no fair sample, and so decide nothing.
     """
-    verdict, why = finding.verdict, finding.why
-    if lost := losses_in_words(decisive):
-        verdict = OPEN
-        why += (
-            f" **Seeds came to a bad end** ({lost}): the numbers are those of the others, and"
-            " decide nothing."
-        )
-    if lost := losses_in_words(beside):
-        why += f" Not in the tables, because of a bad end: {lost}."
-    return replace(finding, verdict=verdict, why=why)
+    if not (words := losses_in_words(lost)):
+        return finding
+    why = f"Seeds were lost ({words}), and the others decide nothing. {finding.why}"
+    return replace(finding, verdict=OPEN, why=why)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from statistics import fmean
 from typing import Any
 
@@ -82,7 +83,7 @@ def measure_network(seed: Seed, images: Images, count: int = 512) -> dict[str, A
 
 
 def independence(
-    alone: dict[str, Any], networks: dict[tuple[str, int], dict[int, dict[str, Any]]]
+    alone: Mapping[str, Any], networks: Mapping[str, Mapping[int, Mapping[str, Any]]]
 ) -> Finding:
     """Whose output depends on the other examples of its batch."""
     rows = [
@@ -95,42 +96,37 @@ def independence(
     ]
     others = [each for name, each in alone.items() if name != "batch"]
     never = all(max(e["training"].values()) == e["evaluation"] == 0 for e in others)
-    always = min(alone["batch"]["training"].values()) > 0.01 and alone["batch"]["evaluation"] == 0
+    batch = alone["batch"]
+    always = min(batch["training"].values()) > 0.01 and batch["evaluation"] == 0
     whole = []
-    for (norm, batch), seeds in sorted(networks.items(), key=lambda kv: (kv[0][0], kv[0][1])):
-        cells = [
-            f"{spread([s[str(b)]['change'] for s in seeds.values()])};"
-            f" {spread([s[str(b)]['predictions'] for s in seeds.values()], 1, 100)} %"
-            for b in BATCHES
-        ]
-        whole.append([f"{norm}, trained at {batch}", str(len(seeds)), *cells])
+    for label, seeds in networks.items():
+        changed = ([each[str(b)]["predictions"] for each in seeds.values()] for b in BATCHES)
+        whole.append([label, str(len(seeds)), *(spread(each, 1, 100) for each in changed)])
     return Finding(
         "Group norm's independence of the batch",
         "GroupNorm depends less on the batch size than BatchNorm.",
-        "On the layers: how far one example's output moves when its batch mates are exchanged"
-        " (root mean square, relative to the output's deviation; activations of a trained network,"
-        " float64). On trained ResNet-8 in training mode: how far the logits of 512 test images"
-        " move when the batches are dealt anew, and how many predictions change.",
+        "On the layers (activations of a trained network, float64): how far one example's output"
+        " moves when the other images of its batch are exchanged, root mean square relative to the"
+        " output's deviation. On trained ResNet-8 in training mode: how many predictions of 512"
+        " test images change when the batches are dealt anew.",
         HOLDS if never and always else NOT,
-        "Stronger than claimed: group, layer and instance norm do not depend on the batch at all,"
-        " to the bit, so that one example's output is the same at every batch size and in"
-        " evaluation. Batch norm's depends on the other examples in training, the more the smaller"
-        " the batch, and not in evaluation.",
+        "Group, layer and instance norm do not depend on the batch at all: one example's output is"
+        " the same, to the bit, at every batch size and in evaluation. Batch norm's depends on the"
+        " other examples in training, more in smaller batches, and not in evaluation.",
         [
             Table(
-                "Layers alone, by the size of the batch",
+                "Layers alone, by batch size",
                 ["norm", *(f"training, {b}" for b in BATCHES), "evaluation"],
                 rows,
             ),
             Table(
-                "Trained networks in training mode: change of the logits (relative to their"
-                " deviation); predictions changed; ± is the 95 % interval over n seeds",
+                "Predictions changed in %, by the size of the batches dealt",
                 ["network", "n", *(f"batches of {b}" for b in BATCHES)],
                 whole,
             ),
         ],
-        "That training does not depend on the batch size: its gradient noise and learning rate do,"
-        " for every norm; see the claim on small batches.",
+        "Training as a whole depends on the batch size with every norm, through gradient noise and"
+        " learning rate: see the next claim.",
     )
 
 
@@ -162,23 +158,16 @@ def measure_unbiased(seed: Seed, images: Images, count: int = 2000) -> dict[str,
     return {"changed": float((first != second).double().mean()), "scores": scores}
 
 
-def unbiased_in_words(found: dict[int, dict[str, Any]]) -> dict[str, str]:
-    """The changes over seeds: of the predictions, and of the accuracy, as half a sentence."""
+def unbiased_in_words(found: Mapping[int, Mapping[str, Any]]) -> str:
+    """How predictions and accuracy change, over seeds; each change is within one network."""
     if not found:
-        return {"changed": "-", "accuracy": "how the accuracy changes is not known"}
+        return "No trained network of group norm is there to try it in."
     changed = [each["changed"] for each in found.values()]
-    lost = [each["scores"][1] - each["scores"][0] for each in found.values()]
-    return {
-        "changed": f"{spread(changed, 2, 100)} % (n = {len(found)})",
-        "accuracy": said(
-            estimate(lost),
-            "the accuracy rises by {} points",
-            "the accuracy falls by {} points",
-            "the accuracy's change is not told from 0 ({} points)",
-            2,
-            100,
-        ),
-    }
+    moved = estimate(each["scores"][1] - each["scores"][0] for each in found.values())
+    return (
+        f"In trained networks (n = {len(found)}) it changes {spread(changed, 2, 100)} % of the"
+        f" predictions; the accuracy is {said(moved, 'higher', 'lower', digits=2)}."
+    )
 
 
 def measure_convolution() -> dict[str, Any]:
@@ -244,29 +233,21 @@ def convolution(found: dict[str, Any]) -> Finding:
         " within each, reducing computation.",
         "`normbench show norm=none model.cardinality=G`: FLOPs of a forward pass of one image,"
         " parameters, and the bytes that a training step of 32 images holds; ResNet-8, whose 3×3"
-        " convolutions inside of blocks have G groups. And what a layer does to an input twice as"
-        " large.",
+        " convolutions inside of blocks have G groups.",
         PARTLY if exact else NOT,
-        "The computation of a convolution does fall by the factor G exactly, that of the network by"
-        f" less ({last['flops'] / whole['flops']:.2f} at G = 16: the stem, the shortcuts and the"
-        f" last layer stay), and memory hardly, which activations make up. But it is no variant"
-        " of group norm: it takes no statistics, learns weights and is linear (twice the input,"
-        f" {doubling['convolution']:.0f} times the output; group norm: {doubling['norm']:.0f}"
-        " time). They share the word group.",
+        "G groups divide the computation of a convolution by G, but group convolution is no variant"
+        f" of group norm. It takes no statistics, learns weights and is linear: twice the input"
+        f" gives {doubling['convolution']:.0f} times the output (group norm:"
+        f" {doubling['norm']:.0f} time). The whole network keeps"
+        f" {last['flops'] / whole['flops']:.2f} of its FLOPs at G = 16, and nearly all of its"
+        " memory, which is activations.",
         [
             Table(
-                "Millions of FLOPs and (share of G = 1); memory in MB",
+                "Millions of FLOPs and parameters (share of G = 1); memory in MB",
                 ["G", "block convolutions", "network", "parameters", "memory"],
                 rows,
             ),
-            Table(
-                "What the norms themselves cost: the memory of a step in MB (relative to `none`,"
-                " which keeps γ and β)",
-                ["norm", "memory"],
-                norms,
-            ),
+            Table("Memory of a step by norm, in MB (relative to none)", ["norm", "memory"], norms),
         ],
-        "FLOPs count convolutions and matrix products, of which the norms have none. Seconds: group"
-        " convolutions are often slower than their FLOPs say; that is not measured here. What it"
-        " costs in accuracy.",
+        "Seconds; accuracy.",
     )

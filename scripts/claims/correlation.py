@@ -8,21 +8,40 @@ channel by one rising straight line cannot change the first kind; all norms here
 
 from __future__ import annotations
 
-from math import inf
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import inf, nan
 from statistics import fmean
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from claims.base import NOT, OPEN, PARTLY, Finding, Table, fixed, number, said
+from claims.base import NOT, OPEN, PARTLY, Finding, Store, Table, fixed, number, said
 from claims.layers import layer
-from claims.networks import Cells, Images, Seed, norm_inputs, slots
-from normbench.report.compare.statistics import Estimate, paired
+from claims.networks import Cells, Images, Seed, Seeds, called, measured, norm_inputs, slots
+from claims.runs import SMALL, USUAL, labelled
+from normbench.report.compare.statistics import Estimate, paired, welch
 
 NORMS_APPLIED = ("batch", "group", "layer", "instance")
 COUNT = 500
 KINDS = ("all", "within", "between", "image")
+
+PerSeed = Mapping[int, Mapping[str, Any]]
+"""What :func:`look` says, averaged over a network's layers, by seed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """All that was measured on networks.
+
+    Attributes:
+        applied: by norm, on the activations of networks without one.
+        trained: by network, before and after its own norms.
+    """
+
+    applied: Mapping[str, PerSeed]
+    trained: Mapping[str, PerSeed]
 
 
 def correlation(x: Tensor) -> Tensor:
@@ -153,25 +172,23 @@ def _signed(x: Tensor, y: Tensor, groups: int, theory: float) -> dict[str, float
     return {"before": means[0], "after": means[1], "theory": theory}
 
 
-def _pair(per_seed: dict[int, dict[str, Any]], kind: str) -> tuple[str, Estimate | None]:
-    """``before → after`` and the change, paired by seed."""
-    if not per_seed:
-        return "-", None
-    before = {s: each["before"][kind] for s, each in per_seed.items()}
-    after = {s: each["after"][kind] for s, each in per_seed.items()}
-    text = f"{fmean(before.values()):.3f} → {fmean(after.values()):.3f}"
-    return text, paired(after, before)
+def change(found: PerSeed, kind: str) -> Estimate | None:
+    """After minus before, in the same networks."""
+    return paired(_after(found, kind), {n: each["before"][kind] for n, each in found.items()})
 
 
-def _changes(per_seed: dict[int, dict[str, Any]]) -> list[str]:
+def _changes(found: PerSeed) -> list[str]:
     cells = []
     for kind in ("within", "between"):
-        text, change = _pair(per_seed, kind)
-        cells += [text, fixed(change, 3)]
-    return [*cells, number(max((each["moved"] for each in per_seed.values()), default=inf), 2)]
+        before, after = (
+            fmean(each[when][kind] for each in found.values()) if found else nan
+            for when in ("before", "after")
+        )
+        cells += [f"{before:.3f} → {after:.3f}", fixed(change(found, kind), 3)]
+    return [*cells, number(max((each["moved"] for each in found.values()), default=inf), 2)]
 
 
-def _constructed_table(found: dict[str, Any]) -> Table:
+def _constructed_table(found: Mapping[str, Any]) -> Table:
     rows = [
         [label, *(f"{each[key]:+.3f}" for key in ("before", "after", "theory"))]
         for label, each in found.items()
@@ -183,142 +200,80 @@ def _constructed_table(found: dict[str, Any]) -> Table:
     )
 
 
-def gather(
-    store: Any, images: Images, plain: dict[int, Seed], trained: Cells
-) -> dict[str, dict[Any, dict[int, dict[str, Any]]]]:
-    """All measurements, by norm (applied) or cell (trained) and seed."""
-    applied: dict[Any, dict[int, dict[str, Any]]] = {name: {} for name in NORMS_APPLIED}
-    for number_, seed in plain.items():
-        each = store.measure(
-            f"correlation/applied/seed-{number_}",
-            measure_applied,
-            seed,
-            images,
-            weights=seed.digest,
-            data=images.all.sha256,
-            images=COUNT,
-        )
-        for name in NORMS_APPLIED:
-            applied[name][number_] = each[name]
-    networks: dict[Any, dict[int, dict[str, Any]]] = {}
-    for (norm, batch), seeds in trained.items():
-        networks[norm, batch] = {
-            number_: store.measure(
-                f"correlation/trained/{norm}-b{batch}/seed-{number_}",
-                measure_trained,
-                seed,
-                images,
-                weights=seed.digest,
-                data=images.all.sha256,
-                images=COUNT,
-            )
-            for number_, seed in seeds.items()
-        }
-    return {"applied": applied, "trained": networks}
+def gather(store: Store, images: Images, plain: Seeds, cells: Cells) -> Found:
+    """All measurements: every norm on the same activations, and by trained network."""
+    given = measured(store, "correlation/applied", measure_applied, {"none": plain}, images)
+    applied = {
+        name: {n: each[name] for n, each in given.get("none", {}).items()} for name in NORMS_APPLIED
+    }
+    networks = measured(store, "correlation/trained", measure_trained, labelled(cells), images)
+    return Found(applied, networks)
 
 
-def finding(found: dict[str, dict[Any, Any]], made: dict[str, Any]) -> Finding:
+def _after(found: PerSeed, kind: str) -> dict[int, float]:
+    return {n: each["after"][kind] for n, each in found.items()}
+
+
+def _ends(trained: Mapping[str, PerSeed]) -> str:
+    """Whether networks of group norm end with less correlation than those of batch norm."""
+    found = []
+    for batch in (SMALL, USUAL):
+        group, other = (trained.get(called(norm, batch), {}) for norm in ("group", "batch"))
+        if more := welch(_after(group, "all"), _after(other, "all")):
+            found.append(f"at batch size {batch} {said(more, 'higher', 'lower', '', 3, 1)}")
+    if not found:
+        return ""
+    return f" After training, mean |r| of group norm's against batch norm's: {', '.join(found)}."
+
+
+def decide(within: Estimate | None) -> str:
+    """The verdict: less correlation is part of the claim, which also says why."""
+    if within is None or not within.clear:
+        return OPEN
+    return PARTLY if within.below(0) else NOT
+
+
+def finding(found: Found, made: Mapping[str, Any]) -> Finding:
     """Less correlation between features."""
     head = ["norm", "|r| within groups", "change", "|r| between groups", "change", "within images"]
-    applied = [[name, *_changes(seeds)] for name, seeds in found["applied"].items()]
-    networks = [
-        [f"{norm}, batch {batch}", *_changes(seeds)]
-        for (norm, batch), seeds in sorted(found["trained"].items(), key=lambda kv: kv[0][::-1])
-    ]
-    group = found["applied"]["group"]
-    changes = {kind: _pair(group, kind)[1] for kind in ("within", "between")}
-    own = {
-        name: {n: each["after"]["within"] for n, each in found["applied"][name].items()}
-        for name in ("group", "layer")
-    }
-    grouping = said(
-        paired(own["group"], own["layer"]),
-        "{} above layer norm's",
-        "{} below layer norm's",
-        "not told from layer norm's (group minus layer norm: {})",
-        3,
-    )
-    layered = fixed(_pair(found["applied"]["layer"], "within")[1], 3)
-    moves = [each["moved"] for seeds in found["applied"].values() for each in seeds.values()]
-    moved = number(max(moves, default=inf), 2)
-    verdict, why = decide(changes["within"], changes["between"])
+    group, layer_ = found.applied["group"], found.applied["layer"]
+    within, between = (change(group, kind) for kind in ("within", "between"))
+    beside = paired(_after(group, "within"), _after(layer_, "within"))
+    every = [seeds for part in (found.applied, found.trained) for seeds in part.values()]
+    moved = max((each["moved"] for seeds in every for each in seeds.values()), default=inf)
     return Finding(
         "Less correlation between features",
         "The features of a group have the same mean and variance, which reduces correlation between"
         " features.",
-        f"Mean |r| over pairs of different channels right before and after each norm, {COUNT} test"
-        " images, float64, averaged over the nine norms of ResNet-8. r is pooled over all images"
-        " and positions; `within images` is the largest change of any r over the positions of a"
-        " single image. First every norm on the *same* activations (networks trained without a"
-        " norm), then the trained networks as they evaluate; groups are neighbouring pairs of"
-        " channels (the automatic rule) for all norms. Then inputs whose answer is known.",
-        verdict,
-        f"{why} Layer norm, which has no groups, changes that within groups by {layered}, and what"
-        f" group norm leaves there is {grouping}.{_ends(found['trained'])} Within an image no norm"
-        f" changes any correlation (largest change {moved}, rounding): a group's values of one"
-        " image are mapped by one rising straight line each"
-        " channel, and correlation does not see those; for the same reason batch norm in evaluation"
-        " changes none at all. What group norm can remove is only what the channels of an image"
-        " share as a whole, its mean and deviation; a pattern of positions that they share stays."
-        " And over few values it *creates* correlation: of two channels a group on N×C, one becomes"
-        " the other's negative, r = -1.",
+        f"Mean |r| over pairs of different channels before and after each norm, {COUNT} test"
+        " images, float64, averaged over the norms of ResNet-8. r is pooled over images and"
+        " positions; `within images` is the largest change of any r over the positions of one"
+        " image. First every norm on the same activations (networks trained without a norm), then"
+        " trained networks in evaluation mode. Groups are neighbouring pairs of channels. Changes"
+        " are paired: before and after are the same network.",
+        decide(within),
+        "On the same activations, group norm changes mean |r| within groups by"
+        f" {fixed(within, 3)} and between groups by {fixed(between, 3)}. Layer norm, which has"
+        f" no groups, changes the first by {fixed(change(layer_, 'within'), 3)}; what group norm"
+        " leaves against layer norm:"
+        f" {said(beside, 'more', 'less', '', 3, 1)}.{_ends(found.trained)} No norm changes a"
+        f" correlation within an image (at most {number(moved, 2)}, rounding): it maps a channel's"
+        " values by one rising straight line. Group norm removes only what the channels of an image"
+        " share as a whole, its mean and deviation. Over few values it creates correlation: of two"
+        " channels a group on N×C, one becomes the other's negative.",
         [
             Table(
-                "On the same activations (networks trained without a norm); ± is the 95 % interval"
-                f" over n = {len(group)} seeds",
+                "On the same activations",
                 head,
-                applied,
+                [[name, *_changes(seeds)] for name, seeds in found.applied.items()],
             ),
-            Table("In the trained networks, before → after their own norms", head, networks),
+            Table(
+                "In trained networks, before → after their own norms",
+                head,
+                [[name, *_changes(seeds)] for name, seeds in found.trained.items()],
+            ),
             _constructed_table(made),
         ],
-        "Whether correlation between features matters for accuracy at all. Networks trained with"
-        " different norms differ in everything, so that the second table does not say why.",
+        "Whether correlation between features matters for accuracy.",
         "article-correlation.png",
     )
-
-
-def _ends(trained: dict[Any, Any]) -> str:
-    """Whether networks of group norm end with less correlation than those of batch norm."""
-    phrases = []
-    for batch in sorted({batch for _, batch in trained}):
-        after = {
-            norm: {n: each["after"]["all"] for n, each in trained.get((norm, batch), {}).items()}
-            for norm in ("group", "batch")
-        }
-        more = paired(after["group"], after["batch"])
-        if more is not None:
-            at = f"at a batch of {batch}"
-            phrases.append(
-                said(
-                    more,
-                    f"{at} {{}} above 0",
-                    f"{at} {{}} below 0",
-                    f"{at} not told from 0 ({{}})",
-                    3,
-                )
-            )
-    if not phrases:
-        return ""
-    return (
-        " After training, the mean |r| of group norm's networks minus batch norm's is"
-        f" {', '.join(phrases)}."
-    )
-
-
-def decide(within: Estimate | None, between: Estimate | None) -> tuple[str, str]:
-    """The verdict and what was seen of it.
-
-    Less correlation is no more than part of the claim, which also says why.
-    """
-    if within is None or within.half is None:
-        return OPEN, "Too few seeds for an interval."
-    seen = (
-        "Applied to the same activations, group norm changes the mean |r| within groups by"
-        f" {fixed(within, 3)} and between groups by {fixed(between, 3)}."
-    )
-    if within.above(0):
-        return NOT, seen + " That is more correlation, not less."
-    if within.below(0):
-        return PARTLY, seen
-    return OPEN, seen + " The first is not told from 0."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -9,8 +10,10 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from claims.correlation import Found
 from claims.gradients import LAYERS
 from claims.learning import smooth
+from claims.training import Outcome
 
 COLOURS = {
     "none": "#999999",
@@ -56,45 +59,46 @@ def gradients(found: dict[tuple[str, str, float], dict[str, Any]], path: Path) -
     _save(figure, path)
 
 
-def correlations(found: dict[str, dict[Any, Any]], path: Path) -> None:
+def correlations(found: Found, path: Path) -> None:
     """Mean |r| before and after, layer by layer, in networks trained with each norm."""
     figure, axes = _axes(2, ["every norm on the same activations", "group norm in its networks"])
-    applied = found["applied"]
-    for place, seeds in enumerate(applied.values()):
-        for kind, shift, colour in (("within", -0.2, "#0072B2"), ("between", 0.2, "#E69F00")):
-            for each in seeds.values():
-                change = each["after"][kind] - each["before"][kind]
-                label = (
-                    f"{kind} groups" if not place and each is next(iter(seeds.values())) else None
-                )
-                axes[0].plot(place + shift, change, "o", color=colour, alpha=0.7, label=label)
+    for kind, shift, colour in (("within", -0.2, "#0072B2"), ("between", 0.2, "#E69F00")):
+        dots = [
+            (place + shift, each["after"][kind] - each["before"][kind])
+            for place, seeds in enumerate(found.applied.values())
+            for each in seeds.values()
+        ]
+        if dots:
+            axes[0].plot(
+                *zip(*dots, strict=True), "o", color=colour, alpha=0.7, label=f"{kind} groups"
+            )
+            axes[0].legend()
     axes[0].axhline(0, color="black", linewidth=0.8)
-    axes[0].set_xticks(range(len(applied)), list(applied))
+    axes[0].set_xticks(range(len(found.applied)), list(found.applied))
     axes[0].set_ylabel("change of mean |r|, a dot a seed")
-    axes[0].legend()
-    for (norm, batch), seeds in found["trained"].items():
-        if norm != "group":
+    for label, seeds in found.trained.items():
+        if not label.startswith("group"):
             continue
         names = list(next(iter(seeds.values()))["layers"])
         for when, style in ((0, "--"), (1, "-")):
             mean = [fmean(each["layers"][name][when] for each in seeds.values()) for name in names]
-            label = f"{('before', 'after')[when]}, batch {batch}"
-            axes[1].plot(range(len(names)), mean, style, marker="o", markersize=3, label=label)
+            name = f"{('before', 'after')[when]}, {label.partition(', ')[2]}"
+            axes[1].plot(range(len(names)), mean, style, marker="o", markersize=3, label=name)
         axes[1].set_xticks(range(len(names)), names, rotation=60, fontsize=7)
+        axes[1].legend()
     axes[1].set_ylabel("mean |r| over all pairs")
     axes[1].set_ylim(bottom=0)
-    if axes[1].lines:
-        axes[1].legend()
     _save(figure, path)
 
 
-def convergence(found: dict[str, Any], path: Path) -> None:
+def convergence(found: Mapping[str, Outcome], path: Path) -> None:
     """Training loss by step."""
-    figure, (axes,) = _axes(1, ["ResNet-8, batch 32"])
+    figure, (axes,) = _axes(1, ["ResNet-8, batch size 32"])
     for label, arm in found.items():
-        for index, lines in enumerate(arm["curves"].values()):
-            name = f"{label}, rate {arm['rate']:g}" if index == 0 else None
-            axes.plot(*zip(*smooth(lines), strict=True), color=COLOURS[label], label=name)
+        for index, seed in enumerate(arm.finished.values()):
+            name = f"{label}, learning rate {arm.rate:g}" if index == 0 else None
+            steps = smooth(seed.curve)
+            axes.plot(*zip(*steps, strict=True), color=COLOURS[label], label=name)
     axes.set_xlabel("step")
     axes.set_ylabel("training loss, a line a seed")
     axes.legend()

@@ -117,12 +117,11 @@ def axes(found: dict[str, Any]) -> Finding:
         "Batch norm: N·H·W; layer norm: C·H·W; instance norm: H·W; group norm: (C/G)·H·W.",
         "On the output, not the code: the smallest set of the axes N, G, C/G, H, W over which every"
         " mean is 0 and every variance 1; in brackets, how many input values one output value"
-        " depends on (its gradient is not 0 there). float64, ε = 10⁻¹², γ = 1, β = 0, training"
-        " mode; random numbers (6×8×5×3, G = 4) whose mean and deviation differ along every axis,"
-        f" and the activations of a trained network ({'×'.join(map(str, shape[:4]))}, G ="
+        " depends on. float64, ε = 10⁻¹², γ = 1, β = 0, training mode; random numbers (6×8×5×3,"
+        f" G = 4) and activations of a trained network ({'×'.join(map(str, shape[:4]))}, G ="
         f" {shape[4]}).",
         HOLDS if right else NOT,
-        "Every norm shows exactly the axes that the article names, on both inputs.",
+        "Every norm averages over exactly the axes that the article names.",
         [
             Table(
                 "Axes found, and in brackets how many inputs an output depends on",
@@ -130,8 +129,9 @@ def axes(found: dict[str, Any]) -> Finding:
                 rows,
             )
         ],
-        "Layer norm of images is meant as the article draws it, over C·H·W. Language models take"
-        " it over C alone, see the claim on sequences.",
+        "Layer norm is the article's, over C·H·W. Language models take it over C alone: see the"
+        " claim"
+        " on sequences.",
     )
 
 
@@ -184,11 +184,11 @@ def groups(found: dict[str, Any]) -> Finding:
         " groups, float64): mean and variance of each image's groups, and of each single channel"
         " inside of them.",
         (PARTLY if group["channel mean"] > 1e-3 else HOLDS) if pooled else NOT,
-        "A group as one pool has mean 0 and variance 1, until γ and β, which every framework adds"
-        f" by default, undo that. Its features do not share them: a channel's own mean lies"
-        f" {group['channel mean']:.2f} from 0 on average, and its deviation is anything between"
-        f" {group['low']:.2f} and {group['high']:.2f}. Channels with equal mean and variance are"
-        " what instance norm makes.",
+        "A group as a whole has mean 0 and variance 1, but its features do not share them. A"
+        f" channel's own mean lies {group['channel mean']:.2f} from 0 on average, its deviation"
+        f" between {group['low']:.2f} and {group['high']:.2f}. Equal channels are what instance"
+        " norm"
+        " makes. γ and β, which every framework adds, change both.",
         [
             Table(
                 "Largest distance from mean 0 and variance 1 of a group; mean distance from 0 of a"
@@ -241,18 +241,18 @@ def rules(found: dict[str, Any]) -> Finding:
     return Finding(
         "Groups by hand or automatically",
         "The group size is a hyper-parameter, set by hand or determined automatically.",
-        "`normbench show norm=group norm.groups=8`, `norm.channels_per_group=4` and"
-        " `norm.groups=auto`; here the number of groups × channels in each, by normbench's"
-        " automatic rule (the largest divisor of C up to 32 that leaves two channels a group or"
-        " more) and by two rules common in public code; whether the layer equals instance or layer"
-        " norm is tested on its output (float64, to 10⁻⁹).",
+        "Groups × channels in each, by normbench's automatic rule (the largest divisor of C up to"
+        " 32"
+        " that leaves two channels a group or more) and by two rules common in public code. Whether"
+        " the layer equals instance or layer norm is tested on its output (float64, to 10⁻⁹).",
         PARTLY,
-        "By hand: yes. Automatically only in the sense of a rule for a number that divides C:"
-        " nothing is determined from data, and careless rules change the norm: gcd(32, C) and"
-        f" min(32, C) give one channel a group, instance norm, at C = {', '.join(degenerate)}"
-        " among these, and min(32, C) does not even divide 48.",
+        "By hand they can be set; automatically there is only a rule for a divisor of C, and"
+        " nothing"
+        " is determined from data. Careless rules change the norm: gcd(32, C) and min(32, C) give"
+        f" one channel a group, which is instance norm, at C = {', '.join(degenerate)}; min(32, C)"
+        " does not divide 48.",
         [Table("Groups × channels in each", ["C", *names], rows)],
-        "Which number of groups is best: that takes training, `normbench sweep experiment=groups`.",
+        "Which number of groups is best: see [groups](groups/report.md).",
     )
 
 

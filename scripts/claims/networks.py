@@ -1,8 +1,9 @@
-"""Networks that have been trained: found in folders of runs, rebuilt, and looked into."""
+"""Trained networks: found in folders of runs, rebuilt, and looked into."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import yaml
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from claims.base import digest
+from claims.base import Store
 from normbench.data.batches import Split, evaluation_batches
 from normbench.data.batches import split as split_images
 from normbench.data.library.image_set import ImageSet
@@ -27,7 +28,7 @@ WEIGHTS = "model.safetensors"
 
 @dataclass(frozen=True, slots=True)
 class Seed:
-    """One trained network.
+    """One seed of a cell, trained.
 
     Attributes:
         folder: of its records.
@@ -36,22 +37,41 @@ class Seed:
     """
 
     folder: Path
-    config: dict[str, Any]
+    config: Mapping[str, Any]
     result: Result
 
     @property
-    def norm(self) -> str:
-        """The norm's name."""
-        return str(self.config["norm"]["name"])
+    def finished(self) -> bool:
+        """Whether it came to a good end."""
+        return self.result.status == FINISHED
 
     @property
-    def digest(self) -> str:
-        """Of its weights."""
-        return digest(self.folder / WEIGHTS)
+    def accuracy(self) -> float:
+        """On the test set, after the last step."""
+        assert self.result.test_accuracy is not None
+        return self.result.test_accuracy
+
+    @property
+    def curve(self) -> list[dict[str, float]]:
+        """The lines of its ``metrics.jsonl``; none where it failed before there was one."""
+        path = self.folder / "metrics.jsonl"
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        return [json.loads(line) for line in text.splitlines()]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What tells its weights from others', also where only its records are there."""
+        name = f"{self.folder.parent.name}/{self.folder.name}"
+        return {"network": name, "losses": [self.result.train_loss, self.result.test_loss]}
+
+    @property
+    def weights(self) -> bool:
+        """Whether its weights are there, and not only its records."""
+        return (self.folder / WEIGHTS).exists()
 
     def network(self) -> nn.Module:
         """The network with its weights, in evaluation mode."""
-        norm = NORMS[self.norm](**self.config["norm"])
+        norm = NORMS[self.config["norm"]["name"]](**self.config["norm"])
         shared, generator = self.config["norm_batch"], torch.Generator().manual_seed(0)
         model = MODELS[self.config["model"]["name"]](**self.config["model"])
         network = model.build(norm, 10, generator, norm_batch=shared)
@@ -59,57 +79,49 @@ class Seed:
         return network.eval()
 
 
-def seed_at(folder: Path) -> Seed | None:
-    """The seed in a folder; None where it has not finished."""
-    result, path = read_result(folder), folder.parent / "config.yaml"
-    if result is None or result.status != FINISHED or not path.exists():
-        return None
-    return Seed(folder, yaml.safe_load(path.read_text(encoding="utf-8")), result)
-
+Seeds = Mapping[int, Seed]
+"""The seeds of a cell, by number."""
 
 Cells = dict[tuple[str, int], dict[int, Seed]]
-"""By norm and batch, the seeds that have finished."""
-
+"""By norm and batch size, the seeds that have finished."""
 
 Lost = dict[tuple[str, int], dict[int, Result]]
-"""By norm and batch, the seeds that came to a bad end: diverged or failed."""
+"""By norm and batch size, the seeds that came to a bad end: diverged or failed."""
 
 
-def with_weights(seeds: dict[int, Seed]) -> dict[int, Seed]:
-    """Those whose weights are there, and not only their records."""
-    there = {n: seed for n, seed in seeds.items() if (seed.folder / WEIGHTS).exists()}
-    return dict(sorted(there.items()))
+def called(norm: str, batch: int) -> str:
+    """What tables call a cell."""
+    return f"{norm}, batch size {batch}"
 
 
-def found_in(runs: Path, data: str) -> Cells:
-    """The finished seeds of the cells in a folder that are about one data set."""
+def accuracies(seeds: Seeds) -> dict[int, float]:
+    """The test accuracy of each seed."""
+    return {n: seed.accuracy for n, seed in seeds.items()}
+
+
+def found_in(runs: Path, data: str) -> tuple[Cells, Lost]:
+    """The cells of a folder that are about one data set: their finished and their lost seeds."""
     cells: Cells = {}
-    for folder in sorted(runs.glob("*/seed-*")):
-        seed = seed_at(folder)
-        if seed is not None and seed.config["data"]["name"] == data:
-            key = (seed.norm, int(seed.config["batch"]))
-            others = cells.setdefault(key, {})
-            if others and next(iter(others.values())).folder.parent != folder.parent:
-                raise SystemExit(
-                    f"{runs}: two cells of norm={key[0]} batch={key[1]}, which differ in other"
-                    " settings; the claims are about one recipe: leave one of them"
-                )
-            others[seed.result.seed] = seed
-    return cells
-
-
-def lost_in(runs: Path, data: str) -> Lost:
-    """The seeds that :func:`found_in` leaves out because they diverged or failed."""
     lost: Lost = {}
+    folders: dict[tuple[str, int], Path] = {}
     for folder in sorted(runs.glob("*/seed-*")):
         result, path = read_result(folder), folder.parent / "config.yaml"
-        if result is None or result.status == FINISHED or not path.exists():
+        if result is None or not path.exists():
             continue
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
-        if config["data"]["name"] == data:
-            key = (str(config["norm"]["name"]), int(config["batch"]))
+        if config["data"]["name"] != data:
+            continue
+        key = (str(config["norm"]["name"]), int(config["batch"]))
+        if folders.setdefault(key, folder.parent) != folder.parent:
+            raise SystemExit(
+                f"{runs}: two cells of norm={key[0]} batch={key[1]}, which differ in other"
+                " settings; the claims are about one recipe: leave one of them"
+            )
+        if result.status == FINISHED:
+            cells.setdefault(key, {})[result.seed] = Seed(folder, config, result)
+        else:
             lost.setdefault(key, {})[result.seed] = result
-    return lost
+    return cells, lost
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +162,28 @@ class Images:
         chosen = self.test.shuffled(count)  # in the data set's own order, a class comes as a whole
         images, labels = next(evaluation_batches(chosen, count, dtype))
         return images.contiguous(), labels
+
+
+def measured(
+    store: Store,
+    name: str,
+    measure: Callable[[Seed, Images], dict[str, Any]],
+    cells: Mapping[str, Seeds],
+    images: Images,
+) -> dict[str, dict[int, dict[str, Any]]]:
+    """What ``measure`` says of each network, by cell and seed.
+
+    Networks whose weights are not there, and which were not measured before, are left out.
+    """
+    found: dict[str, dict[int, dict[str, Any]]] = {}
+    for label, seeds in cells.items():
+        for n, seed in sorted(seeds.items()):
+            given = {**seed.identity, "data": images.all.sha256}
+            place = f"{name}/{label}/seed-{n}"
+            if seed.weights or store.knows(place, measure, **given):
+                value = store.measure(place, measure, seed, images, **given)
+                found.setdefault(label, {})[n] = value
+    return found
 
 
 @torch.no_grad()

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from math import nan
 from statistics import fmean
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from claims.base import Finding, Table, fixed, judged, said, spread
-from claims.networks import Images, Seed, accuracy, with_weights
-from claims.runs import BATCHES, NORMS
-from normbench.report.compare.statistics import paired
+from claims.base import Finding, Store, Table, judged, said, spread
+from claims.networks import Cells, Images, Seed, accuracy, called, measured
+from claims.runs import SMALL, USUAL, labelled
+from claims.training import Outcome
+from normbench.report.compare.statistics import Estimate, welch
 
 CHANCE = 0.1
 """The accuracy of guessing one of ten classes that are equally frequent."""
@@ -61,26 +61,6 @@ def measure_robustness(seed: Seed, images: Images, count: int = 2000) -> dict[st
     return found
 
 
-def robust(
-    store: Any, images: Images, cells: Mapping[str, dict[int, Seed]]
-) -> dict[str, dict[int, dict[str, float]]]:
-    """:func:`measure_robustness` by cell and seed."""
-    return {
-        label: {
-            n: store.measure(
-                f"robustness/{label}/seed-{n}",
-                measure_robustness,
-                seed,
-                images,
-                weights=seed.digest,
-                data=images.all.sha256,
-            )
-            for n, seed in with_weights(seeds).items()
-        }
-        for label, seeds in cells.items()
-    }
-
-
 def changed(found: Mapping[str, float]) -> float:
     """The accuracy on changed images, averaged over the changes."""
     return fmean(found[name] for name in CHANGES)
@@ -105,8 +85,6 @@ def _rows(found: Found) -> list[list[str]]:
     rows = []
     for label, seeds in found.items():
         every = list(seeds.values())
-        if not every:
-            continue
         changes = ([each[name] - each["clean"] for each in every] for name in CHANGES)
         rows.append(
             [
@@ -119,71 +97,50 @@ def _rows(found: Found) -> list[list[str]]:
     return rows
 
 
-def _beside(runs: Found) -> str:
-    """What batch norm's networks of --runs keep next to those of other norms, batch by batch."""
-    found = []
-    for batch in BATCHES:
-        own = _by_seed(runs, f"batch, batch {batch}", kept)
-        for norm in NORMS[1:]:
-            more = paired(own, _by_seed(runs, f"{norm}, batch {batch}", kept))
-            if more is not None:
-                found.append(f"{norm} norm at a batch of {batch}: {fixed(more, 2)}")
-    if not found:
-        return ""
-    return (
-        " Between norms, of which the claim says nothing, what batch norm's networks of --runs keep"
-        f" minus what others keep is: {'; '.join(found)}."
-    )
-
-
-def robustness(own: Found, runs: Found) -> Finding:
+def robustness(store: Store, images: Images, many: Mapping[str, Outcome], cells: Cells) -> Finding:
     """Batch norm and robustness."""
-    sides = ("own, batch", "own, none")
-    share, right, clean = (
-        paired(*(_by_seed(own, label, what) for label in sides))
-        for what in (kept, changed, lambda found: found["clean"])
+    networks = {f"own, {label}": arm.finished for label, arm in many.items()}
+    return finding(
+        measured(store, "robustness", measure_robustness, {**networks, **labelled(cells)}, images)
     )
-    keeps = said(
-        share,
-        "Batch norm's networks keep a share that is larger by {} than that of those without a norm",
-        "Batch norm's networks keep a share that is smaller by {} than that of those without a"
-        " norm",
-        "The share that batch norm's networks keep is not told from that of those without a norm"
-        " ({})",
-        3,
-    )
-    names = said(
-        right,
-        "they name {} points more of the changed images",
-        "they name {} points fewer of the changed images",
-        "the accuracy on the changed images is not told from theirs ({} points)",
-        1,
-        100,
-    )
+
+
+def finding(found: Found) -> Finding:
+    """Batch norm and robustness, from what was measured."""
+
+    def apart(
+        first: str, second: str, what: Callable[[Mapping[str, float]], float]
+    ) -> Estimate | None:
+        return welch(_by_seed(found, first, what), _by_seed(found, second, what))
+
+    share, right = (apart("own, batch", "own, none", what) for what in (kept, changed))
+    beside = [
+        f"batch size {batch}: {said(found_, 'more', 'less', '', 2, 1)}"
+        for batch in (SMALL, USUAL)
+        if (found_ := apart(called("batch", batch), called("group", batch), kept))
+    ]
+    others = f" Against group norm in the long comparison: {'; '.join(beside)}." if beside else ""
     return Finding(
         "Batch norm and robustness",
         "Batch norm makes the model less dependent on its input data and more robust.",
-        "2,000 test images of all classes, as they are and with half the contrast, brighter (+40 of"
-        " 255), with Gaussian noise (deviation 20) and blurred (3×3); networks as they evaluate:"
-        " normbench's own cells with batch norm and without a norm (10,000 images, two epochs, each"
-        " at its best learning rate), and the networks of --runs. `kept` is the accuracy on changed"
-        f" images over that on clean ones, both counted above the {100 * CHANCE:.0f} % of chance,"
-        " which a network that learned nothing keeps too. The verdict is that of the interval of"
-        " the difference between batch norm and no norm.",
+        "2,000 test images, as they are and changed: half the contrast, brighter (+40 of 255),"
+        " Gaussian noise (deviation 20), blurred (3×3). Evaluation mode; the networks of the claim"
+        " on convergence, and the long comparison. `kept`: accuracy on changed images over that on"
+        f" clean ones, both above the {100 * CHANCE:.0f} % of chance. The verdict is that of"
+        " `kept`,"
+        " batch norm minus no norm.",
         judged(share),
-        f"{keeps}; {names}, and the clean accuracies differ by {fixed(clean, 1, 100)} points."
-        f"{_beside(runs)} A norm that looks at one image takes its contrast out; batch norm's"
-        " running averages do not. `Less dependent on its input data` can mean many things; in the"
-        " plainest sense it is the other way round: in training, batch norm is the only one of"
-        " these norms whose output depends on images other than the one it is given.",
+        f"The share of its accuracy that batch norm keeps on changed images, against no norm:"
+        f" {said(share, 'more', 'less', '', 2, 1)}; its accuracy on changed images:"
+        f" {said(right, 'higher', 'lower')}.{others} In training, batch norm is the one of these"
+        " norms whose output depends on other images.",
         [
             Table(
-                "Accuracy on clean images in %, and its change in points; ± is the 95 % interval"
-                " over n seeds",
+                "Accuracy on clean images in %, and its change in points",
                 ["network", "n", "clean", *CHANGES, "kept"],
-                _rows({**own, **runs}),
+                _rows(found),
             )
         ],
-        "Other changes, other strengths, adversarial ones; networks trained to the end. Networks of"
-        " lower accuracy have less to lose, and a share does not take all of that out.",
+        "Other changes and strengths, adversarial ones. A network of lower accuracy has less to"
+        " lose.",
     )

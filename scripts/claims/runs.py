@@ -1,6 +1,8 @@
-"""Claims that take the long comparison: small batches, layer norm."""
+"""Claims that take the long comparison of norms and batch sizes: small batches, layer norm."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from claims.base import (
     HOLDS,
@@ -11,220 +13,152 @@ from claims.base import (
     Table,
     fixed,
     judged,
-    losses_in_words,
     said,
     spread,
 )
-from claims.networks import Cells, Lost
-from normbench.report.compare.statistics import Estimate, paired
+from claims.networks import Cells, Lost, Seeds, accuracies, called
+from normbench.report.compare.statistics import Estimate, combine, welch
 from normbench.store.results import Result
 
-COMMAND = "normbench sweep experiment=naive data=images data.name={data}"
 NORMS = ("batch", "group", "layer", "instance")
-BATCHES = (2, 4, 8, 32, 128)
-SEEDS = 3
-SMALL, USUAL = 2, 32
+PLANNED = ("batch", "group")
+"""The norms that the long comparison has; the others are shown where they are there."""
 
-
-def scores(cells: Cells, norm: str, batch: int) -> dict[int, float]:
-    """The test accuracy of each seed that finished."""
-    found = {}
-    for n, seed in cells.get((norm, batch), {}).items():
-        assert seed.result.test_accuracy is not None
-        found[n] = seed.result.test_accuracy
-    return found
-
-
-def change(cells: Cells, norm: str, against: int = USUAL) -> dict[int, float]:
-    """The accuracy of each seed at a batch of 2, minus that at a larger one."""
-    small, usual = scores(cells, norm, SMALL), scores(cells, norm, against)
-    return {n: small[n] - usual[n] for n in sorted(small.keys() & usual.keys())}
+BATCHES = (2, 32, 128)
+SEEDS = 5
+SMALL, USUAL, LARGE = BATCHES
+SHORT = "results/naive"
+"""Has all four norms, at one untuned learning rate and for three epochs."""
 
 
 def missing(cells: Cells, lost: Lost) -> list[str]:
-    """The cells of the comparison that have fewer seeds than planned, by norm.
+    """The cells of the comparison that have fewer seeds than planned.
 
     Seeds that came to a bad end are not missing: they are there, and said elsewhere.
     """
     found = []
-    for norm in NORMS:
-        there = {
-            batch: len(cells.get((norm, batch), {})) + len(lost.get((norm, batch), {}))
-            for batch in BATCHES
-        }
-        lacking = [
-            f"{batch}" + (f" ({count} of {SEEDS} seeds)" if count else "")
-            for batch, count in there.items()
-            if count < SEEDS
-        ]
-        if lacking:
-            found.append(f"{norm} at {', '.join(lacking)}")
+    for key in ((norm, batch) for norm in PLANNED for batch in BATCHES):
+        count = len(cells.get(key, {})) + len(lost.get(key, {}))
+        if count < SEEDS:
+            found.append(f"{called(*key)} ({count} of {SEEDS} seeds)")
     return found
 
 
-def of_cells(
-    lost: Lost, norms: tuple[str, ...] = NORMS, batches: tuple[int, ...] = BATCHES
+def lost_of(
+    lost: Lost, norms: Sequence[str] = PLANNED, batches: Sequence[int] = (SMALL, USUAL)
 ) -> dict[str, dict[int, Result]]:
-    """Those of the lost seeds that belong to some norms and batches, by what a cell is called."""
-    return {
-        f"{norm} at {batch}": seeds
-        for (norm, batch), seeds in sorted(lost.items())
-        if norm in norms and batch in batches
+    """The lost seeds of some norms and batch sizes, by what tables call their cells."""
+    chosen = ((key, seeds) for key, seeds in sorted(lost.items()))
+    return {called(*key): seeds for key, seeds in chosen if key[0] in norms and key[1] in batches}
+
+
+def labelled(cells: Cells) -> dict[str, Seeds]:
+    """The cells that are looked into, at two batch sizes, by what tables call them."""
+    order = sorted((key for key in cells if key[1] in (SMALL, USUAL)), key=lambda key: key[::-1])
+    return {called(*key): cells[key] for key in order}
+
+
+def epochs(cells: Cells) -> str:
+    """How long the networks were trained."""
+    seeds = [seed for each in cells.values() for seed in each.values()]
+    return " or ".join(map(str, sorted({seed.config["epochs"] for seed in seeds}))) or "no"
+
+
+def recipe(cells: Cells) -> str:
+    """How the networks were trained, from their records."""
+    if not cells:
+        return "The long comparison (`normbench sweep experiment=batch-size`) is not there."
+    rates = {
+        called(*key): f"{next(iter(seeds.values())).config['optim']['lr']:g}"
+        for key, seeds in sorted(cells.items())
     }
+    words = "; ".join(f"{label}: {rate}" for label, rate in rates.items())
+    if len(set(rates.values())) == 1:
+        words = f"{rates.popitem()[1]} for all"
+    return (
+        f"ResNet-8 on all 50,000 images, {epochs(cells)} epochs; optimizer and norm see the same"
+        " batch. Score: test accuracy after the last step. Learning rates (at batch size 32, scaled"
+        f" linearly): {words}."
+    )
+
+
+def _of(cells: Cells, norm: str, batch: int) -> list[float]:
+    return list(accuracies(cells.get((norm, batch), {})).values())
+
+
+def change(cells: Cells, norm: str, against: int = USUAL) -> Estimate | None:
+    """The accuracy at batch size 2 minus that at a larger one."""
+    return combine([(1, _of(cells, norm, SMALL)), (-1, _of(cells, norm, against))])
+
+
+def apart(cells: Cells, first: str, second: str, against: int, sign: int = -1) -> Estimate | None:
+    """One norm's change minus another's; with ``sign`` = 1 their sum."""
+    return combine(
+        [
+            *((1, _of(cells, first, SMALL)), (-1, _of(cells, first, against))),
+            *((sign, _of(cells, second, SMALL)), (-sign, _of(cells, second, against))),
+        ]
+    )
+
+
+def moves_less(cells: Cells, first: str, second: str, against: int = USUAL) -> bool | None:
+    """Whether ``first`` changes by less than ``second``, up or down; None where that is not clear.
+
+    It does where second - first and second + first are on the same side of 0.
+    """
+    minus, plus = (judged(apart(cells, second, first, against, sign)) for sign in (-1, 1))
+    return None if OPEN in (minus, plus) else minus == plus
 
 
 def comparison(cells: Cells, lost: Lost) -> Table:
-    """Accuracy by norm and batch."""
+    """Accuracy by norm and batch size."""
+    there = [norm for norm in NORMS if any(key[0] == norm for key in (*cells, *lost))]
     rows = []
-    for norm in NORMS:
+    for norm in there:
         row = [norm]
         for batch in BATCHES:
-            values = list(scores(cells, norm, batch).values())
+            values = _of(cells, norm, batch)
+            few = f" (n = {len(values)})" if values else ""
             bad = len(lost.get((norm, batch), {}))
-            few = f" (n = {len(values)})" if 0 < len(values) < SEEDS else ""
             row.append(spread(values, 1, 100) + few + (f"; {bad} lost" if bad else ""))
-        moved = change(cells, norm)
-        rows.append([*row, fixed(paired(moved, dict.fromkeys(moved, 0.0)), 1, 100)])
-    head = ["norm", *(f"batch {b}" for b in BATCHES), "2 minus 32"]
-    title = (
-        "Test accuracy in % after three epochs; ± is the 95 % interval over n = 3 seeds where not"
-        " said; `lost` are seeds that diverged or failed; the difference is paired by seed"
-    )
-    return Table(title, head, rows)
+        rows.append([*row, *(fixed(change(cells, norm, b), 1, 100) for b in (USUAL, LARGE))])
+    head = ["norm", *(f"batch size {b}" for b in BATCHES), "2 minus 32", "2 minus 128"]
+    return Table(f"Test accuracy in % after {epochs(cells)} epochs", head, rows)
 
 
-def _how(data: str, cells: Cells, lost: Lost) -> str:
-    lacking = missing(cells, lost)
-    still = f" **Not there yet**: {'; '.join(lacking)}." if lacking else ""
-    ends = losses_in_words(of_cells(lost))
-    bad = f" **Came to a bad end**: {ends}." if ends else ""
-    return (
-        f"`{COMMAND.format(data=data)}`: ResNet-8 on all 50,000 images, three epochs, learning rate"
-        f" 0.1·batch/32, the optimizer's batch is the norm's. Score: the test set after the last"
-        f" step.{still}{bad}"
-    )
+def _changes(cells: Cells, norms: Sequence[str], against: int) -> str:
+    each = (f"{norm} norm {said(change(cells, norm, against), 'up', 'down')}" for norm in norms)
+    return f"from {against} to 2, {', '.join(each)}"
 
 
-def moves_more(first: dict[int, float], second: dict[int, float]) -> bool | None:
-    """Whether ``first`` is farther from 0 than ``second``; None where that is not clear.
-
-    By two intervals, of first - second and of first + second: |first| > |second| where both lie on
-    the same side of 0.
-    """
-    sides = [judged(paired(first, second)), judged(paired(first, _turned(second)))]
-    return None if OPEN in sides else sides[0] == sides[1]
-
-
-def _turned(values: dict[int, float]) -> dict[int, float]:
-    return {n: -value for n, value in values.items()}
-
-
-def _moved(norm: str, moved: dict[int, float]) -> str:
-    return norm + said(
-        paired(moved, dict.fromkeys(moved, 0.0)),
-        " norm gains {} points",
-        " norm loses {} points",
-        " norm's change is not told from 0 ({} points)",
-        1,
-        100,
-    )
-
-
-def _placed(ahead: Estimate | None) -> str:
-    """Where a norm is next to batch norm."""
-    return said(
-        ahead,
-        "{} points ahead of batch norm",
-        "{} points behind batch norm",
-        "not told from batch norm ({} points)",
-        1,
-        100,
-    )
-
-
-def small_batches(cells: Cells, lost: Lost, data: str) -> Finding:
+def small_batches(cells: Cells, lost: Lost) -> Finding:
     """Group norm with small batches.
 
-    What the cells can show is the first part, and of the second that the accuracy moves less. To
-    be ahead is not claimed, and to train with batches of different sizes takes other cells.
+    What the cells can show is the first part of the claim, and of the second that the accuracy
+    changes less. To train with batches of different sizes takes other cells.
     """
-    moved = {norm: change(cells, norm) for norm in ("batch", "group")}
-    whole = {norm: change(cells, norm, BATCHES[-1]) for norm in moved}
-    less = moves_more(moved["batch"], moved["group"])
-    ahead = paired(scores(cells, "group", SMALL), scores(cells, "batch", SMALL))
-    moves = {
-        True: "group norm's accuracy moves less, whichever way it moves",
-        False: "group norm's accuracy moves more",
-        None: "whose accuracy moves less is not told",
-    }
-    sizes = [
-        paired(moved["group"], moved["batch"]),
-        paired(moved["group"], _turned(moved["batch"])),
-    ]
-    minus, plus = (fixed(each, 1, 100) for each in sizes)
+    less, lacking = moves_less(cells, "group", "batch"), missing(cells, lost)
+    at_2 = {norm: accuracies(cells.get((norm, SMALL), {})) for norm in PLANNED}
+    known = "measured yet" if lacking else "clear"
+    first = {
+        True: "Group norm's accuracy depends less on the batch size",
+        False: "Group norm's accuracy depends more on the batch size",
+        None: f"Whose accuracy depends less on the batch size is not {known}",
+    }[less]
+    still = f" **Not there yet**: {'; '.join(lacking)}." if lacking else ""
     return Finding(
         "Small batches and batches of different sizes",
         "GroupNorm depends less on the batch size, so it is more stable when training with small"
         " batches or with batches of different sizes.",
-        _how(data, cells, lost),
+        f"{recipe(cells)} Learning rates are chosen on held-out"
+        " training images ([rates](rates/README.md))."
+        f" Depending less: a smaller change from 32 to 2, up or down.{still}",
         OPEN if less is None else PARTLY if less else NOT,
-        f"From a batch of 32, the papers' usual one, to one of 2, {moves[less]}:"
-        f" {_moved('batch', moved['batch'])}, and {_moved('group', moved['group'])} (group norm's"
-        f" change less batch norm's is {minus} points, their sum {plus}). From {BATCHES[-1]} to 2,"
-        f" {moves[moves_more(whole['batch'], whole['group'])]}:"
-        f" {_moved('batch', whole['batch'])}, and {_moved('group', whole['group'])}; larger batches"
-        " take fewer steps here. Whether group norm is better at a small batch is another question,"
-        f" of which the claim says nothing: at 2 it is {_placed(ahead)}, after three epochs; in the"
-        " public runs of 100 epochs (CIFAR-10, github.com/BeFranke/GroupNorm) it leads there by 5.5"
-        " points. Batches of different sizes were not trained.",
+        f"{first}: {_changes(cells, PLANNED, USUAL)}; {_changes(cells, PLANNED, LARGE)}."
+        f" Group norm against batch norm at batch size 2:"
+        f" {said(welch(at_2['group'], at_2['batch']), 'better', 'worse')}.",
         [comparison(cells, lost)],
-        "Training with batches of *different* sizes: there is no such cell. That group norm's"
-        " output does not change with them holds by the claim before. Longer training and other"
-        " learning rates: three epochs at a small batch are more steps, so that a gain from 32 to 2"
-        " may be progress. Stability in the sense of the spread over seeds, for which three are too"
-        " few.",
-    )
-
-
-def layer_norm(cells: Cells, lost: Lost, data: str) -> Finding:
-    """Layer norm with small batches.
-
-    To be suited to them is to be better there, and to lose less on the way there. What holds of the
-    two is shown, and the claim partly, if the other does not.
-    """
-    ahead = paired(scores(cells, "layer", SMALL), scores(cells, "batch", SMALL))
-    group = paired(scores(cells, "layer", SMALL), scores(cells, "group", SMALL))
-    moved = {norm: change(cells, norm) for norm in ("batch", "layer")}
-    saved = paired(moved["layer"], moved["batch"])
-    lost_less = said(
-        saved,
-        "it loses {} points less than batch norm",
-        "it loses {} points more than batch norm",
-        "who loses more is not told ({} points)",
-        1,
-        100,
-    )
-    beside = said(
-        group,
-        "{} points ahead of group norm",
-        "{} points behind group norm",
-        "not told from group norm ({} points)",
-        1,
-        100,
-    )
-    return Finding(
-        "Layer norm for small batches",
-        "Layer norm is better suited than batch norm to small batches.",
-        _how(data, cells, lost)
-        + " Its table stands with the claim on group norm and small batches. Better suited is taken"
-        " in two senses: a higher accuracy at a batch of 2, and less lost from 32 to 2.",
-        suited(judged(ahead), judged(saved)),
-        f"At a batch of 2, after three epochs, layer norm is {_placed(ahead)}, and {beside}. From"
-        f" 32 to 2 {lost_less}: {_moved('batch', moved['batch'])}, and"
-        f" {_moved('layer', moved['layer'])}.",
-        [],
-        "Text, for which the article recommends it; longer training, in which what learns more"
-        " slowly may catch up.",
+        "Batches of different sizes within one training; larger networks.",
     )
 
 
@@ -238,6 +172,29 @@ def suited(better: str, steadier: str) -> str:
     return NOT if NOT in both else OPEN
 
 
-def looked_into(cells: Cells) -> Cells:
-    """The cells whose networks are looked into: those at a batch of 2 and of 32."""
-    return {key: seeds for key, seeds in cells.items() if key[1] in (SMALL, USUAL)}
+def layer_norm(cells: Cells, lost: Lost) -> Finding:
+    """Layer norm with small batches.
+
+    To be suited to them is to be better there, and to lose less on the way there.
+
+    Args:
+        cells: of the longest comparison that has layer norm.
+        lost: the lost seeds of the same.
+    """
+    at_2 = {norm: accuracies(cells.get((norm, SMALL), {})) for norm in NORMS}
+    ahead, group = (welch(at_2["layer"], at_2[norm]) for norm in ("batch", "group"))
+    saved = apart(cells, "layer", "batch", USUAL)
+    return Finding(
+        "Layer norm for small batches",
+        "Layer norm is better suited than batch norm to small batches.",
+        f"{recipe(cells)} Better suited means two things here: a higher accuracy at batch size 2,"
+        " and a smaller loss from 32 to 2.",
+        suited(judged(ahead), judged(saved)),
+        f"After {epochs(cells)} epochs at batch size 2, layer norm against batch norm:"
+        f" {said(ahead, 'better', 'worse')}; its loss from 32 to 2 against batch norm's:"
+        f" {said(saved, 'smaller', 'larger')}. Against group norm at batch size 2:"
+        f" {said(group, 'better', 'worse')}. Changes:"
+        f" {_changes(cells, ('batch', 'layer'), USUAL)}.",
+        [comparison(cells, lost)],
+        "Text, for which the article recommends it; longer training at tuned learning rates.",
+    )

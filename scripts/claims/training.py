@@ -2,17 +2,20 @@
 
 Cells are normbench's own, addressed by their content: what has been trained is not trained again.
 The learning rate of each arm is chosen on held-out training images (``data.val_fraction``) with
-seed 0; what is reported comes from seeds 1, 2 and 3. The test set is looked at once, at the end of
-each training, and takes no part in the choice.
+seed 0; what is reported comes from seeds 1, 2 and 3. The test set takes no part in the choice.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 
+import yaml
+
+from claims.networks import Seed, Seeds
 from normbench.launch.compose import load_config
 from normbench.run.run import run
 from normbench.store.results import Result
@@ -23,11 +26,14 @@ SEEDS = (1, 2, 3)
 EXTENSIONS = 5
 """How often a grid grows where its best rate is at an end."""
 
-MANY = ("model.depth=8", "data.limit=10000", "data.val_fraction=0.1", "batch=32", "epochs=2")
-FEW = (
-    *("model.depth=8", "data.limit=1000", "data.val_fraction=0.02", "batch=32", "epochs=20"),
-    *("data.pad=0", "data.flip=false"),
-)
+MANY = ("data.limit=10000", "data.val_fraction=0.1", "batch=32", "epochs=2")
+FEW = ("data.limit=1000", "batch=32", "data.pad=0", "data.flip=false")
+SMALL = ("data.limit=10000", "batch=2", "epochs=1")
+LENGTHS = {"batch": (5, 10, 20), "none": (10, 20, 40)}
+"""Epochs of the networks that can overfit; each length is a training of its own.
+
+Without a norm more epochs are needed to fit the images as well.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,35 +43,54 @@ class Arm:
     Attributes:
         label: what tables call it.
         settings: as on the command line, without the learning rate.
-        grid: the learning rates tried first, a constant factor apart.
-        rate_of: the arm whose learning rate it uses; None: it has its own.
+        grid: the learning rates tried first, a constant factor apart; a single one is taken as is.
     """
 
     label: str
     settings: tuple[str, ...]
-    grid: tuple[float, ...] = (0.05, 0.1, 0.2)
-    rate_of: Arm | None = None
+    grid: tuple[float, ...]
 
 
-CONVERGENCE = (
-    Arm("batch", ("norm=batch", *MANY)),
-    Arm("none", ("norm=none", *MANY)),
-    Arm("none, γ=0", ("norm=none", "model.zero_init=true", *MANY)),
+CONVERGENCE = tuple(Arm(n, (f"norm={n}", *MANY), (0.05, 0.1, 0.2)) for n in ("batch", "none"))
+OTHERS = tuple(
+    Arm(f"{label}, {norm}", (f"model={model}", f"norm={norm}", *SMALL), (0.1,))
+    for model, label in (("preact_resnet", "PreAct-ResNet-8"), ("convnet", "ConvNet-3"))
+    for norm in ("group", "batch")
 )
-FITTING = (
-    Arm("batch", ("norm=batch", *FEW), rate_of=CONVERGENCE[0]),
-    Arm("none", ("norm=none", *FEW), rate_of=CONVERGENCE[1]),
-    Arm("batch, 4 share", ("norm=batch", "norm_batch=4", *FEW), rate_of=CONVERGENCE[0]),
-)
+
+
+def fitting(rates: Mapping[str, float]) -> tuple[Arm, ...]:
+    """Networks that can overfit, for each length of training, at the norms' learning rates."""
+    return tuple(
+        Arm(f"{norm}, {epochs} epochs", (f"norm={norm}", f"epochs={epochs}", *FEW), (rates[norm],))
+        for norm, lengths in LENGTHS.items()
+        for epochs in lengths
+    )
 
 
 @dataclass(frozen=True, slots=True)
-class Trained:
-    """One seed of a cell: how it ended, and where its records are."""
+class Outcome:
+    """What became of an arm.
 
-    seed: int
-    result: Result
-    folder: Path
+    Attributes:
+        tried: the loss on held-out images by learning rate; infinite where it diverged.
+        rate: the learning rate of the seeds that are reported.
+        seeds: those seeds.
+    """
+
+    tried: Mapping[float, float]
+    rate: float
+    seeds: Seeds
+
+    @property
+    def finished(self) -> dict[int, Seed]:
+        """The seeds that came to a good end."""
+        return {n: seed for n, seed in self.seeds.items() if seed.finished}
+
+    @property
+    def lost(self) -> dict[int, Result]:
+        """How the others ended."""
+        return {n: seed.result for n, seed in self.seeds.items() if not seed.finished}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +105,16 @@ class Trainer:
     own: Path
     data: str
 
-    def train(self, arm: Arm, rate: float, seeds: tuple[int, ...]) -> list[Trained]:
+    def train(self, arm: Arm, rate: float, seeds: tuple[int, ...]) -> list[Seed]:
         """The seeds (consecutive) of ``arm`` at the learning rate ``rate``."""
         settings = [*arm.settings, f"optim.lr={rate:g}", f"seed={seeds[0]}", f"seeds={len(seeds)}"]
-        settings += ["data=images", f"data.name={self.data}", "stack=1", "threads=1", "device=cpu"]
+        settings += [
+            "data=images",
+            f"data.name={self.data}",
+            f"stack={len(seeds)}",
+            "threads=1",
+            "device=cpu",
+        ]
         settings += [f"runs={self.own.parent}", f"name={self.own.name}"]
         outcome = run(load_config(settings), Screen(), brief=True)
         folder = next(
@@ -91,41 +122,44 @@ class Trainer:
             for path in sorted(self.own.glob("*/summary.json"))
             if json.loads(path.read_text(encoding="utf-8"))["digest"] == outcome.summary["digest"]
         )
-        return [Trained(r.seed, r, folder / f"seed-{r.seed}") for r in outcome.results]
+        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        return [Seed(folder / f"seed-{r.seed}", config, r) for r in outcome.results]
 
     def tried(self, arm: Arm) -> dict[float, float]:
         """The loss on the held-out images by learning rate, seed 0; infinite where it diverged.
 
         The grid grows while its best rate is at one of its ends.
         """
-        source = arm.rate_of or arm
-        losses = {rate: self._held_out_loss(source, rate) for rate in source.grid}
-        factor = source.grid[1] / source.grid[0]
+        if len(arm.grid) == 1:
+            return {}
+        losses = {rate: self._held_out_loss(arm, rate) for rate in arm.grid}
+        factor = arm.grid[1] / arm.grid[0]
         for _ in range(EXTENSIONS):
             best = min(losses, key=lambda rate: (losses[rate], rate))
             if losses[best] < inf and min(losses) < best < max(losses):
                 break
             grown = min(losses) / factor if best == min(losses) else max(losses) * factor
-            losses[grown] = self._held_out_loss(source, grown)
+            losses[grown] = self._held_out_loss(arm, grown)
         return dict(sorted(losses.items()))
 
     def best_rate(self, arm: Arm) -> float:
         """The learning rate with the lowest loss on the held-out images."""
         losses = self.tried(arm)
+        if not losses:
+            return arm.grid[0]
         return min(losses, key=lambda rate: (losses[rate], rate))
 
-    def chosen(self, arm: Arm) -> list[Trained]:
-        """The seeds that are reported, at the best learning rate."""
-        return self.train(arm, self.best_rate(arm), SEEDS)
+    def outcome(self, arm: Arm) -> Outcome:
+        """Trains what is missing of an arm; the seeds of SEEDS at its best learning rate."""
+        rate = self.best_rate(arm)
+        seeds = {seed.result.seed: seed for seed in self.train(arm, rate, SEEDS)}
+        return Outcome(self.tried(arm), rate, seeds)
+
+    def outcomes(self, arms: Sequence[Arm]) -> dict[str, Outcome]:
+        """Of several arms, by their labels."""
+        return {arm.label: self.outcome(arm) for arm in arms}
 
     def _held_out_loss(self, arm: Arm, rate: float) -> float:
         (seed,) = self.train(arm, rate, (CHOICE_SEED,))
-        last = [line["eval/loss"] for line in curve(seed.folder) if "eval/loss" in line]
-        return last[-1] if last and seed.result.status == "finished" else inf
-
-
-def curve(folder: Path) -> list[dict[str, float]]:
-    """The lines of a seed's ``metrics.jsonl``; none where it failed before there was one."""
-    path = folder / "metrics.jsonl"
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    return [json.loads(line) for line in text.splitlines()]
+        last = [line["eval/loss"] for line in seed.curve if "eval/loss" in line]
+        return last[-1] if last and seed.finished else inf

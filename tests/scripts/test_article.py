@@ -3,6 +3,8 @@
 import sys
 from math import inf, sqrt
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -24,10 +26,22 @@ from claims.layers import (
     unbiased_group_norm,
 )
 from claims.learning import smooth, steps_to
-from claims.regularizing import at_equal_fit
+from claims.networks import WEIGHTS, Seed, measured
+from claims.regularizing import score_at
+from claims.sequences import (
+    ARMS,
+    LONGEST,
+    MARKER,
+    PAD,
+    SHORTEST,
+    SYMBOLS,
+    Transformer,
+    sequences_of,
+)
 from claims.training import Arm, Trainer
 
 from normbench.report.compare.statistics import Estimate, estimate, paired
+from normbench.store.results import Result
 
 
 def test_numbers_as_text() -> None:
@@ -153,12 +167,59 @@ def test_steps_to_a_loss_are_counted_on_the_smoothed_curve() -> None:
     assert steps_to(LINES, 0.0) == inf
 
 
-def test_the_accuracy_at_an_equal_fit_lies_between_two_epochs() -> None:
-    lines = [dict(line) for line in LINES]
-    lines[3]["eval/accuracy"], lines[7]["eval/accuracy"] = 0.2, 0.4
-    # The epochs' training accuracies are 0.25 and 0.65.
-    assert at_equal_fit(lines, 0.45) == pytest.approx(0.3)
-    assert at_equal_fit(lines, 0.9) is None
+def test_the_test_accuracy_at_an_equal_fit_lies_between_two_lengths() -> None:
+    points = [{"train": 0.25, "test": 0.2}, {"train": 0.65, "test": 0.4}]
+    assert score_at(points, 0.45) == pytest.approx(0.3)
+    assert score_at(points, 0.9) is None
+
+
+def test_a_measurement_that_is_remembered_needs_no_weights(tmp_path: Path) -> None:
+    result = Result(
+        seed=0,
+        status="finished",
+        test_accuracy=0.5,
+        test_loss=1.25,
+        train_loss=1.5,
+        epochs=1.0,
+        steps=1,
+        seconds=1.0,
+        images_per_second=1.0,
+    )
+    seed = Seed(tmp_path / "cell" / "seed-0", {}, result)
+    images: Any = SimpleNamespace(all=SimpleNamespace(sha256="x"))
+    store = Store(tmp_path / "store.json")
+
+    def measure(_: Seed, __: Any) -> dict[str, Any]:
+        return {"value": 7}
+
+    assert measured(store, "name", measure, {"cell": {0: seed}}, images) == {}
+    seed.folder.mkdir(parents=True)
+    (seed.folder / WEIGHTS).touch()
+    found = measured(store, "name", measure, {"cell": {0: seed}}, images)
+    (seed.folder / WEIGHTS).unlink()
+    assert found == {"cell": {0: {"value": 7}}}
+    assert measured(store, "name", measure, {"cell": {0: seed}}, images) == found
+
+
+def test_an_answer_comes_after_the_marker_and_padding_at_the_end() -> None:
+    tokens, answers = sequences_of(200, torch.Generator().manual_seed(0))
+    lengths = (tokens != PAD).sum(1)
+    assert SHORTEST <= int(lengths.min()) < int(lengths.max()) <= LONGEST
+    for row, length, answer in zip(tokens, lengths.tolist(), answers.tolist(), strict=True):
+        (place,) = (row == MARKER).nonzero().flatten().tolist()
+        assert int(row[place + 1]) == answer < SYMBOLS
+        assert bool((row[length:] == PAD).all())
+
+
+def test_only_batch_norm_over_padding_sees_how_far_a_sequence_is_padded() -> None:
+    torch.manual_seed(0)
+    tokens, _ = sequences_of(4, torch.Generator().manual_seed(0))
+    short = tokens[:, : int((tokens != PAD).sum(1).max())]
+    longer = torch.nn.functional.pad(short, (0, LONGEST - short.shape[1]), value=PAD)
+    for label, (name, padded) in ARMS.items():
+        network = Transformer(name, padded)
+        same = torch.allclose(network(short), network(longer), atol=1e-5)
+        assert same is (label != "batch" or short.shape == longer.shape)
 
 
 def test_the_grid_grows_until_its_best_rate_is_inside(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,5 +228,13 @@ def test_the_grid_grows_until_its_best_rate_is_inside(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(Trainer, "_held_out_loss", loss)
     trainer = Trainer(Path("own"), "data")
-    assert trainer.best_rate(Arm("a", ())) == 0.0125
-    assert sorted(trainer.tried(Arm("a", ()))) == [0.00625, 0.0125, 0.025, 0.05, 0.1, 0.2]
+    arm = Arm("a", (), (0.05, 0.1, 0.2))
+    assert trainer.best_rate(arm) == 0.0125
+    assert sorted(trainer.tried(arm)) == [
+        0.00625,
+        0.0125,
+        0.025,
+        0.05,
+        0.1,
+        0.2,
+    ]

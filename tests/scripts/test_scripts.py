@@ -83,6 +83,7 @@ def test_reproduce_goes_through_all_steps_of_all_experiments(tmp_path: Path) -> 
         "python scripts/keep.py runs/naive",
         "normbench report results/naive",
         "python scripts/article.py --runs",
+        "python scripts/keep.py runs/article",
     ]
 
 
