@@ -115,6 +115,10 @@ def one_line(interrupted: str = "") -> Iterator[None]:
         yield
         if ending.received:  # a library has swallowed the exception
             ending.end()
+    except SystemExit:
+        if ending.received:  # Typer makes an exit code of an interruption, and says nothing
+            ending.end()
+        raise
     except (Exception, KeyboardInterrupt, _Terminated) as error:
         # A library that is interrupted may make an error of its own of it.
         if ending.received or _has(error, KeyboardInterrupt):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from normbench.cli.endings import one_line
 from normbench.store.curves import read_metrics
 from tests.cli_helpers import on_terminal
 from tests.conftest import TINY, Command, process_environment
@@ -41,6 +42,36 @@ main()
         check=True,
     )
     assert done.stdout.splitlines()[-1] == f"{spins} False"
+
+
+# ---- an interruption ----
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_of_which_a_library_makes_an_exit_is_a_line_all_the_same(
+    number: signal.Signals, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Typer does so while it reads the command line or writes help."""
+
+    def library() -> None:
+        try:
+            signal.raise_signal(number)
+        except BaseException:
+            sys.exit(130)
+
+    with pytest.raises(SystemExit) as left, one_line():
+        library()
+
+    words = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+    assert left.value.code == 128 + number
+    assert capsys.readouterr().err == f"normbench: {words[number]}\n"
+
+
+def test_an_exit_that_nobody_asked_for_passes(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left, one_line():
+        sys.exit(3)
+
+    assert (left.value.code, capsys.readouterr().err) == (3, "")
 
 
 # ---- a run that comes to a bad end ----
