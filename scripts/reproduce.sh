@@ -4,9 +4,10 @@
 #   scripts/reproduce.sh IMAGES [EXPERIMENT...]
 #
 # IMAGES is CIFAR-10 as JPEG files: a folder or an archive, train/CLASS/*.jpg and test/CLASS/*.jpg.
-# EXPERIMENT is naive, isolated, groups or long (hours each on two cores), or article; all of them
-# without one. resnet20, for a GPU, runs only where it is named. Cells train with one thread, as the
-# committed ones were; THREADS=null takes all cores, and rounds otherwise.
+# EXPERIMENT is naive, isolated, groups, long or batch-size (hours each on two cores), or article,
+# which looks into the networks of batch-size; all of them without one. resnet20, for a GPU, runs
+# only where it is named. Cells train with one thread, as the committed ones were; THREADS=null
+# takes all cores, and rounds otherwise.
 #
 # Where seeds diverge or fail, their experiment is kept and reported as it is and the others go on;
 # the last line then says which, and the exit code is 1. A mistake or an interruption ends this at
@@ -16,7 +17,7 @@ images=${1:?usage: scripts/reproduce.sh IMAGES [EXPERIMENT...]}
 [[ $images = /* ]] || images=$PWD/$images
 shift
 cd "$(dirname "$0")/.."
-[ $# -gt 0 ] || set -- naive isolated groups long article
+[ $# -gt 0 ] || set -- naive isolated groups long batch-size article
 incomplete=()
 
 # Runs a step of the experiment $name. Only 1 means that something there did not come to a good end.
@@ -38,7 +39,7 @@ case $status in
 esac
 for name in "$@"; do
   if [ "$name" = article ]; then
-    step python scripts/article.py --runs runs/batch-size --data cifar10-jpeg
+    step python scripts/article.py --data cifar10-jpeg
     step python scripts/keep.py runs/article results/article
     continue
   fi

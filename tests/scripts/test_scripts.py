@@ -82,9 +82,15 @@ def test_reproduce_goes_through_all_steps_of_all_experiments(tmp_path: Path) -> 
         "normbench sweep experiment=naive",
         "python scripts/keep.py runs/naive",
         "normbench report results/naive",
-        "python scripts/article.py --runs",
+        "python scripts/article.py --data",
         "python scripts/keep.py runs/article",
     ]
+
+
+def test_without_a_name_the_networks_of_the_article_are_trained_before_it(tmp_path: Path) -> None:
+    _, calls = reproduce(tmp_path, "nothing", 1)
+    trained = calls.index(next(call for call in calls if "experiment=batch-size" in call))
+    assert trained < calls.index("python scripts/article.py --data cifar10-jpeg")
 
 
 @pytest.mark.parametrize("failing", ["experiment=naive", "runs/naive", "results/naive"])
