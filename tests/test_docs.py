@@ -12,7 +12,6 @@ import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from time import perf_counter
 from unittest.mock import patch
 
 import pytest
@@ -23,7 +22,6 @@ from normbench.data.library import content_digest, fetching
 from normbench.errors import UsageError
 from normbench.launch import grid
 from normbench.launch.advise.question import Question
-from normbench.run import spent
 from normbench.store import events
 from normbench.terminal.screen import Screen
 from tests.conftest import Command, write_pictures
@@ -122,7 +120,6 @@ def place(noise: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("NORMBENCH_DATA", str(tmp_path / "library"))
     write_pictures(tmp_path / "pictures")
     (tmp_path / "net.py").write_text(dict(blocks("docs/your-network.md"))["python"])
-    monkeypatch.setattr(spent, "process_start", perf_counter)  # the tests' process is old
     return tmp_path
 
 

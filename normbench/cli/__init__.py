@@ -14,6 +14,7 @@ From the top down::
 
 import os
 import signal
+from time import perf_counter
 
 SPINS = "10000"
 """How often a thread of OpenMP looks for work before it sleeps. The library's 300,000 keep the
@@ -28,6 +29,7 @@ def _leave(*_: object) -> None:
 
 def main() -> None:
     """The ``normbench`` command."""
+    began = perf_counter()
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as nohup wants it
         signal.signal(signal.SIGINT, _leave)  # until there is something to put away
     if "OMP_WAIT_POLICY" not in os.environ:  # read when torch is loaded
@@ -37,4 +39,4 @@ def main() -> None:
     with endings.process():
         from normbench.cli.app import app
 
-        app()
+        app(obj=began)

@@ -29,7 +29,7 @@ class _Terminated(BaseException):
     """SIGTERM; like KeyboardInterrupt, it passes every handler of errors."""
 
 
-class _Ending:
+class _Interruption:
     """The signal that ends a command, and what is said of it.
 
     Args:
@@ -108,26 +108,26 @@ def one_line(interrupted: str = "") -> Iterator[None]:
     Args:
         interrupted: what to say to a person who has interrupted, after that it is so.
     """
-    ending = _Ending(interrupted)
+    interruption = _Interruption(interrupted)
     heard = [each for each in _WORDS if signal.getsignal(each) is not signal.SIG_IGN]  # nohup's
-    previous = {each: signal.signal(each, ending.hear) for each in heard}
+    previous = {each: signal.signal(each, interruption.hear) for each in heard}
     try:
         yield
-        if ending.received:  # a library has swallowed the exception
-            ending.end()
+        if interruption.received:  # a library has swallowed the exception
+            interruption.end()
     except SystemExit:
-        if ending.received:  # Typer makes an exit code of an interruption, and says nothing
-            ending.end()
+        if interruption.received:  # Typer makes an exit code of an interruption, and says nothing
+            interruption.end()
         raise
     except (Exception, KeyboardInterrupt, _Terminated) as error:
         # A library that is interrupted may make an error of its own of it.
-        if ending.received or _has(error, KeyboardInterrupt):
-            ending.end()
+        if interruption.received or _has(error, KeyboardInterrupt):
+            interruption.end()
         _end_with(error)
     finally:
         for each, handler in previous.items():
             signal.signal(each, handler)
-        ending.close()
+        interruption.close()
 
 
 def _end_with(error: BaseException) -> NoReturn:

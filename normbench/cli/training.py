@@ -19,6 +19,7 @@ Overrides = Annotated[
 
 
 def run(
+    context: typer.Context,
     overrides: Overrides = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Throw away the earlier records of this cell.")
@@ -33,12 +34,11 @@ def run(
         from normbench.launch.compose import load_config
         from normbench.launch.grid import with_rate
         from normbench.run import run as experiment
-        from normbench.run.spent import process_start
         from normbench.terminal.screen import Screen
 
         screen = Screen()
         config = load_config(with_rate(overrides or [], screen), "run")
-        outcome = experiment.run(config, screen, fresh=fresh, since=process_start())
+        outcome = experiment.run(config, screen, fresh=fresh, since=context.obj)
     if not outcome.finished:
         raise typer.Exit(1)
 
@@ -92,6 +92,7 @@ def show(overrides: Overrides = None) -> None:
 
 
 def advise(
+    context: typer.Context,
     overrides: Overrides = None,
     within: Annotated[
         str, typer.Option(metavar="TIME", help="How long it may take: 90s, 30m, 3h.")
@@ -106,12 +107,11 @@ def advise(
     """
     with one_line("the same command goes on with the race"):
         from normbench.launch.advise import command
-        from normbench.run.spent import process_start
         from normbench.terminal.screen import Screen
 
         names = [name.strip() for name in norms.split(",") if name.strip()]
         budget = command.seconds(within)
-        command.advise(overrides or [], Screen(), within=budget, norms=names, since=process_start())
+        command.advise(overrides or [], Screen(), within=budget, norms=names, since=context.obj)
 
 
 def diagnose(

@@ -67,16 +67,17 @@ def train_all(arguments: Sequence[str], screen: Screen, *, dry_run: bool = False
     Raises:
         UsageError: an override or a cell cannot be; nothing has been trained then.
     """
+    auto = rates.wanted(arguments)
     with _opened([text for text in arguments if text != rates.AUTO]) as grid:
         cells: Iterable[rates.Composed] = grid.cells()
-        if rates.AUTO in arguments:
+        if auto:
             cells = rates.settled(grid, list(cells), screen, dry_run=dry_run)
         return grid.train(cells, screen, dry_run=dry_run)
 
 
 def with_rate(arguments: Sequence[str], screen: Screen) -> list[str]:
     """The overrides of a run, with a learning rate in place of ``optim.lr=auto``."""
-    if rates.AUTO not in arguments:
+    if not rates.wanted(arguments):
         return list(arguments)
     others = [text for text in arguments if text != rates.AUTO]
     load_config(others, "run")  # says what is wrong as a run says it

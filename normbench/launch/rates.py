@@ -29,6 +29,19 @@ Composed = tuple[Config, list[str]]
 """A cell's configuration, and the overrides that compose it."""
 
 
+def wanted(arguments: Sequence[str]) -> bool:
+    """Whether ``optim.lr=auto`` is among the arguments.
+
+    Raises:
+        UsageError: there are rates beside it.
+    """
+    for text in arguments:
+        key, _, value = text.partition("=")
+        if key == "optim.lr" and "auto" in value.split(",") and text != AUTO:
+            raise UsageError(f"{text}: auto goes alone, it tries several; write {AUTO}")
+    return AUTO in arguments
+
+
 @dataclass(slots=True)
 class _Search:
     """The search for a cell's learning rate.
@@ -101,7 +114,7 @@ class _Search:
         write_rate(folder, rate, tried=tried, epochs=self.epochs, images=self.images)
 
 
-class Grid(Protocol):
+class Trainer(Protocol):
     """What composes configurations and trains their cells."""
 
     def compose(self, overrides: Sequence[Typed]) -> Config: ...
@@ -112,12 +125,12 @@ class Grid(Protocol):
 
 
 def settled(
-    grid: Grid, cells: Sequence[Composed], screen: Screen, *, dry_run: bool = False
+    trainer: Trainer, cells: Sequence[Composed], screen: Screen, *, dry_run: bool = False
 ) -> list[Composed]:
     """The cells, each at the best learning rate for it.
 
     Args:
-        grid: composes and trains.
+        trainer: composes and trains.
         cells: at the rate of the rule.
         screen: where it is said what was chosen.
         dry_run: whether nothing may be trained; cells whose rate is open then stay as they are.
@@ -133,15 +146,15 @@ def settled(
         if not trials:
             break
         screen.line(f"{AUTO}: rates are tried in short trainings first", "bold")
-        composed = [_composed(grid, texts) for texts in trials]
-        trained = grid.train(composed, screen, dry_run=dry_run)
+        composed = [_composed(trainer, texts) for texts in trials]
+        trained = trainer.train(composed, screen, dry_run=dry_run)
         found = {each.directory: each for each in trained}
         if dry_run and any(each.left for each in found.values()):
             screen.line("what follows is at the rates of the rule: none has been chosen", "bold")
             return list(cells)
         for (search, factor), (config, _) in zip(wanted, composed, strict=True):
             search.scores[factor] = _score(found[Cell.of(config).directory])
-    chosen = [_composed(grid, search.chosen(screen)) for search in searches]
+    chosen = [_composed(trainer, search.chosen(screen)) for search in searches]
     for search, (config, _) in zip(searches, chosen, strict=True):
         if not dry_run:
             search.record(Cell.of(config).directory)
@@ -156,8 +169,8 @@ def _score(trained: Planned) -> float | None:
     return next(r.val_accuracy for r in read_results(trained.directory) if r.seed == seed)
 
 
-def _composed(grid: Grid, texts: list[str]) -> Composed:
-    return grid.compose([parse(text) for text in texts]), texts
+def _composed(trainer: Trainer, texts: list[str]) -> Composed:
+    return trainer.compose([parse(text) for text in texts]), texts
 
 
 def _with(overrides: Sequence[str], *more: str) -> list[str]:

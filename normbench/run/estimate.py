@@ -80,7 +80,7 @@ def _kind(cell: Cell) -> str:
     """What a step's time depends on."""
     config = cell.config
     parts = (config.norm, config.model, config.batch, config.norm_batch, config.precision)
-    return repr((*parts, cell.images.name, config.device))
+    return repr((*parts, config.optim.name, cell.images.name, config.device))
 
 
 def _step(replicas: Replicas, threads: int | None) -> float:

@@ -1,11 +1,9 @@
 """What the time of a command goes to."""
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from threading import Lock
-from time import monotonic, perf_counter
+from time import perf_counter
 
 PARTS = ("start", "arranging", "training", "evaluating", "decomposing", "writing")
 
@@ -46,13 +44,3 @@ class Spent:
             found = dict(self._seconds)
         rest = perf_counter() - self._since - sum(found.values())
         return found | {"writing": max(0.0, rest)}
-
-
-def process_start() -> float:
-    """When this process was started, by ``perf_counter``; now where the system does not tell."""
-    try:
-        fields = Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-        age = monotonic() - int(fields[19]) / os.sysconf("SC_CLK_TCK")
-    except (OSError, ValueError, IndexError):
-        age = 0.0
-    return perf_counter() - max(0.0, age)

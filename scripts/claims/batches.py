@@ -108,7 +108,7 @@ def independence(
         "On the layers (activations of a trained network, float64): how far one example's output"
         " moves when the other images of its batch are exchanged, root mean square relative to the"
         " output's deviation. On trained ResNet-8 in training mode: how many predictions of 512"
-        " test images change when the batches are dealt anew.",
+        " test images change when the images are put into other batches.",
         HOLDS if never and always else NOT,
         "Group, layer and instance norm do not depend on the batch at all: one example's output is"
         " the same, to the bit, at every batch size and in evaluation. Batch norm's depends on the"

@@ -295,7 +295,7 @@ def layer_example(found: Mapping[str, Any]) -> Finding:
         " variance and skewness of each sample, before γ and β.",
         PARTLY if right else NOT,
         "Every sample gets mean 0 and variance 1 (before γ and β), but the shape of its"
-        " distribution"
-        f" stays as it was: skewness from {found['skew low']:.1f} to {found['skew high']:.1f}.",
+        f" distribution stays as it was: skewness from {found['skew low']:.1f} to"
+        f" {found['skew high']:.1f}.",
         [Table("LayerNorm(64) on (32, 64)", ["what", "found"], rows)],
     )

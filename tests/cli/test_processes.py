@@ -44,6 +44,24 @@ main()
     assert done.stdout.splitlines()[-1] == f"{spins} False"
 
 
+# ---- its time ----
+
+
+def test_a_command_began_when_it_was_called_however_old_its_process_is() -> None:
+    """A shell may become the last command of its line, with its own process and age."""
+    code = """
+import time
+from normbench import cli
+from normbench.cli import app
+app.app = lambda obj: print(0 <= obj - called < 0.3)
+time.sleep(0.3)
+called = time.perf_counter()
+cli.main()
+"""
+    said = subprocess.check_output([sys.executable, "-c", code], text=True)
+    assert said == "True\n"
+
+
 # ---- an interruption ----
 
 

@@ -144,3 +144,10 @@ def test_without_a_result_there_is_no_choice(
 def test_images_that_cannot_be_held_out_are_one_line(tiny: list[str]) -> None:
     with pytest.raises(UsageError, match="no training images are held out"):
         train_all([*tiny, "optim.lr=auto", "data.val_fraction=0.0001"], quiet())
+
+
+@pytest.mark.parametrize("text", ["optim.lr=auto,0.1", "optim.lr=0.05,auto"])
+def test_auto_goes_alone(nb: Command, tiny: list[str], text: str) -> None:
+    done = nb("sweep", *tiny, text)
+    told = f"normbench: {text}: auto goes alone, it tries several; write optim.lr=auto\n"
+    assert (done.exit_code, done.stderr) == (2, told)

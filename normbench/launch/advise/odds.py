@@ -14,8 +14,8 @@ MOST = 200
 CHOICE_SD = 0.005
 """The standard deviation of a norm's accuracy for the choice of its learning rate, which rests on a
 seed a rate: between the rates tried, or beside the one chosen, there may be a better one. The
-largest that ``python scripts/choice_spread.py`` derives from the recorded trials of rates (0.42 to
-0.53 points). No number of seeds lessens it."""
+largest that ``python scripts/choice_spread.py`` derives from the recorded trials of rates (0.43 to
+0.52 points). No number of seeds lessens it."""
 
 
 def welch(

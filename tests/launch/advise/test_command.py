@@ -4,7 +4,6 @@ import io
 import json
 import re
 from pathlib import Path
-from time import perf_counter
 
 import pytest
 from rich.console import Console
@@ -14,7 +13,6 @@ from normbench.launch.advise import command
 from normbench.launch.advise import race as race_module
 from normbench.launch.advise.question import Question
 from normbench.launch.compose import load_config
-from normbench.run import spent
 from normbench.run.cell import Cell
 from normbench.run.estimate import measure
 from normbench.run.seeds import Replicas
@@ -44,7 +42,6 @@ def race(tiny: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
 
     monkeypatch.setattr(command, "measure", cost)
     monkeypatch.setattr(race_module, "MOST_SEEDS", 5)  # more would only take longer
-    monkeypatch.setattr(spent, "process_start", perf_counter)  # the tests' process is old
     return [*(text for text in tiny if not text.startswith("epochs")), "epochs=1"]
 
 
