@@ -11,7 +11,8 @@ import torch
 from normbench.run.cell import Cell
 from normbench.run.estimate import Estimates
 from normbench.run.run import choose_device
-from normbench.terminal.screen import Overall, Screen, duration
+from normbench.terminal.bars import Overall, duration
+from normbench.terminal.screen import Screen
 
 TURN = 1.0
 """Seconds between two looks at what other processes have done."""

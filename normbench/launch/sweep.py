@@ -29,7 +29,8 @@ from normbench.store import plan
 from normbench.store.lock import HOLDER, SWEEP, HeldError, Holder, holder
 from normbench.store.plan import PlannedCell
 from normbench.store.results import FAILED, FINISHED, RESULT, KilledError, Result, read_results
-from normbench.terminal.screen import Screen, duration
+from normbench.terminal.bars import duration
+from normbench.terminal.screen import Screen
 
 GRACE = 3.5
 """Seconds that other processes get to save their state when the sweep is interrupted."""

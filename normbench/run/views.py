@@ -15,7 +15,8 @@ from normbench.run.placement import Arrangement, Pace
 from normbench.store import curves
 from normbench.store.lock import holder
 from normbench.store.results import Result, read_results, summarize
-from normbench.terminal.screen import Screen, duration
+from normbench.terminal.bars import duration
+from normbench.terminal.screen import Screen
 
 
 def show_layers(screen: Screen, config: Config, preface: str = "") -> None:

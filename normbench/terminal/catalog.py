@@ -15,8 +15,9 @@ from normbench.data.library.importing import Imported
 from normbench.errors import UsageError
 from normbench.files import data_folder
 from normbench.norms import NORMS, NormConfig
+from normbench.terminal.bars import duration
 from normbench.terminal.cubes import CubeSpec, cube_figure, cube_text
-from normbench.terminal.screen import Screen, duration
+from normbench.terminal.screen import Screen
 
 
 def show_norms(screen: Screen, name: str | None, figure: Path | None) -> None:

@@ -14,7 +14,8 @@ from normbench.launch.course import Course, estimated, followed
 from normbench.run import run as experiment
 from normbench.run.cell import Cell
 from normbench.run.estimate import Estimates
-from normbench.terminal.screen import Overall, Screen
+from normbench.terminal.bars import Overall
+from normbench.terminal.screen import Screen
 from tests.conftest import Command, files_below
 
 

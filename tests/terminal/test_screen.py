@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from normbench.terminal.screen import Overall, Screen, TrainingBar, clock, duration
+from normbench.terminal.bars import Overall, TrainingBar, clock, duration
+from normbench.terminal.screen import Screen
 from normbench.training.progress import Evaluation, Metrics
 
 METRICS = Metrics(

@@ -6,7 +6,7 @@ from math import ceil
 
 from normbench.errors import UsageError
 from normbench.store.advice import Cost, Plan
-from normbench.terminal.screen import duration
+from normbench.terminal.bars import duration
 
 FACTORS = (0.5, 1.0, 2.0)
 """The learning rates that every norm begins with, as multiples of ``optim.lr``."""

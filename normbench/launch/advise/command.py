@@ -40,7 +40,8 @@ from normbench.run.cell import Cell
 from normbench.run.estimate import measure
 from normbench.store.advice import ADVICE, Plan, read_plan, write_plan
 from normbench.store.results import Result, read_results
-from normbench.terminal.screen import Screen, duration
+from normbench.terminal.bars import duration
+from normbench.terminal.screen import Screen
 
 USUAL = ("batch", "group", "layer", "instance")
 """The norms that race unless told otherwise."""

@@ -8,7 +8,7 @@ from normbench.config import Config
 from normbench.launch.advise.answer import CLEAR, CLOSE, Answer, Row
 from normbench.launch.advise.book import Standing
 from normbench.launch.advise.odds import epochs, said_p
-from normbench.terminal.screen import duration
+from normbench.terminal.bars import duration
 from normbench.training.adamw import AdamWConfig
 from normbench.training.optim import SGDConfig
 
