@@ -4,7 +4,8 @@ From the top down::
 
     advise/       races norms against one another within a budget
     grid.py       a sweep's settings -> its cells -> Hydra's launchers
-    sweep.py      the cells of a sweep: which are left to train, what becomes of each
+    sweep.py      trains the cells of a sweep, whatever becomes of who trains them
+    planned.py    the cells of a sweep: what is left of each, which are launched together
     rates.py      optim.lr=auto: each cell's learning rate, chosen on held-out images
     course.py     how long a sweep will take, and where it is
     compose.py    settings -> configuration, or one line that says what is wrong

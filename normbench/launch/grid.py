@@ -37,7 +37,7 @@ from normbench.launch.compose import (
     register_schemas,
 )
 from normbench.launch.hints import group_names
-from normbench.launch.sweep import Cells, Planned
+from normbench.launch.planned import Cells, Planned, planned_cells
 from normbench.terminal.screen import Screen
 
 MOST_CELLS = 10_000
@@ -160,7 +160,7 @@ class _Grid:
         """Plans cells, trains those that are not finished, and returns all of them."""
         launcher = _launcher_of(self._master)
         elsewhere = launcher == "submitit_slurm"
-        cells = sweep.planned_cells(configs, screen, elsewhere=elsewhere, write=not dry_run)
+        cells = planned_cells(configs, screen, elsewhere=elsewhere, write=not dry_run)
         if dry_run:
             sweep.dry_run(cells, screen)
         elif todo := cells.unfinished():

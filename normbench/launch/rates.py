@@ -14,7 +14,7 @@ from normbench.config import Config
 from normbench.errors import UnfinishedError, UsageError
 from normbench.launch.advise.budget import EXTENSIONS, FACTORS, beside, shortest
 from normbench.launch.compose import Typed, parse
-from normbench.launch.sweep import Cells, Planned
+from normbench.launch.planned import Cells, Planned
 from normbench.run.cell import Cell
 from normbench.store.rate import write_rate
 from normbench.store.results import read_results

@@ -1,34 +1,26 @@
-"""The cells of a sweep: which there are, which are left to train, and what becomes of each.
+"""Trains the cells of a sweep: each is launched until it has ended one way or another."""
 
-Everything is read from the cells' own folders, so that it holds whoever trained them, on whatever
-machine, and in however many attempts.
-"""
-
-import json
 import os
 import signal
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from uuid import uuid4
 
 from normbench.config import Config
 from normbench.errors import UsageError
 from normbench.launch.course import Course, estimated, followed, said, show_plan
+from normbench.launch.planned import Cells, Planned
 from normbench.run import run as experiment
 from normbench.run.cell import Cell, write_summary
 from normbench.run.seeds import StoppedError
 from normbench.run.signals import asking
-from normbench.run.stacks import LOG, companions, note_failure
-from normbench.store import plan
+from normbench.run.stacks import LOG, note_failure
 from normbench.store.lock import HOLDER, SWEEP, HeldError, Holder, holder
-from normbench.store.plan import PlannedCell
-from normbench.store.results import FAILED, FINISHED, RESULT, KilledError, Result, read_results
+from normbench.store.results import RESULT, KilledError, read_results
 from normbench.terminal.bars import duration
 from normbench.terminal.screen import Screen
 
@@ -45,169 +37,6 @@ _courses: list[Course] = []
 
 class InterruptedSweepError(BaseException):
     """The sweep was asked to leave; like KeyboardInterrupt, it passes every handler of errors."""
-
-
-@dataclass(frozen=True, slots=True)
-class Planned:
-    """A cell of a sweep.
-
-    Attributes:
-        cell: the cell.
-        overrides: what composes its configuration.
-    """
-
-    cell: Cell
-    overrides: list[str]
-
-    @property
-    def directory(self) -> Path:
-        """Where its records go."""
-        return self.cell.directory
-
-    @property
-    def left(self) -> list[int]:
-        """The seeds that have no result that can be believed, or a failure."""
-        return [
-            seed for seed, result in self._results() if result is None or result.status == FAILED
-        ]
-
-    @property
-    def finished(self) -> bool:
-        """Whether all its seeds have come to a good end."""
-        return all(result and result.status == FINISHED for _, result in self._results())
-
-    @property
-    def problem(self) -> str:
-        """What keeps it from being finished, in a few words."""
-        said: dict[str, list[int]] = {}
-        for seed, result in self._results():
-            if result is None:
-                said.setdefault("no result", []).append(seed)
-            elif result.status != FINISHED:
-                at = "" if result.diverged_at is None else f" at step {result.diverged_at:,}"
-                said.setdefault(result.error or f"{result.status}{at}", []).append(seed)
-        return "; ".join(f"seed {', '.join(map(str, seeds))} {why}" for why, seeds in said.items())
-
-    def _results(self) -> list[tuple[int, Result | None]]:
-        """Each seed that is wanted, and its result as it is on disk now."""
-        found = {result.seed: result for result in read_results(self.directory)}
-        return [(seed, found.get(seed)) for seed in self.cell.config.all_seeds]
-
-    @property
-    def log(self) -> Path:
-        """All that was said of it."""
-        return self.directory / LOG
-
-    def entry(self) -> PlannedCell:
-        """What the plan says of it."""
-        config = self.cell.config
-        return PlannedCell(
-            folder=self.directory.name,
-            norm=config.norm.name,
-            batch=config.batch,
-            norm_batch=config.norm_batch or config.batch,
-            model=config.model.title,
-            data=self.cell.images.name,
-            seeds=config.all_seeds,
-        )
-
-
-class Job(list[Planned]):
-    """Cells whose replicas may share stacks: they are launched as one."""
-
-    @property
-    def overrides(self) -> list[str]:
-        """What composes the configuration of the job."""
-        first, *rest = self
-        if not rest:
-            return first.overrides
-        optims = [each.cell.config.optim for each in self]
-        pairs = ",".join(f"[{optim.lr!r},{optim.weight_decay!r}]" for optim in optims)
-        return [*first.overrides, f"together=[{pairs}]"]
-
-
-class Cells(list[Planned]):
-    """The cells of a sweep, all in one folder."""
-
-    @property
-    def directory(self) -> Path:
-        """The folder of the cells."""
-        return self[0].directory.parent
-
-    def bad(self) -> "Cells":
-        """Those that are not finished."""
-        return Cells(each for each in self if not each.finished)
-
-    def jobs(self, workers: int = 1) -> list[Job]:
-        """The cells as jobs, each of those that may share stacks; for ``workers`` at least.
-
-        Cells whose replicas have begun in one stack stay together.
-        """
-        groups: dict[str, Job] = {}
-        for each in self:
-            cell = each.cell
-            key = json.dumps(cell.config.stack_identity(cell.images), sort_keys=True)
-            groups.setdefault(key, Job()).append(each)
-        parts = -(-workers // max(1, len(groups)))
-        split = []
-        for group in groups.values():
-            bundles = _begun_together(group)
-            split += [Job(chain(*bundles[part::parts])) for part in range(parts)]
-        return [job for job in split if job]
-
-    def unfinished(self) -> "Cells":
-        """Those with something left to train; what has diverged would diverge again."""
-        return Cells(each for each in self if each.left)
-
-
-def _begun_together(cells: Sequence[Planned]) -> list[list[Planned]]:
-    """Those of ``cells`` together whose replicas are in one stack that has begun."""
-    bundles: list[tuple[set[str], list[Planned]]] = []
-    for each in cells:
-        names, together = {each.directory.name, *companions(each.cell)}, [each]
-        for bundle in [bundle for bundle in bundles if not names.isdisjoint(bundle[0])]:
-            bundles.remove(bundle)
-            names, together = names | bundle[0], bundle[1] + together
-        bundles.append((names, together))
-    return [together for _, together in bundles]
-
-
-def planned_cells(
-    configs: Iterable[tuple[Config, list[str]]],
-    screen: Screen,
-    *,
-    elsewhere: bool = False,
-    write: bool = True,
-) -> Cells:
-    """Finds the cells of ``configs``, each once, and writes down which they are.
-
-    Args:
-        configs: configurations and the overrides that compose them.
-        screen: where it is said what was found.
-        elsewhere: whether they will be trained on other machines, with other devices.
-        write: whether to write them down.
-
-    Raises:
-        UsageError: one of them cannot be trained, or the folder cannot be written to.
-    """
-    found: dict[Path, Planned] = {}
-    with screen.working("planning") as bar:
-        for count, (config, overrides) in enumerate(configs):
-            planned = Planned(Cell.of(config), overrides)
-            if planned.directory not in found and planned.left:
-                if not elsewhere:
-                    experiment.choose_device(config.device)
-                planned.cell.check_fit()
-            found.setdefault(planned.directory, planned)
-            bar.update("planning", count + 1, None)
-    cells = Cells(found.values())
-    if write:
-        _write_plan(cells)
-    left = len(cells.unfinished())
-    done = "" if left == len(cells) else f", {len(cells) - left} of them trained already"
-    number = "1 cell" if len(cells) == 1 else f"{len(cells)} cells"
-    screen.line(f"{number}{done}: {cells.directory}")
-    return cells
 
 
 def dry_run(cells: Cells, screen: Screen) -> None:
@@ -227,17 +56,6 @@ def dry_run(cells: Cells, screen: Screen) -> None:
 def _estimated(cells: Cells, screen: Screen) -> dict[Path, float]:
     left = {each.directory: len(each.left) for each in cells}
     return estimated([each.cell for each in cells], left, screen)
-
-
-def _write_plan(cells: Cells) -> None:
-    """Writes down which cells there are."""
-    try:
-        plan.add(cells.directory, [each.entry() for each in cells])
-    except OSError as error:
-        raise UsageError(
-            f"cannot write to {cells.directory}: {error.strerror}; choose another folder with"
-            " runs=FOLDER"
-        ) from None
 
 
 def is_here() -> bool:

@@ -4,6 +4,7 @@ import io
 import json
 import re
 from collections.abc import Callable, Sequence
+from math import log2
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,17 @@ from normbench.errors import UsageError
 from normbench.launch import grid, sweep
 from normbench.launch.compose import load_config
 from normbench.launch.grid import train_all, train_each
-from normbench.launch.sweep import Cells
+from normbench.launch.planned import Cells
+from normbench.report.compare.rates import rate_trials
+from normbench.report.read.cells import collect
 from normbench.run.cell import Cell
 from normbench.store import results
 from normbench.terminal.screen import Screen
 from tests.conftest import Command, files_below
 
 Sweep = Callable[..., Cells]
+
+RATES = Path(__file__).parents[2] / "results" / "rates"
 
 
 def quiet() -> Screen:
@@ -125,7 +130,7 @@ def composed(monkeypatch: pytest.MonkeyPatch, *overrides: str) -> list[Config]:
         found.extend(config for config, _ in configs)
         return Cells()
 
-    monkeypatch.setattr(sweep, "planned_cells", plan)
+    monkeypatch.setattr(grid, "planned_cells", plan)
     train_all(overrides, quiet())
     return found
 
@@ -139,6 +144,9 @@ def composed(monkeypatch: pytest.MonkeyPatch, *overrides: str) -> list[Config]:
         ("paper", 10),
         ("quick", 4),
         ("long", 4),
+        ("rates", 30),
+        ("batch-size", 10),
+        ("momentum", 4),
         ("resnet20", 14),
     ],
 )
@@ -150,6 +158,20 @@ def test_an_experiment_has_the_cells_it_promises(
 
     assert len({config.digest(images) for config in found}) == count
     assert {config.name for config in found} == {name}
+
+
+@pytest.mark.parametrize("name", ["batch-size", "momentum"])
+def test_what_follows_the_trials_of_rates_uses_the_rates_that_they_chose(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """By the rule of results/rates/README.md: that of the nearest batch size."""
+    (trial,) = rate_trials(collect(RATES))
+    chosen = {(line.norm, line.batch): line.best for line in trial.lines}
+
+    for config in composed(monkeypatch, f"experiment={name}"):
+        tried = sorted(batch for norm, batch in chosen if norm == config.norm.name)
+        nearest = min(tried, key=lambda batch: abs(log2(batch / config.batch)))
+        assert config.optim.lr == chosen[config.norm.name, nearest], config
 
 
 def test_the_papers_cells_have_an_eighth_of_the_batch_for_the_norm(

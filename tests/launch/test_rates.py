@@ -12,7 +12,7 @@ from normbench.errors import UnfinishedError, UsageError
 from normbench.launch import rates, sweep
 from normbench.launch.compose import load_config
 from normbench.launch.grid import train_all
-from normbench.launch.sweep import Planned
+from normbench.launch.planned import Planned
 from normbench.report.read.cells import collect
 from normbench.run.cell import Cell
 from normbench.store.rate import RATE, read_rate

@@ -17,14 +17,8 @@ from normbench.config import Config
 from normbench.errors import UsageError
 from normbench.launch import sweep
 from normbench.launch.compose import load_config
-from normbench.launch.sweep import (
-    Cells,
-    InterruptedSweepError,
-    Planned,
-    finish,
-    planned_cells,
-    train,
-)
+from normbench.launch.planned import Cells, Planned, planned_cells
+from normbench.launch.sweep import InterruptedSweepError, finish, train
 from normbench.run import run as experiment
 from normbench.run.seeds import StoppedError
 from normbench.run.signals import SIGNALS

@@ -11,9 +11,9 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from normbench.config import Config
-from normbench.launch import sweep
 from normbench.launch.compose import load_config
 from normbench.launch.grid import train_all
+from normbench.launch.planned import Cells, Planned, planned_cells
 from normbench.run import run as experiment
 from normbench.run import seeds
 from normbench.run.cell import Cell
@@ -149,8 +149,8 @@ def test_a_sweep_over_rates_is_one_job(tiny: list[str], monkeypatch: pytest.Monk
 
 def test_workers_get_a_share_of_a_stack_each(tiny: list[str]) -> None:
     every = [[*tiny, f"optim.lr={lr}"] for lr in (0.1, 0.2, 0.3)]
-    planned = [sweep.Planned(Cell.of(load_config(each)), each) for each in every]
-    cells = sweep.Cells(planned)
+    three = [Planned(Cell.of(load_config(each)), each) for each in every]
+    cells = Cells(three)
 
     assert [len(job) for job in cells.jobs()] == [3]
     assert [len(job) for job in cells.jobs(2)] == [2, 1]
@@ -166,7 +166,7 @@ def test_workers_do_not_part_a_stack_that_has_begun(
     every: list[tuple[Config, list[str]]] = [
         (each, []) for each in [*begun, load_config([*tiny, "stack=16", "optim.lr=0.7"])]
     ]
-    cells = sweep.planned_cells(every, quiet())
+    cells = planned_cells(every, quiet())
     assert [len(job) for job in cells.jobs(2)] == [2, 2]
     with monkeypatch.context() as patch:
         patch.setattr(seeds, "train", cut_off_after(3))

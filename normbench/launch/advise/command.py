@@ -33,8 +33,8 @@ from normbench.launch.advise.question import Question
 from normbench.launch.advise.race import LAST_LOOKS, follow
 from normbench.launch.compose import load_config
 from normbench.launch.grid import train_each
+from normbench.launch.planned import Cells
 from normbench.launch.rates import AUTO
-from normbench.launch.sweep import Cells
 from normbench.norms import NORMS
 from normbench.run.cell import Cell
 from normbench.run.estimate import measure

@@ -10,7 +10,7 @@ from normbench.launch.advise import command
 from normbench.launch.advise.answer import Answer
 from normbench.launch.advise.odds import half_width
 from normbench.launch.grid import train_each
-from normbench.launch.sweep import Planned
+from normbench.launch.planned import Planned
 from normbench.store.results import read_results
 from normbench.terminal.screen import Screen
 
