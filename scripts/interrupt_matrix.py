@@ -124,11 +124,15 @@ class Place:
         self.run(*COMMANDS[command])
         return time.monotonic() - start
 
-    def interrupt(self, command: str, after: float) -> Outcome:
-        """Interrupts a command that has not been run here, so many seconds after its start."""
+    def clear(self) -> None:
+        """Removes what the commands write."""
         for left in ("runs", "fixed", "norms.png"):
             shutil.rmtree(self.folder / left, ignore_errors=True)
             (self.folder / left).unlink(missing_ok=True)
+
+    def interrupt(self, command: str, after: float) -> Outcome:
+        """Interrupts a command that has not been run here, so many seconds after its start."""
+        self.clear()
         process = subprocess.Popen(
             _line(COMMANDS[command]),
             cwd=self.folder,
@@ -188,6 +192,8 @@ def try_command(place: Place, command: str, numbers: range, seed: int) -> list[O
     whole = place.seconds.get(command, 8.0)
     found = [place.interrupt(command, moment(whole, seed, command, n)) for n in numbers]
     if not endless:
+        if found[-1].kind == "done":  # `diagnose --fix` writes over nothing
+            place.clear()
         place.finish(command)
     return found
 
