@@ -1,14 +1,14 @@
 """The course of a sweep: how long it will take, which cell it is at, and how much is left."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
 from time import monotonic
 
 import torch
 
-from normbench.run.cell import Cell
+from normbench.run.cell import Replica
 from normbench.run.estimate import Estimates
 from normbench.run.run import choose_device
 from normbench.terminal.bars import Overall, duration
@@ -18,35 +18,39 @@ TURN = 1.0
 """Seconds between two looks at what other processes have done."""
 
 
-def estimated(cells: Sequence[Cell], left: Mapping[Path, int], screen: Screen) -> dict[Path, float]:
-    """About how many seconds the rest of each cell takes, by its directory.
+def estimated(jobs: Sequence[Sequence[Replica]], screen: Screen) -> dict[Path, float]:
+    """About how many seconds each cell's share of what is left takes, by its directory.
 
     Args:
-        cells: of one sweep, all on one device.
-        left: how many seeds each is still to train, by its directory.
+        jobs: the replicas that are left of a sweep, those that are launched together; all are
+            trained on one device.
         screen: where it is shown how far the timing is.
     """
+    cells = list({each.cell.directory: each.cell for job in jobs for each in job}.values())
+    if not cells:
+        return {}
     first = cells[0].config
     all_threads = torch.get_num_threads()
     torch.set_num_threads(first.threads or all_threads)
     try:
-        return _estimated(Estimates(cells, choose_device(first.device)), cells, left, screen)
+        return _estimated(Estimates(cells, choose_device(first.device)), jobs, screen)
     finally:
         torch.set_num_threads(all_threads)
 
 
 def _estimated(
-    estimates: Estimates, cells: Sequence[Cell], left: Mapping[Path, int], screen: Screen
+    estimates: Estimates, jobs: Sequence[Sequence[Replica]], screen: Screen
 ) -> dict[Path, float]:
     found: dict[Path, float] = {}
-    todo = [cell for cell in cells if left[cell.directory]]
     with screen.working("timing a few steps") as bar:
-        for number, cell in enumerate(todo):
-            bar.update("timing a few steps", number, len(todo))
-            try:
-                found[cell.directory] = estimates.seconds(cell, left[cell.directory])
-            except Exception:  # whatever it is, training says it of this cell alone
-                found[cell.directory] = 0.0
+        for number, job in enumerate(jobs):
+            bar.update("timing a few steps", number, len(jobs))
+            share = 0.0
+            with suppress(Exception):  # whatever it is, training says it of this job alone
+                share = estimates.seconds(job) / len(job)
+            for replica in job:
+                directory = replica.cell.directory
+                found[directory] = found.get(directory, 0.0) + share
     return found
 
 

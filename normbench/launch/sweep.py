@@ -15,7 +15,7 @@ from normbench.errors import UsageError
 from normbench.launch.course import Course, estimated, followed, said, show_plan
 from normbench.launch.planned import Cells, Planned
 from normbench.run import run as experiment
-from normbench.run.cell import Cell, write_summary
+from normbench.run.cell import Cell, Replica, write_summary
 from normbench.run.seeds import StoppedError
 from normbench.run.signals import asking
 from normbench.run.stacks import LOG, note_failure
@@ -54,8 +54,10 @@ def dry_run(cells: Cells, screen: Screen) -> None:
 
 
 def _estimated(cells: Cells, screen: Screen) -> dict[Path, float]:
-    left = {each.directory: len(each.left) for each in cells}
-    return estimated([each.cell for each in cells], left, screen)
+    jobs = [
+        [Replica(each.cell, seed) for each in job for seed in each.left] for job in cells.jobs()
+    ]
+    return estimated([replicas for replicas in jobs if replicas], screen)
 
 
 def is_here() -> bool:

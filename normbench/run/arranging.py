@@ -9,6 +9,7 @@ from normbench.data.batches import Splits
 from normbench.run.cell import Replica
 from normbench.run.placement import (
     BUDGET,
+    TURN,
     Arrangement,
     Pace,
     Step,
@@ -46,12 +47,13 @@ def arrange(replicas: Sequence[Replica], splits: Splits, screen: Screen) -> Pace
 def _only(
     arrangement: Arrangement, replicas: Sequence[Replica], splits: Splits, screen: Screen
 ) -> Pace:
-    """An arrangement beside which nothing is to be timed; two steps tell how long it takes."""
-    members = replicas[: arrangement.size]
+    """An arrangement beside which nothing is to be timed; some steps tell how long it takes."""
+    members, steps = replicas[: arrangement.size], _steps(replicas, splits)
     step = Replicas.of(members, splits).stepper()
     step()  # the first chooses algorithms and fills caches
-    pace = Pace(arrangement, timed(step, 0.0) / len(members))
-    show_pace(screen, pace, _steps(replicas, splits))
+    about = timed(step, 0.0) / len(members)
+    pace = Pace(arrangement, timed(step, min(TURN, time_to_measure(steps * about))) / len(members))
+    show_pace(screen, pace, steps)
     return pace
 
 

@@ -1,9 +1,8 @@
 """How long cells will take: as finished seeds took, as was measured before, or as is timed now."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from math import ceil
-from statistics import fmean, median
+from statistics import fmean
 from time import perf_counter
 
 import torch
@@ -11,8 +10,6 @@ import torch
 from normbench.data.batches import Split, Splits
 from normbench.run.arranging import arrange
 from normbench.run.cell import Cell, Replica
-from normbench.run.placement import TURN
-from normbench.run.remembered import case_of, recall
 from normbench.run.run import choose_device
 from normbench.run.seeds import Replicas
 from normbench.store.advice import Cost
@@ -28,19 +25,11 @@ EVALUATED = 256
 """How many images are evaluated to time it."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Times:
-    """Seconds of one seed: a training step, and the evaluation of one image."""
-
-    step: float
-    image: float
-
-
 class Estimates:
-    """Estimates of what is left of cells; each norm and batch size is timed once.
+    """Estimates of what is left of cells; each kind of cell is timed once.
 
-    They hold for one seed after another, unless it has been measured how fast so many seeds train
-    together.
+    A training takes as long as such seeds took before, else as long as in the arrangement in which
+    it will be trained. If that is not known it is measured now, and not again when training begins.
 
     Args:
         cells: whose finished seeds are taken for what the others will take.
@@ -49,31 +38,38 @@ class Estimates:
 
     def __init__(self, cells: Sequence[Cell], device: torch.device) -> None:
         self._device = device
-        self._times: dict[str, _Times] = {}
+        self._images: dict[str, float] = {}
+        self._paces: dict[tuple[str, int], float] = {}
         self._known: dict[str, list[float]] = {}
         for cell in cells:
             known = self._known.setdefault(_kind(cell), [])
             known += [r.seconds / r.steps for r in read_results(cell.directory) if r.steps]
 
-    def seconds(self, cell: Cell, seeds: int) -> float:
-        """The seconds in which ``seeds`` seeds of a cell are trained and evaluated, about."""
+    def seconds(self, replicas: Sequence[Replica]) -> float:
+        """The seconds in which replicas, launched together, are trained and evaluated, about."""
+        cell = replicas[0].cell
         config, splits = cell.config, cell.splits(self._device)
-        times = self._timed(cell, splits)
-        pace = recall(case_of(cell, seeds, self._device))
-        step = times.step if pace is None else pace.step
         steps = config.epochs * (len(splits.train) // config.batch)
         evaluations = ceil(config.epochs / config.evaluate_every)
         images = evaluations * len(splits.validation or splits.test)
-        return START + seeds * (steps * step + images * times.image)
+        seed = steps * self._step(replicas, splits) + images * self._image(replicas, splits)
+        return START + len(replicas) * seed
 
-    def _timed(self, cell: Cell, splits: Splits) -> _Times:
-        kind = _kind(cell)
-        if kind not in self._times:
-            replicas = Replicas.of([Replica(cell, cell.config.seed)], splits)
-            known = self._known.get(kind)
-            step = fmean(known) if known else _step(replicas, cell.config.threads)
-            self._times[kind] = _Times(step, _evaluation(replicas, splits.test))
-        return self._times[kind]
+    def _step(self, replicas: Sequence[Replica], splits: Splits) -> float:
+        """Seconds of a training step of one of ``replicas``."""
+        kind, count = _kind(replicas[0].cell), len(replicas)
+        if known := self._known.get(kind):
+            return fmean(known)
+        if (kind, count) not in self._paces:
+            self._paces[kind, count] = arrange(replicas, splits, Screen.unseen()).step
+        return self._paces[kind, count]
+
+    def _image(self, replicas: Sequence[Replica], splits: Splits) -> float:
+        """Seconds of the evaluation of an image."""
+        kind = _kind(replicas[0].cell)
+        if kind not in self._images:
+            self._images[kind] = _evaluation(Replicas.of(replicas[:1], splits), splits.test)
+        return self._images[kind]
 
 
 def _kind(cell: Cell) -> str:
@@ -81,19 +77,6 @@ def _kind(cell: Cell) -> str:
     config = cell.config
     parts = (config.norm, config.model, config.batch, config.norm_batch, config.precision)
     return repr((*parts, config.optim.name, cell.images.name, config.device))
-
-
-def _step(replicas: Replicas, threads: int | None) -> float:
-    """Seconds of a training step, by one thread where that is faster and nobody has chosen."""
-    step, available = replicas.stepper(), torch.get_num_threads()
-    seconds = _median(step)
-    if threads is not None or available == 1:
-        return seconds
-    try:
-        torch.set_num_threads(1)
-        return min(seconds, _median(step))
-    finally:
-        torch.set_num_threads(available)
 
 
 def measure(cell: Cell, rates: int, seeds: int, screen: Screen) -> Cost:
@@ -133,15 +116,6 @@ def measure(cell: Cell, rates: int, seeds: int, screen: Screen) -> Cost:
         ending=image * len(splits.test) + ending,
         momentum=getattr(config.norm, "momentum", None),
     )
-
-
-def _median(work: Callable[[], None]) -> float:
-    """Seconds that ``work`` takes, once it has been done: the median, as others compute as well."""
-    work()  # the first time chooses algorithms and fills caches
-    found: list[float] = []
-    while len(found) < 3 or sum(found) < TURN:
-        found.append(_seconds(work))
-    return median(found)
 
 
 def _evaluation(replicas: Replicas, split: Split) -> float:

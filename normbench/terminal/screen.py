@@ -101,10 +101,15 @@ class Screen:
             self.console.width = max(PLAIN_WIDTH, self.console.width)
 
     @classmethod
+    def unseen(cls) -> "Screen":
+        """A screen that nobody sees."""
+        return cls(Console(file=StringIO()))
+
+    @classmethod
     @contextmanager
     def to_file(cls, path: Path) -> Iterator["Screen"]:
         """A screen that nobody sees, whose lines go to the end of a file."""
-        screen = cls(Console(file=StringIO()))
+        screen = cls.unseen()
         with screen.logged(path):
             yield screen
 

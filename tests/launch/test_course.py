@@ -2,6 +2,7 @@
 
 import io
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -11,9 +12,11 @@ from rich.console import Console
 from normbench.launch import course
 from normbench.launch.compose import load_config
 from normbench.launch.course import Course, estimated, followed
+from normbench.run import estimate
 from normbench.run import run as experiment
-from normbench.run.cell import Cell
+from normbench.run.cell import Cell, Replica
 from normbench.run.estimate import Estimates
+from normbench.run.placement import Arrangement, Pace
 from normbench.terminal.bars import Overall
 from normbench.terminal.screen import Screen
 from tests.conftest import Command, files_below
@@ -74,8 +77,8 @@ def test_cells_that_others_train_are_counted_as_they_are_done(
 
 def test_only_what_is_left_is_estimated_and_more_of_it_takes_longer(tiny: list[str]) -> None:
     cells = [Cell.of(load_config([*tiny, f"epochs={n}"])) for n in (1, 100, 10_000)]
-    left = dict(zip([cell.directory for cell in cells], (1, 0, 2), strict=True))
-    found = estimated(cells, left, screen(io.StringIO()))
+    jobs = [[Replica(cells[0], 0)], [Replica(cells[2], seed) for seed in (0, 1)]]
+    found = estimated(jobs, screen(io.StringIO()))
 
     assert list(found) == [cells[0].directory, cells[2].directory]
     assert 0 < 10 * found[cells[0].directory] < found[cells[2].directory]
@@ -88,9 +91,31 @@ def test_what_finished_seeds_took_is_what_the_others_will_take(tiny: list[str]) 
     outcome = experiment.run(config, screen(io.StringIO()))
     (result,) = outcome.results
     device = experiment.choose_device("cpu")
-    per_seed = [Estimates([cell], device).seconds(cell, seeds) for seeds in (1, 2)]
+    jobs = [[Replica(cell, seed) for seed in range(seeds)] for seeds in (1, 2)]
+    per_seed = [Estimates([cell], device).seconds(job) for job in jobs]
 
     assert per_seed[1] - per_seed[0] == pytest.approx(result.seconds, abs=0.5)
+
+
+def test_seeds_that_are_trained_together_are_timed_together(
+    tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is timed is the arrangement in which they will be trained, once for each kind."""
+    timed: list[int] = []
+
+    def arrange(replicas: Sequence[Replica], *_: object) -> Pace:
+        timed.append(len(replicas))
+        return Pace(Arrangement(1, len(replicas), 1), 1.0 / len(replicas))
+
+    monkeypatch.setattr(estimate, "arrange", arrange)
+    slow, fast = (Cell.of(load_config([*tiny, f"optim.lr={lr}"])) for lr in (0.1, 0.2))
+    together = [Replica(cell, seed) for cell in (slow, fast) for seed in (0, 1)]
+    found = estimated([together], screen(io.StringIO()))
+    alone = estimated([[each] for each in together[:2]], screen(io.StringIO()))
+
+    assert timed == [4, 1]
+    assert found[slow.directory] == found[fast.directory]
+    assert found[slow.directory] < 0.5 * alone[slow.directory]
 
 
 def test_a_dry_run_prints_cells_and_time_and_writes_nothing(
