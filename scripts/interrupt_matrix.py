@@ -231,6 +231,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("results/faults"), help="the folder")
     parser.add_argument("--fresh", action="store_true", help="try everything again")
     options = parser.parse_args(arguments)
+    # A shell's background job ignores Ctrl-C, and so would the commands: as if all were done.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     end = time.monotonic() + 60 * options.within
     line = f"python scripts/interrupt_matrix.py --moments {options.moments} --seed {options.seed}"
     options.out.mkdir(parents=True, exist_ok=True)
