@@ -202,7 +202,11 @@ class World:
         real: bool = False,
         environment: dict[str, str] | None = None,
     ) -> Running:
-        """Starts ``normbench`` in ``home``: as a fork with ``faults``, or really the command."""
+        """Starts ``normbench`` in ``home``: as a fork with ``faults``, or really the command.
+
+        Of a key that has several values, the last counts.
+        """
+        arguments = tuple({text.partition("=")[0]: text for text in arguments}.values())
         self.processes += 1
         logs = self.folder / "logs"
         logs.mkdir(exist_ok=True)
