@@ -42,8 +42,10 @@ def pytest_configure() -> None:
 
 
 def changed(arguments: Sequence[str], *others: str) -> list[str]:
-    """The arguments, of which the last of a key counts."""
-    return list({text.partition("=")[0]: text for text in [*arguments, *others]}.values())
+    """The arguments, of whose settings the last of a key counts."""
+    every = [*arguments, *others]
+    keys = [text.partition("=")[0] if "=" in text else None for text in every]
+    return [t for i, t in enumerate(every) if keys[i] is None or keys[i] not in keys[i + 1 :]]
 
 
 class Command(Protocol):

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from io import StringIO
 from math import ceil
 from statistics import fmean, median
 from time import perf_counter
 
 import torch
+from rich.console import Console
 
 from normbench.data.batches import Split, Splits
 from normbench.run.arranging import arrange
@@ -15,7 +17,7 @@ from normbench.run.placement import TURN
 from normbench.run.remembered import case_of, recall
 from normbench.run.run import choose_device
 from normbench.run.seeds import Replicas
-from normbench.store.advice import Cost
+from normbench.store.advice import Timing
 from normbench.store.results import read_results
 from normbench.terminal.screen import Screen
 from normbench.training.loop import evaluate
@@ -96,46 +98,50 @@ def _step(replicas: Replicas, threads: int | None) -> float:
         torch.set_num_threads(available)
 
 
-def measure(cell: Cell, rates: int, seeds: int, screen: Screen) -> Cost:
+def measure(cell: Cell, together: Sequence[int]) -> Timing:
     """Times steps, evaluation and decomposition of ``cell``; writes nothing to its folder.
 
     Args:
         cell: what is timed; its images are loaded, some of them held out.
-        rates: how many learning rates are trained together, a seed each.
-        seeds: how many seeds of one are.
-        screen: where it is shown what was found.
+        together: how many replicas are trained together, beside one alone.
     """
-    config = cell.config
+    config, quiet = cell.config, Screen(Console(file=StringIO()))
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     splits = cell.splits(choose_device(config.device))
     held_out = splits.validation
     assert held_out is not None
-    replicas = [Replica(cell, config.seed + number) for number in range(seeds)]
-    few = arrange(replicas[:rates], splits, screen)
-    whole = arrange(replicas, splits, screen)
+    replicas = [Replica(cell, config.seed + number) for number in range(max(together))]
     one = Replicas.of(replicas[:1], splits)
+    steps = {1: _step(one, config.threads)}
+    begin = perf_counter()
+    for number in together:
+        pace = arrange(replicas[:number], splits, quiet)
+        arrangement = pace.arrangement
+        apart = arrangement.size == arrangement.lanes == 1
+        steps[number] = number * (steps[1] if apart else pace.step)
+    arranging = (perf_counter() - begin) / len(together)
     all_threads = torch.get_num_threads()
     try:
-        torch.set_num_threads(whole.arrangement.threads)
+        torch.set_num_threads(arrangement.threads)
         image = _evaluation(one, held_out)
         size = config.norm_batch or config.batch
         parts = (one.networks, one.training, splits.test)
         ending = _seconds(lambda: decompose(*parts, epoch=config.epochs, size=size))
     finally:
         torch.set_num_threads(all_threads)
-    return Cost(
+    lanes = min(1.0, arrangement.rounds(number) * arrangement.size / number)
+    return Timing(
         norm=config.norm.name,
-        start=START,
-        step=few.step,
-        stacked=whole.step,
-        evaluation=image * len(held_out),
-        ending=image * len(splits.test) + ending,
+        start=START + arranging,
+        steps=steps,
+        evaluation=lanes * image * len(held_out),
+        ending=lanes * (image * len(splits.test) + ending),
         momentum=getattr(config.norm, "momentum", None),
     )
 
 
-def _median(work: Callable[[], None]) -> float:
+def _median(work: Callable[[], object]) -> float:
     """Seconds that ``work`` takes, once it has been done: the median, as others compute as well."""
     work()  # the first time chooses algorithms and fills caches
     found: list[float] = []
@@ -147,8 +153,7 @@ def _median(work: Callable[[], None]) -> float:
 def _evaluation(replicas: Replicas, split: Split) -> float:
     """Seconds of an image and seed."""
     some = split.shuffled(EVALUATED)
-    evaluate(replicas.networks, some)  # the first time chooses algorithms and fills caches
-    return _seconds(lambda: evaluate(replicas.networks, some)) / len(some)
+    return _median(lambda: evaluate(replicas.networks, some)) / len(some)
 
 
 def _seconds(work: Callable[[], object]) -> float:

@@ -206,7 +206,10 @@ class World:
 
         Of a key that has several values, the last counts.
         """
-        arguments = tuple({text.partition("=")[0]: text for text in arguments}.values())
+        last = {text.partition("=")[0]: text for text in arguments if "=" in text}
+        arguments = tuple(
+            text for text in arguments if "=" not in text or last[text.partition("=")[0]] is text
+        )
         self.processes += 1
         logs = self.folder / "logs"
         logs.mkdir(exist_ok=True)
