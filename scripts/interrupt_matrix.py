@@ -41,7 +41,7 @@ TURN = 10
 LINE = re.compile(r"normbench: interrupted(; [^\n]+)?\n")
 
 TINY = (
-    *("data=images", "data.name=shapes", "batch=4", "epochs=20", "model=convnet"),
+    *("data=images", "data.name=shapes", "batch=4", "model=convnet"),
     *("model.depth=2", "model.width=4", "threads=1", "save_every=0.2"),
 )
 
@@ -51,8 +51,8 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "norms": ("norms", "group"),
     "figure": ("norms", "--figure", "norms.png"),
     "show": ("show", *TINY),
-    "run": ("run", "--fresh", *TINY),
-    "sweep": ("sweep", *TINY, "norm=batch,group", "seeds=2"),
+    "run": ("run", "--fresh", *TINY, "epochs=20"),
+    "sweep": ("sweep", *TINY, "epochs=20", "norm=batch,group", "seeds=2"),
     "advise": ("advise", *TINY, "epochs=2", "--norms", "batch,group", "--within", "60s"),
     "diagnose": ("diagnose", *TINY, "norm=batch", "weights.safetensors", "--fix", "fixed"),
     "dry run": ("sweep", "--dry-run", *TINY, "norm=batch,group"),

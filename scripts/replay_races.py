@@ -34,7 +34,7 @@ from normbench.launch.advise.answer import Answer, OnTest, judge
 from normbench.launch.advise.book import Round
 from normbench.launch.advise.budget import Entrant, Score, Scores, course
 from normbench.launch.advise.race import DRIFT, follow
-from normbench.store.advice import Cost, Plan
+from normbench.store.advice import Plan, Timing
 
 HELD_OUT, TEST, STEPS = 5_000, 10_000, 1_000
 BUDGETS = (1.5, 2.5, 5.0)
@@ -95,13 +95,12 @@ def replay(world: World, plan: Plan, random: Random) -> Answer:
 
     def train(step: Round) -> Scores:
         scores = {}
-        for trial in step.trials:
-            cost = plan.cost(trial.candidate.norm)
-            seconds = plan.steps * trial.epochs * (cost.step if trial.seeds == 1 else cost.stacked)
+        for trial, seconds in zip(step.trials, step.seconds, strict=True):
             for entry in trial.entries:
                 sd = world.sd[entry.candidate.norm]
                 truths[entry] = world.mean(entry) + random.gauss(0, sd)
-                scores[entry] = Score(seen(truths[entry], plan.held_out, random), seconds)
+                accuracy = seen(truths[entry], plan.held_out, random)
+                scores[entry] = Score(accuracy, seconds / trial.seeds)
         return scores
 
     finish = follow(plan, train)
@@ -111,21 +110,20 @@ def replay(world: World, plan: Plan, random: Random) -> Answer:
 
 def planned(world: World, budget: float) -> Plan:
     """A plan whose budget is so many times what five seeds of every norm take in full."""
-    costs = [
-        Cost(
+    timings = [
+        Timing(
             norm=norm,
             start=0.5,
-            step=0.01,
-            stacked=0.004,
+            steps={1: 0.01, 3: 0.018, 5: 0.02},
             evaluation=2.0,
             ending=4.0,
             momentum=0.1 if norm == "batch" else None,
         )
         for norm in world.means
     ]
-    full = sum(5 * world.epochs * (STEPS * cost.stacked + cost.evaluation) for cost in costs)
+    full = sum(5 * world.epochs * (STEPS * each.step(5) / 5 + each.evaluation) for each in timings)
     within = budget * full + 60
-    raced, lengths = course(costs, STEPS, world.epochs, within, 10.0)
+    raced, lengths = course(timings, STEPS, world.epochs, within, 10.0)
     return Plan(
         question="replay",
         settings=[world.name],
@@ -138,7 +136,7 @@ def planned(world: World, budget: float) -> Plan:
         held_out=HELD_OUT,
         lr=0.1,
         used=10.0,
-        costs=costs,
+        timings=timings,
     )
 
 

@@ -41,6 +41,13 @@ def pytest_configure() -> None:
     torch.set_num_threads(1)
 
 
+def changed(arguments: Sequence[str], *others: str) -> list[str]:
+    """The arguments, of whose settings the last of a key counts."""
+    every = [*arguments, *others]
+    keys = [text.partition("=")[0] if "=" in text else None for text in every]
+    return [t for i, t in enumerate(every) if keys[i] is None or keys[i] not in keys[i + 1 :]]
+
+
 class Command(Protocol):
     """Runs ``normbench`` with arguments."""
 
@@ -80,11 +87,14 @@ def _local_only(self: socket.socket, address: Any) -> None:
 
 @pytest.fixture
 def nb() -> Command:
-    """``normbench`` in this process: quick, for what needs no process of its own."""
+    """``normbench`` in this process: quick, for what needs no process of its own.
+
+    Of a key that has several values, the last counts, so that tests can change those of ``tiny``.
+    """
     from normbench.cli.app import app
 
     def invoke(*arguments: str) -> Result:
-        return CliRunner().invoke(app, list(arguments), prog_name="normbench")
+        return CliRunner().invoke(app, changed(arguments), prog_name="normbench")
 
     return invoke
 

@@ -1,5 +1,6 @@
 """The commands about cells: train one, train many, look at one, before or after."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,22 @@ Overrides = Annotated[
         show_default=False,
     ),
 ]
+
+
+def typed(overrides: Sequence[str] | None) -> list[str]:
+    """The settings that were typed.
+
+    Raises:
+        UsageError: a key is given two values.
+    """
+    from normbench.launch.hints import given_twice
+
+    first: dict[str, str] = {}
+    for text in overrides or ():
+        key = text.partition("=")[0].strip()
+        if first.setdefault(key, text) != text:
+            raise given_twice(key, first[key], text)
+    return list(overrides or ())
 
 
 def run(
@@ -37,7 +54,7 @@ def run(
         from normbench.terminal.screen import Screen
 
         screen = Screen()
-        config = load_config(with_rate(overrides or [], screen), "run")
+        config = load_config(with_rate(typed(overrides), screen), "run")
         outcome = experiment.run(config, screen, fresh=fresh, since=context.obj)
     if not outcome.finished:
         raise typer.Exit(1)
@@ -70,7 +87,7 @@ def sweep(
         from normbench.terminal.screen import Screen
 
         screen = Screen()
-        cells = train_all(overrides or [], screen, dry_run=dry_run)
+        cells = train_all(typed(overrides), screen, dry_run=dry_run)
         if dry_run:
             return
         report.write(cells.directory, screen)
@@ -87,7 +104,7 @@ def show(overrides: Overrides = None) -> None:
         from normbench.run import views
         from normbench.terminal.screen import Screen
 
-        config = load_config(overrides or [])
+        config = load_config(typed(overrides))
         views.show_layers(Screen(), config, preface=to_yaml(config) + "\n")
 
 
@@ -111,7 +128,7 @@ def advise(
 
         names = [name.strip() for name in norms.split(",") if name.strip()]
         budget = command.seconds(within)
-        command.advise(overrides or [], Screen(), within=budget, norms=names, since=context.obj)
+        command.advise(typed(overrides), Screen(), within=budget, norms=names, since=context.obj)
 
 
 def diagnose(
@@ -140,5 +157,5 @@ def diagnose(
         from normbench.run.trained import diagnose_file
         from normbench.terminal.screen import Screen
 
-        config = load_recorded(overrides or [], weights)
+        config = load_recorded(typed(overrides), weights)
         diagnose_file(config, weights, Screen(), fix=fix, replace=replace)

@@ -10,6 +10,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import (
@@ -23,12 +24,14 @@ from normbench.config import Config
 from normbench.data import DATA
 from normbench.errors import UsageError
 from normbench.launch import hints
-from normbench.launch.choices import CONFIGS
+from normbench.launch.choices import CONFIGS, LAUNCHERS
 from normbench.launch.hints import REGISTRIES, group_names, known_keys
 from normbench.models import MODELS
 from normbench.norms import NORMS
 from normbench.registry import Registry
 from normbench.training.optim import OPTIMS
+
+_EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
 
 
 def load_config(overrides: Sequence[str], command: str = "show") -> Config:
@@ -149,6 +152,27 @@ def check(typed: Typed) -> None:
             raise hints.unknown_choice(text, key, str(override.value()))
     elif key not in known_keys():
         raise hints.unknown_key(text, key)
+
+
+def check_launcher(text: str) -> None:
+    """Of Hydra's own settings, only the launcher's are for people to choose."""
+    key, _, value = text.partition("=")
+    if key == "hydra/launcher":
+        if value not in LAUNCHERS:
+            raise UsageError(f"{text}: unknown launcher; choose from {', '.join(LAUNCHERS)}")
+        if value not in _installed(key):
+            raise UsageError(
+                f"{text}: not installed; pip install 'normbench[{_EXTRAS[value]}]' brings it"
+            )
+    elif "${" in value:
+        raise UsageError(f"{text}: write the value itself; references are not followed here")
+    elif not key.startswith("hydra.launcher.") or "_target_" in text:
+        raise UsageError(f"{text}: of Hydra's settings, only those of hydra/launcher are used")
+
+
+def _installed(group: str) -> list[str]:
+    Plugins.instance()  # importing the plugins stores their choices
+    return [name.removesuffix(".yaml") for name in ConfigStore.instance().list(group)]
 
 
 def check_names(config: Config) -> None:

@@ -9,12 +9,12 @@ import copy
 import itertools
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from hydra import initialize_config_module
 from hydra._internal.callbacks import Callbacks
-from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Glob
 from hydra.core.plugins import Plugins
@@ -26,10 +26,11 @@ from omegaconf.errors import OmegaConfBaseException
 from normbench.config import PLACES, Config
 from normbench.errors import UsageError
 from normbench.launch import hints, rates, sweep
-from normbench.launch.choices import CONFIGS, LAUNCHERS
+from normbench.launch.choices import CONFIGS
 from normbench.launch.compose import (
     Typed,
     check,
+    check_launcher,
     check_names,
     in_words,
     load_config,
@@ -43,6 +44,8 @@ from normbench.terminal.screen import Screen
 MOST_CELLS = 10_000
 """A grid larger than this is a mistake."""
 
+Known = Callable[[Cells], Mapping[Path, float]] | None
+
 # Each cell keeps its own records, so that Hydra need not.
 _QUIET = (
     "hydra/job_logging=none",
@@ -51,8 +54,6 @@ _QUIET = (
     "hydra.sweep.dir=.",
     "hydra.sweep.subdir=.",
 )
-
-_EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
 
 
 def train_all(arguments: Sequence[str], screen: Screen, *, dry_run: bool = False) -> Cells:
@@ -86,13 +87,16 @@ def with_rate(arguments: Sequence[str], screen: Screen) -> list[str]:
     return [*others, f"optim.lr={config.optim.lr}"]
 
 
-def train_each(cells: Sequence[Sequence[str]], launcher: Sequence[str], screen: Screen) -> Cells:
+def train_each(
+    cells: Sequence[Sequence[str]], launcher: Sequence[str], screen: Screen, known: Known = None
+) -> Cells:
     """Trains the given cells together, those that are not finished, and returns all of them.
 
     Args:
         cells: the overrides of each, ``["norm=group", "optim.lr=0.05"]``; all go to one folder.
         launcher: ``hydra/launcher=…`` and ``hydra.launcher.…``, how cells are spread.
         screen: where progress is shown.
+        known: told the cells before they are trained, says how many seconds each will take.
 
     Raises:
         UsageError: an override or a cell cannot be; nothing has been trained then.
@@ -101,7 +105,8 @@ def train_each(cells: Sequence[Sequence[str]], launcher: Sequence[str], screen: 
         each = [[parse(text) for text in overrides] for overrides in cells]
         for typed in itertools.chain.from_iterable(each):
             check(typed)
-        return grid.train(((grid.compose(c), [t.readable for t in c]) for c in each), screen)
+        composed = ((grid.compose(c), [t.readable for t in c]) for c in each)
+        return grid.train(composed, screen, known=known)
 
 
 @contextmanager
@@ -132,7 +137,7 @@ def job(tree: DictConfig) -> None:
     """What a launcher runs, wherever it runs it: one cell, whose records say how it ended."""
     config = OmegaConf.to_object(tree)
     assert isinstance(config, Config)
-    sweep.train(config, Screen(live=sweep.is_here()))
+    sweep.train(config, sweep.screen())
 
 
 class _Grid:
@@ -156,6 +161,7 @@ class _Grid:
         screen: Screen,
         *,
         dry_run: bool = False,
+        known: Known = None,
     ) -> Cells:
         """Plans cells, trains those that are not finished, and returns all of them."""
         launcher = _launcher_of(self._master)
@@ -164,7 +170,8 @@ class _Grid:
         if dry_run:
             sweep.dry_run(cells, screen)
         elif todo := cells.unfinished():
-            with sweep.foreseen(todo, screen, here=launcher == "basic"):
+            seconds = known(cells) if known else None
+            with sweep.foreseen(todo, screen, seconds, here=launcher == "basic"):
                 sweep.finish(cells, todo, self.launch, screen)
         return cells
 
@@ -278,24 +285,3 @@ def _check_axis(typed: Typed) -> None:
         raise UsageError(f"{typed.text}: a sweep takes one {typed.key}")
     for value in values:
         check(value)
-
-
-def check_launcher(text: str) -> None:
-    """Of Hydra's own settings, only the launcher's are for people to choose."""
-    key, _, value = text.partition("=")
-    if key == "hydra/launcher":
-        if value not in LAUNCHERS:
-            raise UsageError(f"{text}: unknown launcher; choose from {', '.join(LAUNCHERS)}")
-        if value not in _installed(key):
-            raise UsageError(
-                f"{text}: not installed; pip install 'normbench[{_EXTRAS[value]}]' brings it"
-            )
-    elif "${" in value:
-        raise UsageError(f"{text}: write the value itself; references are not followed here")
-    elif not key.startswith("hydra.launcher.") or "_target_" in text:
-        raise UsageError(f"{text}: of Hydra's settings, only those of hydra/launcher are used")
-
-
-def _installed(group: str) -> list[str]:
-    Plugins.instance()  # importing the plugins stores their choices
-    return [name.removesuffix(".yaml") for name in ConfigStore.instance().list(group)]

@@ -8,7 +8,7 @@ from enum import Enum
 from functools import cache
 from typing import Any
 
-from normbench.config import Config
+from normbench.config import PLACES, Config
 from normbench.data import DATA, library
 from normbench.errors import UsageError
 from normbench.launch import choices
@@ -202,6 +202,14 @@ def several_seeds(text: str, seeds: Iterable[Any]) -> UsageError:
     return UsageError(
         f"{text}: every cell has all its seeds; write {first}seeds={max(1, len(numbers))}"
     )
+
+
+def given_twice(key: str, first: str, second: str) -> UsageError:
+    """The error for a key with two values, of which a sweep may take both."""
+    values = [text.partition("=")[2].strip() for text in (first, second)]
+    one = key in ("seed", "seeds", "experiment", *PLACES) or key.startswith("hydra")
+    several = "" if one or "auto" in values else f"; a sweep takes {key}={','.join(values)}"
+    return UsageError(f"{first} {second}: {key} is given twice{several or '; write it once'}")
 
 
 # ---- values ----

@@ -4,7 +4,7 @@ import os
 import signal
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -31,8 +31,8 @@ KILLED = "its process was killed"
 
 _THIS = uuid4().hex
 
-_courses: list[Course] = []
-"""Where the sweep is that trains its cells in this process, if there is one."""
+_courses: list[tuple[Course, Screen]] = []
+"""Where the sweep is that trains its cells in this process, and what shows it; none otherwise."""
 
 
 class InterruptedSweepError(BaseException):
@@ -60,9 +60,9 @@ def _estimated(cells: Cells, screen: Screen) -> dict[Path, float]:
     return estimated([replicas for replicas in jobs if replicas], screen)
 
 
-def is_here() -> bool:
-    """Whether the sweep trains its cells in this process, and is the only one to do so."""
-    return bool(_courses)
+def screen() -> Screen:
+    """Where a cell is shown: as its sweep, if that trains its cells in this process; else lines."""
+    return _courses[-1][1] if _courses else Screen(live=False)
 
 
 def train(config: Config, screen: Screen) -> None:
@@ -71,7 +71,8 @@ def train(config: Config, screen: Screen) -> None:
     Whatever goes wrong becomes their result, not an error.
     """
     configs = config.apart
-    if is_here() and (overall := _courses[-1].at([Cell.of(each).directory for each in configs])):
+    folders = [Cell.of(each).directory for each in configs]
+    if _courses and (overall := _courses[-1][0].at(folders)):
         screen.overall = overall
         screen.line(overall.said)
     try:
@@ -99,8 +100,11 @@ def _note_failure(cell: Cell, error: BaseException, details: str) -> None:
 
 
 @contextmanager
-def foreseen(todo: Cells, screen: Screen, *, here: bool) -> Iterator[None]:
-    """Says how long ``todo`` will take; within it, every cell says how much is left.
+def foreseen(
+    todo: Cells, screen: Screen, known: Mapping[Path, float] | None = None, *, here: bool
+) -> Iterator[None]:
+    """Says how long ``todo`` will take, unless that is ``known``; within it, every cell says how
+    much is left.
 
     Where they are not trained ``here``, in this process, it is only said how many are done.
     """
@@ -108,13 +112,16 @@ def foreseen(todo: Cells, screen: Screen, *, here: bool) -> Iterator[None]:
         with followed({each.directory.name: partial(_is_done, each) for each in todo}, screen):
             yield
         return
-    seconds = _estimated(todo, screen)
-    screen.line(said(sum(seconds.values())))
-    _courses.append(Course(seconds))
+    seconds = known
+    if seconds is None:
+        seconds = _estimated(todo, screen)
+        screen.line(said(sum(seconds.values())))
+    _courses.append((Course({each.directory: seconds[each.directory] for each in todo}), screen))
     try:
         yield
     finally:
         _courses.pop()
+        screen.overall = None
 
 
 def _is_done(planned: Planned) -> bool:

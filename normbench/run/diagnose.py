@@ -3,13 +3,13 @@ to do.
 
 The accuracy of the same weights is measured with their running averages, with statistics estimated
 anew from training images (:mod:`normbench.training.precise_bn`), and with those of batches of
-several sizes. Every difference has the binomial error of the images that it is measured on, so that
-nothing is advised for what chance alone would do.
+several sizes. Differences are paired, image by image, and nothing is advised for what chance alone
+would do.
 """
 
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -28,6 +28,7 @@ from normbench.training.precise_bn import (
     whole_batches,
     with_batch_statistics,
 )
+from normbench.training.progress import Evaluation
 
 SIZES = (2, 8, 32, 128)
 """How many images share statistics in the batches that are tried."""
@@ -80,7 +81,7 @@ class Findings:
 
     def to_records(self) -> list[dict[str, Any]]:
         """The accuracies as plain rows: ``pandas.DataFrame(findings.to_records())``."""
-        return [{**asdict(each), "ci95": each.error} for each in self.accuracies]
+        return [each.to_record() for each in self.accuracies]
 
 
 def diagnose(
@@ -117,12 +118,12 @@ def diagnose(
             "there is nothing to diagnose: the network has no batch norm with running statistics,"
             " so it computes the same in training and in evaluation"
         )
-    anew = deepcopy(network)
+    anew, all_images = deepcopy(network), test.shuffled(len(test))  # in the order of batches
     batches = estimation(train, seed=0, flip=flip)
     sizes = sorted({size for size in (*SIZES, batch) if size and size <= len(test)})
     work: list[tuple[str, Callable[[], Accuracy]]] = [
-        ("running averages", partial(_evaluated, "running", network, test, autocast)),
-        ("re-estimated", partial(_reestimated, anew, batches, epoch, test, autocast)),
+        ("running averages", partial(_evaluated, "running", network, all_images, autocast)),
+        ("re-estimated", partial(_reestimated, anew, batches, epoch, all_images, autocast)),
         *((f"batches of {n}", partial(_by_batch, network, test, n, autocast)) for n in sizes),
     ]
     accuracies = []
@@ -158,8 +159,7 @@ def _copied(network: nn.Module) -> nn.Module:
 
 
 def _evaluated(statistics: str, network: nn.Module, test: Split, autocast: bool) -> Accuracy:
-    accuracy = evaluate([network], test, autocast=autocast).accuracy[0]
-    return Accuracy(statistics, None, accuracy, len(test))
+    return _accuracy(statistics, None, evaluate([network], test, autocast=autocast))
 
 
 def _reestimated(
@@ -172,8 +172,13 @@ def _reestimated(
 def _by_batch(network: nn.Module, test: Split, size: int, autocast: bool) -> Accuracy:
     part = whole_batches(test, size)
     with restoring(network):
-        accuracy = with_batch_statistics(network, part, size, autocast)
-    return Accuracy("batch", size, accuracy, len(part))
+        found = with_batch_statistics(network, part, size, autocast)
+    return _accuracy("batch", size, found)
+
+
+def _accuracy(statistics: str, size: int | None, found: Evaluation) -> Accuracy:
+    assert found.correct is not None
+    return Accuracy(statistics, size, found.correct[0].numpy())
 
 
 def _stray(network: nn.Module, anew: nn.Module) -> list[Stray]:

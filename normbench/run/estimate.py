@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from math import ceil
-from statistics import fmean
+from statistics import fmean, median
 from time import perf_counter
 
 import torch
@@ -10,9 +10,10 @@ import torch
 from normbench.data.batches import Split, Splits
 from normbench.run.arranging import arrange
 from normbench.run.cell import Cell, Replica
+from normbench.run.placement import TURN
 from normbench.run.run import choose_device
 from normbench.run.seeds import Replicas
-from normbench.store.advice import Cost
+from normbench.store.advice import Timing
 from normbench.store.results import read_results
 from normbench.terminal.screen import Screen
 from normbench.training.loop import evaluate
@@ -79,14 +80,12 @@ def _kind(cell: Cell) -> str:
     return repr((*parts, config.optim.name, cell.images.name, config.device))
 
 
-def measure(cell: Cell, rates: int, seeds: int, screen: Screen) -> Cost:
+def measure(cell: Cell, together: Sequence[int]) -> Timing:
     """Times steps, evaluation and decomposition of ``cell``; writes nothing to its folder.
 
     Args:
         cell: what is timed; its images are loaded, some of them held out.
-        rates: how many learning rates are trained together, a seed each.
-        seeds: how many seeds of one are.
-        screen: where it is shown what was found.
+        together: how many replicas are trained together, beside one alone.
     """
     config = cell.config
     if config.threads is not None:
@@ -94,35 +93,49 @@ def measure(cell: Cell, rates: int, seeds: int, screen: Screen) -> Cost:
     splits = cell.splits(choose_device(config.device))
     held_out = splits.validation
     assert held_out is not None
-    replicas = [Replica(cell, config.seed + number) for number in range(seeds)]
-    few = arrange(replicas[:rates], splits, screen)
-    whole = arrange(replicas, splits, screen)
+    replicas = [Replica(cell, config.seed + number) for number in range(max(together))]
     one = Replicas.of(replicas[:1], splits)
+    steps = {1: arrange(replicas[:1], splits, Screen.unseen()).step}
+    begin = perf_counter()
+    for number in together:
+        pace = arrange(replicas[:number], splits, Screen.unseen())
+        arrangement = pace.arrangement
+        apart = arrangement.size == arrangement.lanes == 1
+        steps[number] = number * (steps[1] if apart else pace.step)
+    arranging = (perf_counter() - begin) / len(together)
     all_threads = torch.get_num_threads()
     try:
-        torch.set_num_threads(whole.arrangement.threads)
+        torch.set_num_threads(arrangement.threads)
         image = _evaluation(one, held_out)
         size = config.norm_batch or config.batch
         parts = (one.networks, one.training, splits.test)
         ending = _seconds(lambda: decompose(*parts, epoch=config.epochs, size=size))
     finally:
         torch.set_num_threads(all_threads)
-    return Cost(
+    lanes = min(1.0, arrangement.rounds(number) * arrangement.size / number)
+    return Timing(
         norm=config.norm.name,
-        start=START,
-        step=few.step,
-        stacked=whole.step,
-        evaluation=image * len(held_out),
-        ending=image * len(splits.test) + ending,
+        start=START + arranging,
+        steps=steps,
+        evaluation=lanes * image * len(held_out),
+        ending=lanes * (image * len(splits.test) + ending),
         momentum=getattr(config.norm, "momentum", None),
     )
+
+
+def _median(work: Callable[[], object]) -> float:
+    """Seconds that ``work`` takes, once it has been done: the median, as others compute as well."""
+    work()  # the first time chooses algorithms and fills caches
+    found: list[float] = []
+    while len(found) < 3 or sum(found) < TURN:
+        found.append(_seconds(work))
+    return median(found)
 
 
 def _evaluation(replicas: Replicas, split: Split) -> float:
     """Seconds of an image and seed."""
     some = split.shuffled(EVALUATED)
-    evaluate(replicas.networks, some)  # the first time chooses algorithms and fills caches
-    return _seconds(lambda: evaluate(replicas.networks, some)) / len(some)
+    return _median(lambda: evaluate(replicas.networks, some)) / len(some)
 
 
 def _seconds(work: Callable[[], object]) -> float:

@@ -3,6 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 ENOUGH = 1_000
 """Images that running averages should run over, at least, where a momentum is advised."""
@@ -15,57 +19,88 @@ class Accuracy:
     Attributes:
         statistics: ``running``, ``re-estimated`` or ``batch``.
         size: how many images share statistics, of ``batch``; None otherwise.
-        accuracy: 0..1.
-        images: how many it is of.
+        correct: for each image whether it was right, bool [images]; of all accuracies of a network
+            in the same order.
     """
 
     statistics: str
     size: int | None
-    accuracy: float
-    images: int
+    correct: npt.NDArray[np.bool_]
 
     @property
-    def variance(self) -> float:
-        """The binomial variance of the accuracy."""
-        return self.accuracy * (1 - self.accuracy) / self.images
+    def accuracy(self) -> float:
+        """0..1."""
+        return float(self.correct.mean())
+
+    @property
+    def images(self) -> int:
+        """How many it is of."""
+        return len(self.correct)
 
     @property
     def error(self) -> float:
-        """Half of its 95 % interval."""
-        return 1.96 * sqrt(self.variance)
+        """Half of its 95 % interval, binomial."""
+        return 1.96 * sqrt(self.accuracy * (1 - self.accuracy) / self.images)
+
+    def to_record(self) -> dict[str, Any]:
+        """A plain row of a table."""
+        own = {"statistics": self.statistics, "size": self.size, "accuracy": self.accuracy}
+        return {**own, "images": self.images, "ci95": self.error}
 
 
 @dataclass(frozen=True, slots=True)
 class Gain:
-    """How much more accurate one is than another, 0..1, with half of its 95 % interval.
+    """How much more accurate one is than another, on the images that both have seen.
 
-    The binomial errors of both, as if they were of different images: of the same images chance
-    makes less, so that what is clear here is clear.
+    Paired: only images that one of them alone got right tell them apart, by McNemar's exact test.
+    The 95 % interval is Clopper and Pearson's of the share of these that the better one got right,
+    given how many they are.
     """
 
     more: Accuracy
     less: Accuracy
 
     @property
-    def value(self) -> float:
-        """The difference."""
-        return self.more.accuracy - self.less.accuracy
+    def _shared(self) -> int:
+        return min(self.more.images, self.less.images)
 
     @property
-    def error(self) -> float:
-        """Half of its 95 % interval."""
-        return 1.96 * sqrt(self.more.variance + self.less.variance)
+    def _won(self) -> tuple[int, int]:
+        """How many images each of the two alone got right."""
+        more, less = (each.correct[: self._shared] for each in (self.more, self.less))
+        return int((more & ~less).sum()), int((less & ~more).sum())
+
+    @property
+    def value(self) -> float:
+        """The difference, -1..1."""
+        won, lost = self._won
+        return (won - lost) / self._shared
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The ends of its 95 % interval."""
+        from scipy.special import betaincinv  # imported late: it takes a while
+
+        won, lost = self._won
+        low = float(betaincinv(won, lost + 1, 0.025)) if won else 0.0
+        high = float(betaincinv(won + 1, lost, 0.975)) if lost else 1.0
+        share = (won + lost) / self._shared
+        return (2 * low - 1) * share, (2 * high - 1) * share
 
     @property
     def clear(self) -> bool:
-        """Whether it is more than the error of the images."""
-        return self.value > self.error
+        """Whether it is more than chance would make of these images."""
+        return self.interval[0] > 0
 
     def __str__(self) -> str:
-        return (
-            f"{100 * self.value:+.1f} ± {100 * self.error:.1f} points,"
-            f" {self.less.accuracy:.1%} → {self.more.accuracy:.1%}"
-        )
+        more, less = (each.correct[: self._shared].mean() for each in (self.more, self.less))
+        return f"{self.points}, {less:.1%} → {more:.1%}"
+
+    @property
+    def points(self) -> str:
+        """``+1.1 points (95 %: +0.6 to +1.5)``."""
+        low, high = self.interval
+        return f"{100 * self.value:+.1f} points (95 %: {100 * low:+.1f} to {100 * high:+.1f})"
 
 
 def advice(accuracies: Sequence[Accuracy], batch: int | None, momentum: float) -> list[str]:
@@ -78,11 +113,9 @@ def advice(accuracies: Sequence[Accuracy], batch: int | None, momentum: float) -
     trained = next((each for each in batches if each.size == batch), None)
     if trained is not None and (loss := Gain(anew, trained)).clear:
         said.append(
-            f"it was trained on the statistics of {batch} images, which are noisy: with them it is"
-            f" {100 * loss.value:.1f} ± {100 * loss.error:.1f} points worse than with re-estimated"
-            f" ones ({trained.accuracy:.1%} and {anew.accuracy:.1%}); freeze the statistics for the"
-            " last epochs, or swap the norm for one that does not look at the batch, such as"
-            " norm=group"
+            f"it was trained on the statistics of {batch} images, which are noisy: re-estimated"
+            f" ones gain {loss}; freeze the statistics for the last epochs, or swap the norm for"
+            " one that does not look at the batch, such as norm=group"
         )
     best = max(batches, key=lambda each: each.accuracy, default=None)
     if best is not None and (gain := Gain(best, anew)).clear:

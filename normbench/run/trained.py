@@ -164,5 +164,5 @@ def _show(screen: Screen, title: str, found: Findings) -> None:
     if not found.advice:
         screen.line(
             "nothing to do about the statistics: re-estimated ones change"
-            f" {found.change}, within the error of {found.accuracies[0].images:,} images"
+            f" {found.change}, on {found.accuracies[0].images:,} images"
         )

@@ -1,8 +1,10 @@
-"""What a race was planned with: ``advise.json``, beside the cells that it trains.
+"""What a race was planned with, and how long its trainings took: beside the cells that it trains.
 
-All else about a race follows from this file and from the results of its cells.
+All else about a race follows from ``advise.json``, ``advise-time.json`` and the results of its
+cells.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,32 +14,39 @@ from normbench.files import read_json, write_json
 from normbench.norms import NORMS
 from normbench.store.results import BIG, number, short
 
-ADVICE = "advise.json"
+ADVICE, TAKEN = "advise.json", "advise-time.json"
 
 _MOST_NORMS = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cost:
+class Timing:
     """What training with a norm takes on this machine, in seconds.
 
     Attributes:
         norm: its name.
-        start: what a cell takes before its first step.
-        step: a training step in the short trainings, where a norm's rates are trained together.
-        stacked: a training step of a seed in the last trainings, where five are together.
-        evaluation: one evaluation of a seed on the held-out images.
-        ending: what a seed takes after its last step.
+        start: what trainings that go together take before their first step.
+        steps: in which so many replicas, trained together, take a step each; by their number.
+        evaluation: one evaluation of a replica on the held-out images.
+        ending: what a replica takes after its last step.
         momentum: the momentum of the norm's running statistics; None where it has none.
     """
 
     norm: str
     start: float
-    step: float
-    stacked: float
+    steps: dict[int, float]
     evaluation: float
     ending: float
     momentum: float | None
+
+    def step(self, replicas: int) -> float:
+        """Seconds in which ``replicas`` take a step each: on a line between what was measured."""
+        below = max(number for number in self.steps if number <= replicas)
+        above = min((number for number in self.steps if number > replicas), default=None)
+        if above is None:
+            return self.steps[below] * replicas / below
+        share = (replicas - below) / (above - below)
+        return self.steps[below] + share * (self.steps[above] - self.steps[below])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +65,7 @@ class Plan:
         held_out: the number of held-out images.
         lr: the learning rate that the factors multiply, ``optim.lr``.
         used: seconds that had gone by when the race began.
-        costs: one a norm.
+        timings: one a norm.
     """
 
     question: str
@@ -70,16 +79,16 @@ class Plan:
     held_out: int
     lr: float
     used: float
-    costs: list[Cost]
+    timings: list[Timing]
 
-    def cost(self, norm: str) -> Cost:
-        """The cost of a norm."""
-        return next(each for each in self.costs if each.norm == norm)
+    def timing(self, norm: str) -> Timing:
+        """What training with a norm takes."""
+        return next(each for each in self.timings if each.norm == norm)
 
     @property
     def norms(self) -> list[str]:
         """The norms that race."""
-        return [each.norm for each in self.costs]
+        return [each.norm for each in self.timings]
 
 
 def write_plan(folder: Path, plan: Plan) -> None:
@@ -106,14 +115,28 @@ def read_plan(folder: Path) -> Plan | None:
         raise UnreadableError(f"{ADVICE}: {error}") from None
 
 
+def write_taken(folder: Path, taken: Mapping[str, float]) -> None:
+    """Writes ``advise-time.json``: of each training its share of the time that its round took."""
+    write_json(folder / TAKEN, dict(taken))
+
+
+def read_taken(folder: Path) -> dict[str, float]:
+    """What :func:`write_taken` wrote, as far as it makes sense."""
+    try:
+        values = read_json(folder / TAKEN) or {}
+        return {name: _seconds(values, name) for name in values}
+    except UnreadableError:
+        return {}
+
+
 def _parsed(values: dict[str, Any]) -> Plan:
-    costs = [_cost(each) for each in _list(values, "costs", _MOST_NORMS)]
+    timings = [_timing(each) for each in _list(values, "timings", _MOST_NORMS)]
     epochs = _whole(values, "epochs", 1)
     raced = _whole(values, "raced", 1, epochs)
     lengths = [_whole({"lengths": each}, "lengths", 1, raced) for each in _list(values, "lengths")]
-    if not costs or not lengths or sorted(set(lengths)) != lengths:
-        raise UnreadableError("costs or lengths make no sense")
-    if len({each.norm for each in costs}) != len(costs):
+    if not timings or not lengths or sorted(set(lengths)) != lengths:
+        raise UnreadableError("timings or lengths make no sense")
+    if len({each.norm for each in timings}) != len(timings):
         raise UnreadableError("a norm is there twice")
     return Plan(
         question=_text(values.get("question")),
@@ -127,18 +150,24 @@ def _parsed(values: dict[str, Any]) -> Plan:
         held_out=_whole(values, "held_out", 1),
         lr=_seconds(values, "lr"),
         used=_seconds(values, "used"),
-        costs=costs,
+        timings=timings,
     )
 
 
-def _cost(entry: Any) -> Cost:
+def _timing(entry: Any) -> Timing:
     if not isinstance(entry, dict) or entry.get("norm") not in NORMS:
-        raise UnreadableError(f"a cost is {short(entry)}")
-    seconds = {
-        key: _seconds(entry, key) for key in ("start", "step", "stacked", "evaluation", "ending")
-    }
+        raise UnreadableError(f"a timing is {short(entry)}")
+    seconds = {key: _seconds(entry, key) for key in ("start", "evaluation", "ending")}
+    steps = entry.get("steps")
+    if not isinstance(steps, dict) or "1" not in steps or not all(map(_is_count, steps)):
+        raise UnreadableError(f"steps is {short(steps)}")
+    together = {int(count): _seconds(steps, count) for count in steps}
     momentum = number(entry, "momentum", 0, 1)
-    return Cost(norm=entry["norm"], momentum=momentum, **seconds)
+    return Timing(norm=entry["norm"], steps=together, momentum=momentum, **seconds)
+
+
+def _is_count(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= 3 and not text.startswith("0")
 
 
 def _list(values: dict[str, Any], key: str, most: int = 10_000) -> list[Any]:

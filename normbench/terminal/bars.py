@@ -1,15 +1,20 @@
 """The bars of a command at work, on a terminal; elsewhere a line an epoch."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import ceil
 from time import perf_counter
+from typing import Any
 
-from rich.progress import Progress, Task, TaskID, TimeRemainingColumn
+from rich.console import RenderableType
+from rich.progress import Progress, ProgressColumn, Task, TaskID, TimeRemainingColumn
 from rich.table import Column
 from rich.text import Text
 
 from normbench.training.progress import Metrics
+
+_TURN = 1.0
+"""Seconds after which a table above the bars is made anew."""
 
 
 def one_line(max_width: int | None = None) -> Column:
@@ -23,6 +28,31 @@ class TimeLeftColumn(TimeRemainingColumn):
     def render(self, task: Task) -> Text:
         """Renders the column."""
         return Text.assemble(super().render(task), " left", style="cyan")
+
+
+class Below(Progress):
+    """Bars below a table that is made anew every second.
+
+    Args:
+        columns: of the bars.
+        table: makes the table; None where there is none.
+        options: of rich's ``Progress``.
+    """
+
+    def __init__(
+        self, *columns: ProgressColumn, table: Callable[[], RenderableType] | None, **options: Any
+    ) -> None:
+        self._table = table
+        self._made: tuple[float, RenderableType] | None = None
+        super().__init__(*columns, **options)
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """The table and the bars."""
+        if self._table is not None:
+            if self._made is None or perf_counter() > self._made[0] + _TURN:
+                self._made = perf_counter(), self._table()
+            yield self._made[1]
+        yield from super().get_renderables()
 
 
 class WorkBar:

@@ -6,7 +6,7 @@ terminal that is gone, or a full disk under what should keep the lines, ends the
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from io import StringIO, TextIOWrapper
@@ -14,7 +14,7 @@ from pathlib import Path
 from threading import Lock
 from typing import IO, Any, TextIO, cast
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     Progress,
@@ -27,6 +27,7 @@ from rich.progress import (
 from rich.text import Text
 
 from normbench.terminal.bars import (
+    Below,
     Overall,
     TimeLeftColumn,
     TrainingBar,
@@ -34,7 +35,7 @@ from normbench.terminal.bars import (
     clock,
     one_line,
 )
-from normbench.terminal.tables import laid_out
+from normbench.terminal.tables import Shown, laid_out
 
 PLAIN_WIDTH = 120
 """The width of what is not a terminal."""
@@ -90,6 +91,7 @@ class Screen:
         self.overall: Overall | None = None
         self._has_bars = live and self.console.is_terminal
         self._live: Progress | None = None
+        self._above: Callable[[], RenderableType] | None = None
         self._sweep: TaskID | None = None
         self._showing: list[TrainingBar] = []
         self._lock = Lock()
@@ -169,6 +171,22 @@ class Screen:
         self.console.print(laid_out(title, columns, rows, droppable, self.console.width))
 
     @contextmanager
+    def watching(self, table: Callable[[], Shown], *, live: bool) -> Iterator[None]:
+        """Within it, a table stands above the bars of training and is drawn anew in its place.
+
+        Where there are no bars, or it is not to be ``live``, it is printed at the end.
+        """
+        if not (live and self._has_bars):
+            yield
+            self.table(*table())
+            return
+        self._above = lambda: laid_out(*table(), self.console.width)
+        try:
+            yield
+        finally:
+            self._above = None
+
+    @contextmanager
     def training(
         self, label: str, *, steps: int, epochs: int, tested: int = 0
     ) -> Iterator[TrainingBar]:
@@ -206,12 +224,13 @@ class Screen:
                     self._live = None
 
     def _started(self) -> Progress:
-        live = Progress(
+        live = Below(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False, table_column=one_line(max_width=20)),
             BarColumn(bar_width=None),
             TextColumn("{task.fields[state]}", markup=False, table_column=one_line()),
             TextColumn("{task.fields[left]}", style="cyan", table_column=one_line()),
+            table=self._above,
             console=self.console,
             expand=True,
             transient=True,

@@ -7,6 +7,9 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+Shown = tuple[str, Sequence[str], Iterable[Sequence[str]], Sequence[str] | None]
+"""A table: title, columns, rows, and the columns that may be left out."""
+
 _PADDING = 3
 """Blanks between two columns."""
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from normbench.data.batches import Batches, Split
 from normbench.norms.batch import BatchNorm
 from normbench.training.loop import evaluate, nothing, score
+from normbench.training.progress import Evaluation
 
 IMAGES = 2_500
 """How many training images the statistics are estimated anew from, at most.
@@ -88,7 +89,7 @@ def decompose(
     reestimated: list[float] = []
     for network, seed in zip(networks, training.seeds, strict=True):
         with restoring(network):
-            by_batch.append(with_batch_statistics(network, part, size, autocast, check))
+            by_batch += with_batch_statistics(network, part, size, autocast, check).accuracy
             batches = estimation(training.split, seed=seed, flip=training.flip)
             reestimate(network, batches, epoch, autocast=autocast, check=check)
             reestimated += evaluate([network], test, autocast=autocast, check=check).accuracy
@@ -146,8 +147,8 @@ def with_batch_statistics(
     size: int,
     autocast: bool = False,
     check: Callable[[], None] = nothing,
-) -> float:
-    """The accuracy where each ``size`` images have their own statistics.
+) -> Evaluation:
+    """The evaluation where each ``size`` images have their own statistics.
 
     Args:
         network: its modes and statistics change, see :func:`restoring`.
@@ -159,7 +160,7 @@ def with_batch_statistics(
     size = min(size, len(test))
     _use_batches(network, size)
     batch = max(1, TOGETHER // size) * size
-    return score([network], test, batch=batch, autocast=autocast, check=check).accuracy[0]
+    return score([network], test, batch=batch, autocast=autocast, check=check)
 
 
 @torch.no_grad()

@@ -202,7 +202,14 @@ class World:
         real: bool = False,
         environment: dict[str, str] | None = None,
     ) -> Running:
-        """Starts ``normbench`` in ``home``: as a fork with ``faults``, or really the command."""
+        """Starts ``normbench`` in ``home``: as a fork with ``faults``, or really the command.
+
+        Of a key that has several values, the last counts.
+        """
+        last = {text.partition("=")[0]: text for text in arguments if "=" in text}
+        arguments = tuple(
+            text for text in arguments if "=" not in text or last[text.partition("=")[0]] is text
+        )
         self.processes += 1
         logs = self.folder / "logs"
         logs.mkdir(exist_ok=True)

@@ -15,7 +15,7 @@ import pytest
 from normbench.cli.endings import one_line
 from normbench.store.curves import read_metrics
 from tests.cli_helpers import on_terminal
-from tests.conftest import TINY, Command, process_environment
+from tests.conftest import TINY, Command, changed, process_environment
 
 # ---- beside other commands ----
 
@@ -143,7 +143,7 @@ def test_a_result_that_cannot_be_believed_is_trained_again(
 def running(script: str, library: Path, home: Path) -> Iterator[subprocess.Popen[str]]:
     """A run without end that has come to its second epoch."""
     process = subprocess.Popen(
-        [script, "run", *TINY, "epochs=1000000"],
+        [script, "run", *changed(TINY, "epochs=1000000")],
         cwd=home,
         env=process_environment(library),
         stdout=subprocess.PIPE,
@@ -204,7 +204,7 @@ def test_a_full_disk_is_one_line_and_no_result_that_is_half_there(
     script: str, tiny_library: Path, tmp_path: Path
 ) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", LIMITED, script, "run", *TINY, "epochs=40"],
+        [sys.executable, "-c", LIMITED, script, "run", *changed(TINY, "epochs=40")],
         cwd=tmp_path,
         env=process_environment(tiny_library),
         capture_output=True,
@@ -225,7 +225,7 @@ def test_two_runs_of_one_cell_at_once_do_not_write_over_each_other(
 ) -> None:
     both = [
         subprocess.Popen(
-            [script, "run", *TINY, "epochs=100"],
+            [script, "run", *changed(TINY, "epochs=100")],
             cwd=tmp_path,
             env=process_environment(tiny_library),
             stdout=subprocess.DEVNULL,
@@ -246,7 +246,7 @@ def test_two_runs_of_one_cell_at_once_do_not_write_over_each_other(
 def test_on_a_terminal_a_bar_shows_how_far_it_is(
     script: str, tiny_library: Path, tmp_path: Path
 ) -> None:
-    sent = on_terminal(script, tiny_library, tmp_path, 120, "run", *TINY, "epochs=150")
+    sent = on_terminal(script, tiny_library, tmp_path, 120, "run", *changed(TINY, "epochs=150"))
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", sent)
 
     assert sent != plain, "there is colour"

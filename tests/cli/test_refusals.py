@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from typer.testing import Result
+from typer.testing import CliRunner, Result
 
+from normbench.cli.app import app
 from normbench.norms import NORMS
 from tests.conftest import Command, run_process
 
@@ -111,6 +112,34 @@ def test_a_bad_setting_is_one_line(
 
     for part in told:
         assert part in line
+
+
+@pytest.mark.parametrize("command", ["run", "show", "sweep", "advise", "diagnose"])
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        ("batch=2 batch=4", "batch is given twice; a sweep takes batch=2,4"),
+        ("norm=batch norm=group", "norm is given twice; a sweep takes norm=batch,group"),
+        ("batch=2 norm=group batch=4,8", "batch is given twice; a sweep takes batch=2,4,8"),
+        ("optim.lr=auto optim.lr=0.1", "optim.lr is given twice; write it once"),
+        ("seeds=2 seeds=3", "seeds is given twice; write it once"),
+        ("name=a name=b", "name is given twice; write it once"),
+        ("hydra/launcher=ray hydra/launcher=basic", "hydra/launcher is given twice; write it once"),
+    ],
+)
+def test_a_key_with_two_values_is_one_line(
+    tmp_path: Path, command: str, typed: str, told: str
+) -> None:
+    """``nb`` would drop the first."""
+    weights = ["x.pt"] if command == "diagnose" else []
+    first, *_, second = typed.split()
+    result = CliRunner().invoke(app, [command, *typed.split(), *weights], prog_name="normbench")
+
+    assert refused(result, tmp_path) == f"normbench: {first} {second}: {told}\n"
+
+
+def test_a_key_may_repeat_its_value(tiny: list[str]) -> None:
+    assert CliRunner().invoke(app, ["show", *tiny, "batch=4"], prog_name="normbench").exit_code == 0
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from normbench.config import Config
 from normbench.errors import UsageError
-from normbench.launch import grid, sweep
+from normbench.launch import compose, grid, sweep
 from normbench.launch.compose import load_config
 from normbench.launch.grid import train_all, train_each
 from normbench.launch.planned import Cells
@@ -329,7 +329,7 @@ def test_threads_that_were_typed_come_last_and_win(
 def test_a_launcher_that_is_not_installed_says_what_brings_it(
     run: Sweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(grid, "_installed", lambda _: ["basic"])
+    monkeypatch.setattr(compose, "_installed", lambda _: ["basic"])
     for launcher, extra in (("joblib", "joblib"), ("submitit_slurm", "slurm"), ("ray", "ray")):
         with pytest.raises(UsageError, match=rf"pip install 'normbench\[{extra}\]'"):
             run(f"hydra/launcher={launcher}")

@@ -1,41 +1,97 @@
 """Advice follows from accuracies, and none follows from what chance alone would make."""
 
 import re
+from math import comb
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 
 from normbench.run.remedies import Accuracy, Gain, advice
 
 
+def outcomes(accuracy: float, images: int) -> npt.NDArray[np.bool_]:
+    """So many of the images were right: the first of an order that is the same for all."""
+    order = np.random.default_rng(0).permutation(images)
+    return np.asarray(order < round(accuracy * images))
+
+
 def accuracies(
     running: float, anew: float, batches: dict[int, float] | None = None, images: int = 10_000
 ) -> list[Accuracy]:
+    """Where one is better than another, it is so on images that it alone got right."""
     found = [
-        Accuracy("running", None, running, images),
-        Accuracy("re-estimated", None, anew, images),
+        Accuracy("running", None, outcomes(running, images)),
+        Accuracy("re-estimated", None, outcomes(anew, images)),
     ]
-    return [*found, *(Accuracy("batch", n, x, 2_000) for n, x in (batches or {}).items())]
+    return [*found, *(Accuracy("batch", n, outcomes(x, 2_000)) for n, x in (batches or {}).items())]
 
 
-def test_the_error_is_that_of_the_binomial_distribution() -> None:
-    one, other = Accuracy("running", None, 0.8, 400), Accuracy("batch", 2, 0.9, 100)
+def gain(both: int, won: int, lost: int, neither: int) -> Gain:
+    """Two networks that so many images tell apart."""
+    counts = (both, won, lost, neither)
+    more = np.repeat([True, True, False, False], counts)
+    less = np.repeat([True, False, True, False], counts)
+    return Gain(Accuracy("batch", 2, more), Accuracy("running", None, less))
 
-    assert one.error == pytest.approx(1.96 * 0.02)
-    assert Gain(other, one).value == pytest.approx(0.1)
-    assert Gain(other, one).error == pytest.approx(1.96 * (0.02**2 + 0.03**2) ** 0.5)
-    assert str(Gain(other, one)) == "+10.0 ± 7.1 points, 80.0% → 90.0%"
+
+def test_the_error_of_an_accuracy_is_that_of_the_binomial_distribution() -> None:
+    assert Accuracy("running", None, outcomes(0.8, 400)).error == pytest.approx(1.96 * 0.02)
+
+
+def test_a_gain_is_of_the_images_that_tell_the_two_apart() -> None:
+    found = gain(both=700, won=90, lost=30, neither=180)
+
+    assert found.value == pytest.approx(0.06)
+    # The share 90/120 has the Clopper-Pearson interval 0.66275 to 0.82461 (R's binom.test).
+    assert found.interval == pytest.approx((0.12 * 0.3255, 0.12 * 0.6492), abs=2e-4)
+    assert str(found) == "+6.0 points (95 %: +3.9 to +7.8), 73.0% → 79.0%"
+    assert gain(0, 90, 30, 880).interval == gain(880, 90, 30, 0).interval
 
 
 @pytest.mark.parametrize(
-    ("images", "gain", "told"),
-    [(10_000, 0.005, False), (10_000, 0.02, True), (1_000_000, 0.005, True), (100, 0.08, False)],
+    ("won", "lost", "clear"),
+    [(5, 0, False), (6, 0, True), (0, 6, False), (14, 5, False), (15, 5, True), (0, 0, False)],
 )
-def test_what_chance_would_make_gets_no_advice(images: int, gain: float, told: bool) -> None:
-    assert bool(advice(accuracies(0.8, 0.8 + gain, images=images), 2, 0.1)) is told
+def test_a_gain_is_clear_where_mcnemar_s_exact_test_says_so(
+    won: int, lost: int, clear: bool
+) -> None:
+    p = min(1.0, 2 * sum(comb(won + lost, k) for k in range(lost + 1)) / 2 ** (won + lost))
+    assert (p < 0.05 and won > lost) is clear
+    assert gain(900, won, lost, 100).clear is clear
+
+
+def test_pairs_tell_what_the_binomial_errors_of_both_would_hide() -> None:
+    found = gain(both=7_900, won=100, lost=40, neither=1_960)
+    apart = (found.more.error**2 + found.less.error**2) ** 0.5
+
+    assert found.clear
+    assert found.value < apart
+
+
+def test_only_images_that_both_have_seen_are_compared() -> None:
+    more = Accuracy("batch", 2, np.ones(10, dtype=bool))
+    less = Accuracy("running", None, np.repeat([False, True], [10, 990]))
+
+    assert Gain(more, less).value == 1.0
+    assert Gain(less, more).value == -1.0
+
+
+def test_networks_that_are_equally_good_are_seldom_told_apart() -> None:
+    """The negative control: both are right on images of their own, equally often."""
+    random, clear = np.random.default_rng(0), 0
+    for _ in range(1_000):
+        sure, wins = random.random(2_000) < 0.6, random.random(2_000) < 0.5
+        unsure = ~sure & (random.random(2_000) < 0.2)
+        more, less = sure | (unsure & wins), sure | (unsure & ~wins)
+        pair = [Accuracy("running", None, less), Accuracy("re-estimated", None, more)]
+        clear += bool(advice(pair, 2, 0.1))
+
+    assert clear <= 0.025 * 1_000 + 10, "2.5 % in one direction; 35 or fewer in 98 % of such tests"
 
 
 def test_a_sound_network_gets_no_advice() -> None:
-    sound = accuracies(0.8, 0.8, {8: 0.79, 32: 0.795, 128: 0.805})
+    sound = accuracies(0.8, 0.8, {8: 0.79, 32: 0.799, 128: 0.801}, images=2_000)
 
     assert advice(sound, 32, 0.1) == []
 
@@ -48,7 +104,10 @@ def test_statistics_that_are_better_as_they_are_get_no_advice() -> None:
 def test_the_momentum_that_is_advised_averages_over_enough_images(batch: int) -> None:
     first, second = advice(accuracies(0.6, 0.7), batch, 0.1)
 
-    assert first == "re-estimate the running statistics: +10.0 ± 1.3 points, 60.0% → 70.0%"
+    assert (
+        first
+        == "re-estimate the running statistics: +10.0 points (95 %: +9.9 to +10.0), 60.0% → 70.0%"
+    )
     assert f"about {19 * batch} images" in second
     found = re.search(r"norm\.momentum=(\S+) makes", second)
     assert found is not None
@@ -71,17 +130,17 @@ def test_where_the_batch_is_not_known_no_momentum_is_computed() -> None:
 
 
 def test_training_on_noisy_statistics_is_told_of_the_size_it_was_trained_with() -> None:
-    found = accuracies(0.7, 0.7, {2: 0.5, 8: 0.69})
+    found = accuracies(0.7, 0.7, {2: 0.5, 8: 0.7}, images=2_000)
     (only,) = advice(found, 2, 0.1)
 
     assert "statistics of 2 images" in only
-    assert "20.0 ± 2.4 points worse" in only
+    assert "re-estimated ones gain +20.0 points (95 %:" in only
     assert "norm=group" in only
     assert advice(found, 8, 0.1) == []
 
 
 def test_test_images_that_need_statistics_of_their_own_are_told() -> None:
-    (only,) = advice(accuracies(0.5, 0.5, {2: 0.3, 8: 0.6, 32: 0.8}), 128, 0.1)
+    (only,) = advice(accuracies(0.5, 0.5, {2: 0.3, 8: 0.6, 32: 0.8}, images=2_000), 128, 0.1)
 
     assert only.startswith("batches of 32 test images do better")
     assert "50.0% → 80.0%" in only

@@ -23,7 +23,7 @@ from normbench.run.signals import SIGNALS, asking
 from normbench.store import checkpoint
 from normbench.store.curves import read_metrics
 from normbench.terminal.screen import Screen
-from tests.conftest import TINY, process_environment
+from tests.conftest import TINY, changed, process_environment
 
 PROGRAM = """
 import signal, threading, time
@@ -219,7 +219,7 @@ def test_the_patience_ends_with_the_body() -> None:
 
 # ---- the commands ----
 
-ENDLESS = [*TINY, "epochs=1000000", "save_every=100000"]
+ENDLESS = changed(TINY, "epochs=1000000", "save_every=100000")
 
 # Two seeds side by side, each in a lane of its own, without measuring whether that is fastest.
 IN_LANES = """

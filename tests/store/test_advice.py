@@ -1,16 +1,31 @@
 """The plan of a race on disk: what is written is read, and nothing else is believed."""
 
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from normbench.errors import UnreadableError
-from normbench.store.advice import ADVICE, Cost, Plan, read_plan, write_plan
+from normbench.store.advice import (
+    ADVICE,
+    TAKEN,
+    Plan,
+    Timing,
+    read_plan,
+    read_taken,
+    write_plan,
+    write_taken,
+)
 
-COST = Cost(
-    norm="batch", start=0.5, step=0.01, stacked=0.004, evaluation=1.0, ending=2.0, momentum=0.1
+TIMING = Timing(
+    norm="batch",
+    start=0.5,
+    steps={1: 0.01, 5: 0.02},
+    evaluation=1.0,
+    ending=2.0,
+    momentum=0.1,
 )
 PLAN = Plan(
     question="ab" * 32,
@@ -24,7 +39,7 @@ PLAN = Plan(
     held_out=500,
     lr=0.1,
     used=12.5,
-    costs=[COST],
+    timings=[TIMING],
 )
 
 
@@ -32,6 +47,27 @@ def test_a_plan_is_read_as_it_was_written(tmp_path: Path) -> None:
     write_plan(tmp_path, PLAN)
 
     assert read_plan(tmp_path) == PLAN
+
+
+def test_a_step_of_replicas_together_is_on_a_line_between_what_was_measured() -> None:
+    timing = replace(TIMING, steps={1: 0.010, 3: 0.014, 5: 0.020})
+
+    found = [timing.step(number) for number in (1, 2, 3, 4, 5, 10)]
+    assert found == pytest.approx([0.010, 0.012, 0.014, 0.017, 0.020, 0.040])
+
+
+def test_the_time_of_trainings_is_read_as_it_was_written(tmp_path: Path) -> None:
+    assert read_taken(tmp_path) == {}
+    write_taken(tmp_path, {"a/seed-0": 1.5})
+
+    assert read_taken(tmp_path) == {"a/seed-0": 1.5}
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"a/seed-0": -1}', '{"a/seed-0": "long"}'])
+def test_times_that_make_no_sense_are_not_known(tmp_path: Path, text: str) -> None:
+    (tmp_path / TAKEN).write_text(text)
+
+    assert read_taken(tmp_path) == {}
 
 
 def test_where_there_is_no_plan_there_is_none(tmp_path: Path) -> None:
@@ -56,9 +92,20 @@ def test_where_there_is_no_plan_there_is_none(tmp_path: Path) -> None:
         ("held_out", 0, "held_out is 0"),
         ("settings", ["a\nb"], "a text is"),
         ("question", 7, "a text is 7"),
-        ("costs", [], "make no sense"),
-        ("costs", [{"norm": "nope"}], "a cost is"),
-        ("costs", [{"norm": "batch"}], "start is missing"),
+        ("timings", [], "make no sense"),
+        ("timings", [{"norm": "nope"}], "a timing is"),
+        ("timings", [{"norm": "batch"}], "start is missing"),
+        *(
+            ("timings", [asdict(TIMING) | {"steps": steps}], said)
+            for steps, said in (
+                (None, "steps is None"),
+                ({}, "steps is {}"),
+                ({"5": 0.1}, "steps is {'5': 0.1}"),
+                ({"1": 0.1, "0": 0.1}, "steps is "),
+                ({"1": 0.1, "²": 0.1}, "steps is "),
+                ({"1": -0.1}, "1 is -0.1"),
+            )
+        ),
     ],
 )
 def test_what_makes_no_sense_is_refused(tmp_path: Path, key: str, value: Any, said: str) -> None:
@@ -75,7 +122,7 @@ def test_a_norm_that_is_there_twice_is_refused(tmp_path: Path) -> None:
     write_plan(tmp_path, PLAN)
     path = tmp_path / ADVICE
     values = json.loads(path.read_text())
-    values["costs"] *= 2
+    values["timings"] *= 2
     path.write_text(json.dumps(values))
 
     with pytest.raises(UnreadableError, match="twice"):

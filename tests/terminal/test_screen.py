@@ -1,17 +1,24 @@
 """The screen: one line where there should be one, and nothing that moves away from a terminal."""
 
 import io
+import os
+import pty
 import re
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
+from time import sleep
 
 import pytest
 from rich.console import Console
 
+from normbench.terminal import bars
 from normbench.terminal.bars import Overall, TrainingBar, clock, duration
 from normbench.terminal.screen import Screen
+from normbench.terminal.tables import Shown
 from normbench.training.progress import Evaluation, Metrics
 
 METRICS = Metrics(
@@ -421,3 +428,122 @@ def test_a_log_ends_with_what_is_logged_whatever_happens(tmp_path: Path) -> None
     shown.line("after")
 
     assert (tmp_path / "log.txt").read_text() == ""
+
+
+# ---- a table above the bars ----
+
+END = "\x1b[?7777h"  # nothing to a terminal
+
+COLUMNS = ("norm", "held-out error in %", "seeds", "epochs", "state")
+
+
+def drawn(sent: str) -> list[str]:
+    """The lines of a terminal after what was sent to it."""
+    lines, row, column = [""], 0, 0
+    for part in re.findall(r"\x1b\[[?\d]*[A-Za-z]|[\r\n]|[^\x1b\r\n]+", sent):
+        number = int(re.sub(r"\D", "", part) or 1) if part[0] == "\x1b" else 1
+        if part == "\n":
+            row, lines = row + 1, lines + [""] * (row + 2 - len(lines))
+        elif part == "\r":
+            column = 0
+        elif part.endswith("A") and part[0] == "\x1b":
+            row -= number
+        elif part == "\x1b[2K":
+            lines[row] = ""
+        elif part[0] != "\x1b":
+            lines[row] = lines[row][:column].ljust(column) + part + lines[row][column + len(part) :]
+            column += len(part)
+    return lines
+
+
+class Terminal:
+    """A pseudo-terminal, and what was sent to it."""
+
+    def __init__(self, columns: int) -> None:
+        self.master, slave = pty.openpty()
+        self.file = open(slave, "w", encoding="utf-8")  # noqa: PTH123, SIM115
+        self.console = Console(file=self.file, width=columns, _environ={"TERM": "xterm-256color"})
+        self.sent, self.ends = b"", 0
+        self.reader = Thread(target=self._read)
+        self.reader.start()
+
+    def _read(self) -> None:
+        with suppress(OSError):  # the other end is closed
+            while found := os.read(self.master, 1 << 16):
+                self.sent += found
+
+    def lines(self) -> str:
+        """What it shows once all that was written has arrived."""
+        self.file.write(END)
+        self.file.flush()
+        self.ends += 1
+        while self.sent.count(END.encode()) < self.ends:
+            sleep(0.001)
+        sent, _, _ = self.sent.decode().rpartition(END)
+        return "\n".join(drawn(sent))
+
+    def close(self) -> None:
+        self.file.close()
+        self.reader.join()
+        os.close(self.master)
+
+
+def on_pty(columns: int, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
+    """What a terminal shows while a race is trained on it, and when it is over."""
+    monkeypatch.setattr(bars, "_TURN", 0.0)
+    terminal, errors = Terminal(columns), ["71.4 ± 3.2"]
+    shown = Screen(terminal.console)
+
+    def table() -> Shown:
+        rows = [("batch", errors[-1], "1", "1", "racing"), ("layer", "90.0 ± 3.2", "1", "1", WHY)]
+        return "The race so far; 2:05 left", COLUMNS, rows, ("epochs", "seeds")
+
+    with shown.watching(table, live=True):
+        for _ in range(2):
+            with shown.training("3 replicas", steps=10, epochs=1) as bar:
+                bar.update(METRICS)
+                assert shown._live is not None
+                shown._live.refresh()
+                errors.append("52.3 ± 3.1")
+                shown._live.refresh()
+                shows = terminal.lines()
+    shown.line("over")
+    after = terminal.lines()
+    terminal.close()
+    return shows, after
+
+
+WHY = "dropped: 38.0 points behind batch after 1 epoch (p < 0.001)"
+
+
+def test_a_table_above_the_bars_is_drawn_anew_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    shows, after = on_pty(120, monkeypatch)
+
+    assert shows.count("The race so far; 2:05 left") == 1
+    for part in (*COLUMNS, "52.3 ± 3.1", WHY, "3 replicas", "━"):
+        assert part in shows
+    assert "71.4" not in shows, "it was drawn over"
+    assert after.split() == ["over"], "and goes when training is over"
+
+
+def test_on_a_narrow_terminal_the_table_drops_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    shows, _ = on_pty(40, monkeypatch)
+    table, _, bar = shows.rstrip().rpartition("\n")
+
+    assert "52.3 ± 3.1" in table
+    assert "epochs" not in table
+    assert "…" in bar
+    for word in ("dropped:", "points", "behind"):
+        assert re.search(rf"\b{word}", table), "no word is broken"
+    assert max(map(len, table.splitlines())) <= 40
+
+
+@pytest.mark.parametrize(("terminal", "live"), [(False, True), (True, False)])
+def test_elsewhere_the_table_is_lines(terminal: bool, live: bool) -> None:
+    shown, file = screen(80, terminal=terminal)
+    with shown.watching(lambda: ("Race", ["norm"], [["batch"]], None), live=live):
+        shown.line("trained")
+
+    assert file.getvalue().startswith("trained\n")
+    assert file.getvalue().index("Race") < file.getvalue().index("batch")
+    assert "\x1b[1A" not in file.getvalue()

@@ -3,12 +3,14 @@
 From the top down::
 
     notebook.py    the same from Python
-    command.py     measures, trains the rounds of a race, shows its answer: start reading here
+    command.py     measures, has the race run, shows its answer: start reading here
+    rounds.py      trains the rounds of a race, and shows how it stands
     wording.py     the answer in words, as Markdown and as HTML
     answer.py      who has won, how sure that is, and what would change it
+    larger.py      from which batch size on another norm wins
     race.py        which trainings come next, and who drops out
     book.py        what has been trained so far, and how the norms stand
-    budget.py      what trainings cost, and how long they can be
+    budget.py      what trainings take, and how long they can be
     question.py    the settings, and the cells that they make
     odds.py        how sure a difference is
 """

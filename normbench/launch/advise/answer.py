@@ -76,7 +76,7 @@ class Answer:
         leads: the leader's lead over each finalist in short trainings, 0..1, by length in epochs.
         command: trains the best norm.
         code: puts it into a network of one's own.
-        larger: tells from which batch size on another finalist wins; "" where none depends on it.
+        larger: from which batch size on another finalist wins, or what tells; "" where none can.
     """
 
     verdict: str
@@ -196,7 +196,7 @@ def _row(
         epochs=standing.epochs,
         p=p.get(norm),
         why=standing.why or ("" if best else "diverged at every learning rate"),
-        time=plan.cost(norm).stacked / plan.cost(leader or norm).stacked,
+        time=plan.timing(norm).step(SEEDS) / plan.timing(leader or norm).step(SEEDS),
         memory=_memory(norm, leader, finals, tests),
     )
 
@@ -222,7 +222,7 @@ def _missing(
     """The seconds that a clear answer would take beyond the budget; None where there is no way."""
     if not full:
         lengths = [shortest(plan.epochs)]
-        needed = price(plan.costs, plan.steps, plan.epochs, lengths) * finish.pace
+        needed = price(plan.timings, plan.steps, plan.epochs, lengths) * finish.pace
         return float(max(0.0, plan.used + needed - plan.within))
     total = 0.0
     for norm in close:
@@ -231,11 +231,11 @@ def _missing(
             return None
         for each in (leader, norm):
             more = Heat(Candidate(each, 1.0), plan.epochs, 0, max(2, seeds - len(errors[each])))
-            total += foreseen(plan, [more], finish.pace)
+            total += finish.pace * foreseen(plan, [more])
     return total or None
 
 
 def _placing(plan: Plan, finish: Finish, row: Row) -> float:
     """The seconds in which a norm that was set aside is trained in full."""
     trial = Heat(Candidate(row.norm, 1.0), finish.finals[0].epochs, 0, SEEDS)
-    return foreseen(plan, [trial], finish.pace)
+    return finish.pace * foreseen(plan, [trial])

@@ -1,6 +1,6 @@
 """What a race has trained so far, what comes next, and how the norms stand."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
@@ -11,8 +11,6 @@ from normbench.launch.advise.budget import (
     Score,
     Scores,
     foreseen,
-    pace,
-    spent,
 )
 from normbench.store.advice import Plan
 
@@ -54,14 +52,16 @@ class Round:
     Attributes:
         title: what this round is.
         trials: one a cell.
-        standings: how the norms stand before it.
-        seconds: what it will take, about.
+        seconds: what each will take, about.
+        remaining: seconds that are left of the budget before it.
+        standings: how the norms stand, given the scores that are known of this round.
     """
 
     title: str
     trials: list[Heat]
-    standings: list[Standing]
-    seconds: float
+    seconds: list[float]
+    remaining: float
+    standings: Callable[[Scores], list[Standing]] = field(compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class Finish:
         standings: how the norms stand, the leader first.
         finals: the last trainings, the leader's first.
         looks: how often was looked; p is multiplied by it.
-        pace: how many times as long as foreseen training took.
+        pace: how many times as long as expected it took.
         leads: the leader's lead over each other finalist in the short trainings, by length.
     """
 
@@ -90,30 +90,40 @@ class Book:
     Attributes:
         plan: of the race.
         scores: of every training.
-        trained: all trials, in order.
+        expected: the seconds that they were expected to take, at the pace measured beforehand.
     """
 
     plan: Plan
     scores: dict[Entrant, Score] = field(default_factory=dict)
-    trained: list[Heat] = field(default_factory=list)
+    expected: float = 0.0
 
     def take(self, trials: Sequence[Heat], scores: Scores) -> None:
-        """Adds what was trained."""
-        self.trained += trials
+        """Adds a round that was trained."""
+        self.expected += foreseen(self.plan, trials)
         self.scores |= {entry: scores[entry] for trial in trials for entry in trial.entries}
 
     def seconds(self, trials: Sequence[Heat]) -> float:
-        """What ``trials`` will take, at the pace so far."""
-        return foreseen(self.plan, trials, self.pace)
+        """What a round will take, at the pace so far."""
+        return self.pace * foreseen(self.plan, trials)
 
+    @property
+    def taken(self) -> float:
+        """What all rounds took.
+
+        Only what was written down is counted, so that a race that goes on decides as it would have.
+        """
+        return sum(score.seconds for score in self.scores.values())
+
+    @property
     def remaining(self) -> float:
         """What is left of the budget."""
-        return self.plan.within - spent(self.plan, self.trained, self.scores)
+        return self.plan.within - self.plan.used - self.taken
 
     @property
     def pace(self) -> float:
-        """How many times as long as foreseen training took."""
-        return pace(self.plan, self.trained, self.scores)
+        """How many times as long as expected the rounds took; 1 before the first."""
+        known = self.expected and self.taken
+        return min(10.0, max(0.1, self.taken / self.expected)) if known else 1.0
 
     def at(self, length: int) -> set[Candidate]:
         """What was trained with one seed at a length."""

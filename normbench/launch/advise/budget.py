@@ -1,11 +1,15 @@
-"""What a race costs, and how long its trainings can be within a budget. Trains nothing."""
+"""What a race takes, and how long its trainings can be within a budget. Trains nothing.
 
+Trainings of a round that differ in the learning rate alone go together, and are counted so.
+"""
+
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from math import ceil
 
 from normbench.errors import UsageError
-from normbench.store.advice import Cost, Plan
+from normbench.store.advice import Plan, Timing
 from normbench.terminal.bars import duration
 
 FACTORS = (0.5, 1.0, 2.0)
@@ -67,7 +71,7 @@ class Score:
 
     Attributes:
         accuracy: on the held-out images, 0..1; None if it diverged or failed.
-        seconds: of training steps, this seed's share.
+        seconds: this training's share of the time that its round took.
     """
 
     accuracy: float | None
@@ -77,54 +81,42 @@ class Score:
 Scores = Mapping[Entrant, Score]
 
 
-def training(cost: Cost, steps: int, epochs: int, seeds: int) -> float:
-    """The seconds that training steps take."""
-    return seeds * epochs * steps * (cost.step if seeds == 1 else cost.stacked)
+def whole(timing: Timing, steps: int, epochs: int, replicas: int) -> float:
+    """The seconds that ``replicas`` trainings take together."""
+    epoch = steps * timing.step(replicas) + replicas * timing.evaluation
+    return timing.start + epochs * epoch + replicas * timing.ending
 
 
-def whole(cost: Cost, steps: int, epochs: int, seeds: int, pace: float = 1.0) -> float:
-    """The seconds of a cell on a machine that is ``pace`` times as slow as it was measured."""
-    around = seeds * (epochs * cost.evaluation + cost.ending)
-    return cost.start + pace * (training(cost, steps, epochs, seeds) + around)
-
-
-def foreseen(plan: Plan, trials: Iterable[Heat], pace: float = 1.0) -> float:
-    """The seconds that ``trials`` take."""
+def taken(timings: Iterable[Timing], steps: int, trials: Iterable[Heat]) -> float:
+    """The seconds that a round of ``trials`` takes."""
+    by_norm = {timing.norm: timing for timing in timings}
+    together: Counter[tuple[str, float | None, int]] = Counter()
+    for trial in trials:
+        candidate = trial.candidate
+        together[candidate.norm, candidate.momentum, trial.epochs] += trial.seeds
     return sum(
-        whole(plan.cost(trial.candidate.norm), plan.steps, trial.epochs, trial.seeds, pace)
-        for trial in trials
+        whole(by_norm[norm], steps, epochs, replicas)
+        for (norm, _, epochs), replicas in together.items()
     )
 
 
-def pace(plan: Plan, trials: Collection[Heat], scores: Scores) -> float:
-    """How many times as long as foreseen the training steps of ``trials`` took; 1 if none did."""
-    expected = sum(
-        training(plan.cost(t.candidate.norm), plan.steps, t.epochs, t.seeds) for t in trials
-    )
-    actual = sum(scores[entry].seconds for trial in trials for entry in trial.entries)
-    return min(10.0, max(0.1, actual / expected)) if expected and actual else 1.0
+def foreseen(plan: Plan, trials: Iterable[Heat]) -> float:
+    """The seconds that a round of ``trials`` takes on the machine as it was measured."""
+    return taken(plan.timings, plan.steps, trials)
 
 
-def spent(plan: Plan, trials: Collection[Heat], scores: Scores) -> float:
-    """The seconds that a race has taken so far: what is known of them, and the rest as foreseen.
-
-    Only what the records say is counted, so that a race that goes on decides as it would have.
-    """
-    return plan.used + foreseen(plan, trials, pace(plan, trials, scores))
-
-
-def starters(costs: Iterable[Cost]) -> list[Candidate]:
+def starters(timings: Iterable[Timing]) -> list[Candidate]:
     """What the race begins with."""
     found = []
-    for cost in costs:
-        found += [Candidate(cost.norm, factor) for factor in FACTORS]
-        if cost.momentum is not None:
-            found.append(Candidate(cost.norm, 1.0, cost.momentum * SLOWER))
+    for timing in timings:
+        found += [Candidate(timing.norm, factor) for factor in FACTORS]
+        if timing.momentum is not None:
+            found.append(Candidate(timing.norm, 1.0, timing.momentum * SLOWER))
     return found
 
 
 def course(
-    costs: Collection[Cost], steps: int, epochs: int, within: float, used: float
+    timings: Collection[Timing], steps: int, epochs: int, within: float, used: float
 ) -> tuple[int, list[int]]:
     """How long the last trainings can be, and which short ones come first.
 
@@ -132,7 +124,7 @@ def course(
     are an eighth of that; where there is time, a second round at half the length follows.
 
     Args:
-        costs: one a norm.
+        timings: one a norm.
         steps: an epoch.
         epochs: the length that is wanted.
         within: the budget in seconds.
@@ -143,9 +135,9 @@ def course(
     """
     for raced in range(epochs, 0, -1):
         for lengths in _lengths(raced):
-            if price(costs, steps, raced, lengths) <= within - used:
+            if price(timings, steps, raced, lengths) <= within - used:
                 return raced, lengths
-    least = price(costs, steps, 1, [1])
+    least = price(timings, steps, 1, [1])
     raise UsageError(
         f"--within {duration(within)}: too little for any race: measuring took {duration(used)} and"
         f" the shortest race takes {duration(least)}; give --within {ceil((least + used) / 60)}m,"
@@ -170,12 +162,16 @@ def _lengths(raced: int) -> list[list[int]]:
     return [[short, half], [short]] if half > short else [[short]]
 
 
-def price(costs: Collection[Cost], steps: int, raced: int, lengths: list[int]) -> float:
+def price(timings: Collection[Timing], steps: int, raced: int, lengths: list[int]) -> float:
     """The most seconds that a race is expected to take until two norms have their five seeds."""
-    first = starters(costs)
-    by_norm = {cost.norm: cost for cost in costs}
-    one = [by_norm[candidate.norm] for candidate in first] + list(costs)  # one rate more for each
-    total = sum(whole(cost, steps, lengths[0], 1) for cost in one)
-    total += sum(2 * whole(cost, steps, length, 1) for length in lengths[1:] for cost in costs)
-    last = sorted((whole(cost, steps, raced, SEEDS) for cost in costs), reverse=True)
-    return total + sum(last[:2])
+    norms = [timing.norm for timing in timings]
+    rounds = [
+        [Heat(candidate, lengths[0], 0) for candidate in starters(timings)],
+        [Heat(Candidate(norm, 2 * FACTORS[-1]), lengths[0], 0) for norm in norms],
+        *(
+            [Heat(Candidate(n, f), each, 0) for n in norms for f in FACTORS[:2]]
+            for each in lengths[1:]
+        ),
+    ]
+    last = sorted((whole(timing, steps, raced, SEEDS) for timing in timings), reverse=True)
+    return sum(taken(timings, steps, trials) for trials in rounds) + sum(last[:2])

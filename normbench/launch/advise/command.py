@@ -12,34 +12,28 @@ from functools import partial
 from pathlib import Path
 from time import perf_counter
 
-from normbench.errors import UnfinishedError, UnreadableError, UsageError
+from normbench.errors import UnreadableError, UsageError
 from normbench.files import write_text
 from normbench.launch.advise import wording
 from normbench.launch.advise.answer import Answer, OnTest, judge
-from normbench.launch.advise.book import Finish, Round
+from normbench.launch.advise.book import Finish
 from normbench.launch.advise.budget import (
     FACTORS,
     SEEDS,
     Entrant,
-    Heat,
-    Score,
-    Scores,
     course,
     price,
     shortest,
 )
+from normbench.launch.advise.larger import larger
 from normbench.launch.advise.odds import detectable, epochs
 from normbench.launch.advise.question import Question
 from normbench.launch.advise.race import LAST_LOOKS, follow
+from normbench.launch.advise.rounds import by_seed, train
 from normbench.launch.compose import load_config
-from normbench.launch.grid import train_each
-from normbench.launch.planned import Cells
-from normbench.launch.rates import AUTO
-from normbench.norms import NORMS
 from normbench.run.cell import Cell
 from normbench.run.estimate import measure
 from normbench.store.advice import ADVICE, Plan, read_plan, write_plan
-from normbench.store.results import Result, read_results
 from normbench.terminal.bars import duration
 from normbench.terminal.screen import Screen
 
@@ -48,8 +42,6 @@ USUAL = ("batch", "group", "layer", "instance")
 
 TYPICAL_SD = 0.008
 """Of accuracy, 0..1: the standard deviation over seeds in most of the committed results."""
-
-STANDINGS = ("norm", "optim.lr", "held-out error in %", "seeds", "epochs", "")
 
 _UNITS = {"s": 1, "m": 60, "h": 3600}
 
@@ -94,15 +86,15 @@ def advise(
     plan = _planned(question, cells, within, since, folder, screen)
     for line in forecast(plan):
         screen.line(line)
-    finish = follow(plan, partial(_train, question, plan, screen))
+    finish = follow(plan, partial(train, question, plan, screen))
     answer = judge(plan, finish, _tests(question, plan, finish))
     if answer.norm is not None:
-        final = question.cell(plan, finish.finals[0])
+        final = load_config(question.cell(plan, finish.finals[0]))
         answer = replace(
             answer,
             command=_command(question, plan, finish),
-            code=wording.code(load_config(final)),
-            larger=_larger(question, finish, load_config(final).batch),
+            code=wording.code(final),
+            larger=larger(question, finish, Cell.of(final)),
         )
     _show(answer, folder, screen)
     return answer
@@ -130,7 +122,7 @@ def _planned(
     if plan is None:
         plan = _measured(question, cells, digest, since, within, screen)
     elif plan.within != within:
-        raced, lengths = course(plan.costs, plan.steps, plan.epochs, within, plan.used)
+        raced, lengths = course(plan.timings, plan.steps, plan.epochs, within, plan.used)
         plan = replace(plan, within=within, raced=raced, lengths=lengths)
     else:
         return plan
@@ -155,12 +147,19 @@ def _measured(
     config = cells[0].config
     count, held_out = config.data.num_training(cells[0].images.num_train)
     steps = count // config.batch
-    costs = []
-    for cell in cells:
-        screen.line(f"measuring {cell.config.norm.name} norm")
-        costs.append(measure(cell, len(FACTORS), SEEDS, screen))
+    timings = []
+    with screen.working("measuring") as bar:
+        for number, cell in enumerate(cells):
+            norm = cell.config.norm.name
+            bar.update(f"measuring {norm} norm", number, len(cells))
+            timings.append(measure(cell, (len(FACTORS), SEEDS)))
+            alone, together = (timings[-1].step(count) / count for count in (1, SEEDS))
+            screen.line(
+                f"{norm} norm: {1000 * alone:.2f} ms a step, {1000 * together:.2f} ms a step and"
+                f" seed where {SEEDS} train together"
+            )
     used = perf_counter() - since
-    raced, lengths = course(costs, steps, config.epochs, within, used)
+    raced, lengths = course(timings, steps, config.epochs, within, used)
     return Plan(
         question=digest,
         settings=question.said,
@@ -173,7 +172,7 @@ def _measured(
         held_out=held_out,
         lr=config.optim.lr,
         used=used,
-        costs=costs,
+        timings=timings,
     )
 
 
@@ -182,7 +181,7 @@ def forecast(plan: Plan) -> list[str]:
     looks = len(plan.lengths) + LAST_LOOKS
     clear = detectable(SEEDS, TYPICAL_SD, looks)
     short = " and ".join(map(epochs, plan.lengths))
-    expected = price(plan.costs, plan.steps, plan.raced, plan.lengths)
+    expected = price(plan.timings, plan.steps, plan.raced, plan.lengths)
     said = [
         f"budget {duration(plan.within)}, of which {duration(plan.used)} went into measuring; the"
         f" race takes about {duration(expected)}, and more seeds if they are needed",
@@ -192,7 +191,7 @@ def forecast(plan: Plan) -> list[str]:
         f" clear, if seeds scatter as usual (SD {100 * TYPICAL_SD:g} points)",
     ]
     if plan.raced < plan.epochs:
-        full = price(plan.costs, plan.steps, plan.epochs, [shortest(plan.epochs)]) + plan.used
+        full = price(plan.timings, plan.steps, plan.epochs, [shortest(plan.epochs)]) + plan.used
         said.append(
             f"the budget does not pay for epochs={plan.epochs}, which takes about {duration(full)}:"
             f" {epochs(plan.raced)} tell which rates work and which norm learns faster at first,"
@@ -201,38 +200,12 @@ def forecast(plan: Plan) -> list[str]:
     return said
 
 
-def _train(question: Question, plan: Plan, screen: Screen, step: Round) -> Scores:
-    """Trains a round, all its cells in one call, and reads how they ended."""
-    if any(standing.epochs for standing in step.standings):
-        screen.table("The race so far", STANDINGS, wording.standings(step.standings, plan.lr))
-    screen.line(f"{step.title}, about {duration(step.seconds)}", "bold")
-    each = [question.cell(plan, trial) for trial in step.trials]
-    cells = train_each(each, question.launcher, screen)
-    return _scores(cells, step.trials)
-
-
-def _scores(cells: Cells, trials: Sequence[Heat]) -> Scores:
-    found = {}
-    for cell, trial in zip(cells, trials, strict=True):
-        if cell.left:
-            raise UnfinishedError(f"{cell.directory}: {cell.problem} (see {cell.log})")
-        results = _by_seed(cell.directory)
-        for entry in trial.entries:
-            result = results[entry.seed]
-            found[entry] = Score(result.val_accuracy, result.seconds)
-    return found
-
-
-def _by_seed(directory: Path) -> dict[int, Result]:
-    return {result.seed: result for result in read_results(directory)}
-
-
 def _tests(question: Question, plan: Plan, finish: Finish) -> dict[Entrant, OnTest]:
     """How the last trainings did on the test images; nothing before looks at that."""
     found = {}
     for trial in finish.finals:
         cell = Cell.of(load_config(question.cell(plan, trial)))
-        results = _by_seed(cell.directory)
+        results = by_seed(cell.directory)
         for entry in trial.entries:
             result = results[entry.seed]
             images = result.test_images or cell.images.num_test
@@ -246,18 +219,6 @@ def _command(question: Question, plan: Plan, finish: Finish) -> str:
     dropped = ("data.val_fraction=", "name=", "seed=", "seeds=")
     words = [text for text in question.cell(plan, trial) if not text.startswith(dropped)]
     return shlex.join(["normbench", "run", *words, f"seeds={SEEDS}"])
-
-
-def _larger(question: Question, finish: Finish, batch: int) -> str:
-    """What tells from which batch size on a norm that depends on it wins, or one that does not."""
-    norms = [trial.candidate.norm for trial in finish.finals]
-    if len({NORMS[norm].batch_dependent for norm in norms}) < 2:
-        return ""
-    chosen = ("batch", "name", "data.val_fraction", "seed", "optim.lr", "norm_batch")
-    settings = [text for key, text in question.settings.items() if key not in chosen]
-    batches = ",".join(str(batch * factor) for factor in (1, 4, 16))
-    words = [f"norm={','.join(norms)}", f"batch={batches}", *settings]
-    return shlex.join(["normbench", "sweep", *words, AUTO, "seeds=3", "name=larger"])
 
 
 def _show(answer: Answer, folder: Path, screen: Screen) -> None:

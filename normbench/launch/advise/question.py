@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 from normbench.config import PLACES
 from normbench.errors import UsageError
 from normbench.launch.advise.budget import Heat
-from normbench.launch.compose import load_config, parse
-from normbench.launch.grid import check_launcher
+from normbench.launch.compose import check_launcher, load_config, parse
 from normbench.launch.hints import check_arguments
 from normbench.launch.rates import AUTO
 from normbench.norms import NORMS

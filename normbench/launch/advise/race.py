@@ -21,7 +21,7 @@ in at most 2.5 % of races, if seeds scatter and leads move no more than assumed.
 """
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import erfc, log2, sqrt
 from statistics import fmean
 
@@ -58,6 +58,10 @@ FINALISTS = 3
 
 MOST_SEEDS = 16
 """How many seeds the last trainings have, at most."""
+
+OVER = 0.05
+"""By what share of the budget the last trainings may exceed it before they are made shorter: half
+of what is promised; the other half is for what they take beyond what was foreseen."""
 
 LAST_LOOKS = 2
 """How often the last trainings are looked at: with five seeds, and with all."""
@@ -118,14 +122,18 @@ class _State:
         return len(self.plan.lengths) + LAST_LOOKS
 
     def round(self, title: str, trials: list[Heat]) -> Round:
-        return Round(title, trials, self.standings(), self.book.seconds(trials))
+        seconds = [self.book.seconds([trial]) for trial in trials]
+        share = self.book.seconds(trials) / sum(seconds)
+        return Round(
+            title, trials, [share * each for each in seconds], self.book.remaining, self.standings
+        )
 
     # ---- the short trainings ----
 
     def starters(self, length: int) -> list[Heat]:
         """What is trained first at a length: all rates, or the best two of the length before."""
         if length == self.plan.lengths[0]:
-            wanted = starters(self.plan.costs)
+            wanted = starters(self.plan.timings)
         else:
             wanted = [each for norm in self.racing for each in self.book.ranked(norm)[:2]]
         trials = [Heat(candidate, length, self.plan.seed) for candidate in wanted]
@@ -136,7 +144,7 @@ class _State:
         """Whether enough is left for the last trainings of two norms after ``trials``."""
         last = [self.final(Candidate(norm, 1.0)) for norm in self.racing]
         reserve = sorted((self.book.seconds([trial]) for trial in last), reverse=True)[:2]
-        return self.book.seconds(trials) + sum(reserve) <= self.book.remaining()
+        return self.book.seconds(trials) + sum(reserve) <= self.book.remaining
 
     def neighbours(self, length: int) -> list[Heat]:
         """The rates beside each norm's best that were not tried, as far as they can be paid for."""
@@ -194,11 +202,11 @@ class _State:
         best.sort(key=self.order)
         for count in range(min(FINALISTS, len(best)), 0, -1):
             self.last = [self.final(candidate) for candidate in best[:count]]
-            if count <= 2 or self.book.seconds(self.last) <= self.book.remaining():
+            if count <= 2 or self.book.seconds(self.last) <= self.book.remaining:
                 break
         # Slower than measured beforehand: better shorter trainings than a broken promise.
-        epochs = self.plan.raced
-        while epochs > 1 and self.book.seconds(self.last) > 1.1 * self.book.remaining():
+        epochs, most = self.plan.raced, self.book.remaining + OVER * self.plan.within
+        while epochs > 1 and self.book.seconds(self.last) > most:
             epochs -= 1
             self.last = [self.final(trial.candidate, epochs) for trial in self.last]
         for candidate in best[len(self.last) :]:
@@ -221,7 +229,7 @@ class _State:
         for extra in range(MOST_SEEDS - SEEDS, 1, -1) if open_ else ():
             first = self.last[0].seed + SEEDS
             more = [Heat(t.candidate, t.epochs, first, extra) for t in (leader, *open_)]
-            if self.book.seconds(more) <= self.book.remaining():
+            if self.book.seconds(more) <= self.book.remaining:
                 kept = [trial for trial in others if trial not in open_]
                 grown = [
                     Heat(t.candidate, t.epochs, t.seed, SEEDS + extra) for t in (leader, *open_)
@@ -242,8 +250,12 @@ class _State:
 
     # ---- what is said ----
 
-    def standings(self) -> list[Standing]:
-        """How the norms stand, the best first."""
+    def standings(self, more: Scores | None = None) -> list[Standing]:
+        """How the norms stand, the best first; with ``more`` scores, if some have ended since."""
+        if more:
+            return replace(
+                self, book=replace(self.book, scores={**self.book.scores, **more})
+            ).standings()
         order = {RACING: 0, ASIDE: 1, DROPPED: 2}
         found = [self.standing(norm) for norm in self.plan.norms]
         return sorted(found, key=lambda s: (order[s.state], -s.epochs, -(s.mean or 0.0)))
@@ -251,8 +263,8 @@ class _State:
     def standing(self, norm: str) -> Standing:
         state, why = self.left.get(norm, (RACING, ""))
         for trial in self.last:
-            if trial.candidate.norm == norm and trial.entries[0] in self.book.scores:
-                values = self.book.values(trial)
+            values = self.book.values(trial)
+            if trial.candidate.norm == norm and len(values) > 1:
                 half = half_width(values)
                 return Standing(norm, state, trial.candidate, values, trial.epochs, half, why)
         best = next(iter(self.book.ranked(norm)), None)

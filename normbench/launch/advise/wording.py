@@ -94,7 +94,7 @@ def _outlook(answer: Answer) -> list[str]:
             f"{norm} norm is not ruled out; with {duration(seconds)} more it could be placed"
         )
     if answer.larger:
-        said.append(f"at larger batches the order may change; from which on: {answer.larger}")
+        said.append(answer.larger)
     return said
 
 
@@ -125,12 +125,8 @@ def standings(found: Sequence[Standing], lr: float) -> list[list[str]]:
     return [
         [
             each.norm,
-            "-"
-            if each.best is None
-            else f"{lr * each.best.factor:g}" + _momentum(each.best.momentum),
-            "-"
-            if each.mean is None
-            else f"{100 * (1 - each.mean):.1f} ± {100 * (each.half or 0):.1f}",
+            _rate(each, lr),
+            _percent(each.mean, each.half),
             str(len(each.accuracies)),
             str(each.epochs),
             f"{each.state}: {each.why}" if each.why else each.state,

@@ -1,23 +1,22 @@
 """``normbench advise`` as a whole: real trainings, resumption, and what is refused."""
 
-import io
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from normbench.launch import grid
 from normbench.launch.advise import command
 from normbench.launch.advise import race as race_module
+from normbench.launch.advise import rounds as rounds_module
 from normbench.launch.advise.question import Question
 from normbench.launch.compose import load_config
 from normbench.run.cell import Cell
 from normbench.run.estimate import measure
 from normbench.run.seeds import Replicas
-from normbench.store.advice import ADVICE, Cost, write_plan
-from normbench.terminal.screen import Screen
+from normbench.store.advice import ADVICE, Timing, write_plan
 from tests.conftest import Command, files_below
 from tests.launch.advise.worlds import plan
 
@@ -28,19 +27,18 @@ Settings = list[str]
 def race(tiny: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """The smallest race; what steps cost is given, so that the course is always the same."""
 
-    def cost(cell: Cell, *_: object) -> Cost:
+    def timing(cell: Cell, together: Sequence[int]) -> Timing:
         name = cell.config.norm.name
-        return Cost(
+        return Timing(
             norm=name,
             start=0.5,
-            step=0.1,
-            stacked=0.1,
+            steps={number: 0.1 * number for number in (1, *together)},
             evaluation=0.01,
             ending=0.1,
             momentum=0.1 if name == "batch" else None,
         )
 
-    monkeypatch.setattr(command, "measure", cost)
+    monkeypatch.setattr(command, "measure", timing)
     monkeypatch.setattr(race_module, "MOST_SEEDS", 5)  # more would only take longer
     return [*(text for text in tiny if not text.startswith("epochs")), "epochs=1"]
 
@@ -78,12 +76,12 @@ def test_a_race_is_run_to_its_answer_and_run_again_trains_nothing(
 
 def test_the_real_measurement_is_of_steps_evaluation_and_ending(tiny: Settings) -> None:
     cell = Cell.of(load_config([*tiny, "norm=batch", "data.val_fraction=0.25"]))
-    found = measure(cell, 3, 5, Screen(Console(file=io.StringIO())))
+    found = measure(cell, (3, 5))
 
     assert found.norm == "batch"
     assert found.momentum == 0.1
-    assert 0 < found.step < 1
-    assert 0 < found.stacked < 1
+    assert found.steps.keys() == {1, 3, 5}
+    assert all(0 < found.step(number) < 1 for number in (1, 2, 3, 5))
     assert 0 < found.evaluation < found.ending < 5
     assert not cell.directory.exists()
 
@@ -103,7 +101,7 @@ def test_a_race_that_was_killed_between_rounds_goes_on_as_it_would_have(
             raise Killed
         return real(cells, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(command, "train_each", train_each)
+    monkeypatch.setattr(rounds_module, "train_each", train_each)
     arguments = ["advise", *race, "--norms", "batch,group", "--within", "2m"]
     with pytest.raises(Killed):
         nb(*arguments)
@@ -130,7 +128,7 @@ def test_more_time_goes_on_from_what_is_there(nb: Command, race: Settings, tmp_p
     assert longer.exit_code == 0, longer.output
     after = json.loads(path.read_text())
     assert before["raced"] < after["raced"] == 3
-    assert before["costs"] == after["costs"]
+    assert before["timings"] == after["timings"]
     assert "does not pay for epochs=3" in short.output
     assert "cannot tell for 3 epochs" in short.output
     assert "cannot tell" not in longer.output

@@ -7,30 +7,28 @@ from random import Random
 
 from normbench.launch.advise.answer import Answer, OnTest, judge
 from normbench.launch.advise.book import Finish, Round
-from normbench.launch.advise.budget import Candidate, Entrant, Score, Scores, course
+from normbench.launch.advise.budget import Candidate, Entrant, Score, Scores, course, taken
 from normbench.launch.advise.race import DRIFT, follow
-from normbench.store.advice import Cost, Plan
+from normbench.store.advice import Plan, Timing
 
 STEPS = 100
 HELD_OUT, TEST = 5_000, 10_000
 
 
-def cost(norm: str, step: float = 0.01) -> Cost:
-    momentum = 0.1 if norm == "batch" else None
-    return Cost(
+def timing(norm: str, step: float = 0.01) -> Timing:
+    return Timing(
         norm=norm,
         start=0.5,
-        step=step,
-        stacked=0.4 * step,
+        steps={1: step, 3: 1.8 * step, 5: 2 * step},
         evaluation=1.0,
         ending=2.0,
-        momentum=momentum,
+        momentum=0.1 if norm == "batch" else None,
     )
 
 
 def plan(norms: Sequence[str], *, epochs: int = 20, within: float = 3600.0) -> Plan:
-    costs = [cost(norm) for norm in norms]
-    raced, lengths = course(costs, STEPS, epochs, within, 10.0)
+    timings = [timing(norm) for norm in norms]
+    raced, lengths = course(timings, STEPS, epochs, within, 10.0)
     return Plan(
         question="q",
         settings=["batch=2"],
@@ -43,7 +41,7 @@ def plan(norms: Sequence[str], *, epochs: int = 20, within: float = 3600.0) -> P
         held_out=HELD_OUT,
         lr=0.1,
         used=10.0,
-        costs=costs,
+        timings=timings,
     )
 
 
@@ -56,7 +54,8 @@ class World:
         sd: of seeds.
         best: the factor of the best rate; half a step beside it costs ``curve``.
         drift: how much less a norm has gained by each halving of the length than the others.
-        slower: how many times as long as foreseen training takes.
+        slower: how many times as long as was measured it takes.
+        really: what trainings really take, apart from that; None: as was measured.
         diverges: what diverges.
     """
 
@@ -68,18 +67,23 @@ class World:
     curve: float = 0.01
     drift: Mapping[str, float] = field(default_factory=dict)
     slower: float = 1.0
+    really: Sequence[Timing] | None = None
     diverges: Callable[[Candidate], bool] = lambda _: False
     rounds: list[Round] = field(default_factory=list)
     truths: dict[Entrant, float] = field(default_factory=dict)
 
     def train(self, plan: Plan, step: Round) -> Scores:
+        """A round; its time is divided among its trainings."""
         self.rounds.append(step)
-        return {e: self.score(plan, e, t.seeds) for t in step.trials for e in t.entries}
+        entries = [entry for trial in step.trials for entry in trial.entries]
+        share = self.seconds(plan, step) / len(entries)
+        return {entry: self.score(plan, entry, share) for entry in entries}
 
-    def score(self, plan: Plan, entry: Entrant, seeds: int) -> Score:
-        mine = plan.cost(entry.candidate.norm)
-        step = mine.step if seeds == 1 else mine.stacked
-        seconds = self.slower * plan.steps * entry.epochs * step
+    def seconds(self, plan: Plan, step: Round) -> float:
+        """What a round really takes."""
+        return self.slower * taken(self.really or plan.timings, plan.steps, step.trials)
+
+    def score(self, plan: Plan, entry: Entrant, seconds: float) -> Score:
         if self.diverges(entry.candidate):
             return Score(None, seconds)
         truth = self.mean(entry) + self.random.gauss(0, self.sd)
@@ -128,5 +132,5 @@ def wrong(answer: Answer, world: World) -> bool:
 
 
 def with_budget(plan: Plan, within: float) -> Plan:
-    raced, lengths = course(plan.costs, plan.steps, plan.epochs, within, plan.used)
+    raced, lengths = course(plan.timings, plan.steps, plan.epochs, within, plan.used)
     return replace(plan, within=within, raced=raced, lengths=lengths)

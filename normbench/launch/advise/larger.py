@@ -1,0 +1,95 @@
+"""From which batch size on another norm wins: by cells that are there, or the sweep that tells."""
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from normbench.errors import UsageError
+from normbench.launch.advise.book import Finish
+from normbench.launch.advise.question import Question
+from normbench.launch.rates import AUTO
+from normbench.norms import NORMS
+from normbench.report.compare.comparisons import Comparison, Line, compare
+from normbench.report.compare.differences import meeting, typical
+from normbench.report.read.cells import CellRun, collect
+from normbench.report.text.wording import place
+from normbench.run.cell import Cell
+
+
+def larger(question: Question, finish: Finish, cell: Cell) -> str:
+    """What is said of other batch sizes; "" where no finalist depends on the batch, or all do.
+
+    Args:
+        question: of the race.
+        finish: how it ended.
+        cell: of its last trainings.
+    """
+    norms = [trial.candidate.norm for trial in finish.finals]
+    tied = [norm for norm in norms if NORMS[norm].batch_dependent]
+    free = [norm for norm in norms if norm not in tied]
+    if not tied or not free:
+        return ""
+    return crossing(cell, tied[0], free[0]) or (
+        "at larger batches the order may change; from which on:"
+        f" {_sweep(question, norms, cell.config.batch)}"
+    )
+
+
+def _sweep(question: Question, norms: list[str], batch: int) -> str:
+    """The command whose report locates the crossing."""
+    chosen = ("batch", "name", "data.val_fraction", "seed", "optim.lr", "norm_batch")
+    settings = [text for key, text in question.settings.items() if key not in chosen]
+    batches = ",".join(str(batch * factor) for factor in (1, 4, 16))
+    words = [f"norm={','.join(norms)}", f"batch={batches}", *settings]
+    return shlex.join(["normbench", "sweep", *words, AUTO, "seeds=3", "name=larger"])
+
+
+def crossing(cell: Cell, tied: str, free: str) -> str:
+    """Where a norm that depends on the batch and one that does not cross, where the cells beside
+    those of ``cell`` locate it: of the same network, images, length and recipe, at other batch
+    sizes. "" where they do not."""
+    runs = cell.directory.parent.parent
+    try:
+        every = collect(runs)
+    except UsageError:
+        return ""
+    own = next((c for c in every.cells if runs / c.folder == cell.directory), None)
+    alike = [one for one in compare(every) if own is not None and _alike(one, own)]
+    said = [_said(one, typical(one, tied), typical(one, free), runs) for one in alike]
+    return next(filter(None, said), "")
+
+
+def _said(one: Comparison, tied: Line | None, free: Line | None, runs: Path) -> str:
+    """Where two lines of a comparison cross, if it is located."""
+    if tied is None or free is None or one.axis != "batch":
+        return ""
+    found = meeting(tied, free)
+    if len(found) != 1 or not found[0].located:
+        return ""
+    if any(point.diverged for line in (tied, free) for point in line.points):
+        return ""
+    beyond = found[0].between[1]
+    above, below = sorted((tied, free), key=lambda line: _mean(line.errors[beyond]))
+    folder = runs / one.cells[0].folder.rpartition("/")[0]
+    return (
+        f"{above.named} would win from a batch of about {found[0].at:.0f} up, {below.named} below:"
+        f" they cross {place(found)}, by the cells in {folder}"
+    )
+
+
+def _mean(errors: Mapping[int, float]) -> float:
+    return sum(errors.values()) / len(errors)
+
+
+def _alike(one: Comparison, own: CellRun) -> bool:
+    """Whether a comparison is of the same images, and of the same settings but the rate."""
+    return one.sha256 == own.sha256 and _recipe(one.settings) == _recipe(own.settings)
+
+
+def _recipe(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What has to be equal: not what is compared, chosen, or only where and how it runs."""
+    kept = {key: settings.get(key) for key in ("model", "optim", "data", "epochs", "precision")}
+    for group, loose in (("optim", ("lr",)), ("data", ("source", "name", "val_fraction"))):
+        kept[group] = {k: v for k, v in dict(kept[group] or {}).items() if k not in loose}
+    return kept

@@ -1,0 +1,90 @@
+"""Trains the rounds of a race, shows how it stands, and writes down how long each took."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from time import perf_counter
+
+from normbench.errors import UnfinishedError
+from normbench.launch.advise import wording
+from normbench.launch.advise.book import Round
+from normbench.launch.advise.budget import Entrant, Heat, Score, Scores
+from normbench.launch.advise.question import Question
+from normbench.launch.grid import train_each
+from normbench.launch.planned import Cells
+from normbench.store.advice import Plan, read_taken, write_taken
+from normbench.store.results import FAILED, Result, read_results
+from normbench.terminal.bars import clock, duration
+from normbench.terminal.screen import Screen
+from normbench.terminal.tables import Shown
+
+STANDINGS = ("norm", "optim.lr", "held-out error in %", "seeds", "epochs", "state")
+
+DROPPABLE = ("epochs", "seeds", "optim.lr")
+"""What a narrow terminal goes without, in that order."""
+
+
+def train(question: Question, plan: Plan, screen: Screen, step: Round) -> Scores:
+    """Trains a round, all its cells in one call, and reads how they ended.
+
+    Raises:
+        UnfinishedError: a training failed.
+    """
+    began, folders = perf_counter(), list[Path]()
+    screen.line(f"{step.title}, about {duration(sum(step.seconds))}", "bold")
+
+    def planned(cells: Cells) -> Mapping[Path, float]:
+        folders.extend(cell.directory for cell in cells)
+        return dict(zip(folders, step.seconds, strict=True))
+
+    def table() -> Shown:
+        left = max(0.0, step.remaining - (perf_counter() - began))
+        rows = wording.standings(step.standings(_scores(folders, step.trials)), plan.lr)
+        return f"The race so far; {clock(left)} left", STANDINGS, rows, DROPPABLE
+
+    each = [question.cell(plan, trial) for trial in step.trials]
+    with screen.watching(table, live=not question.launcher):
+        cells = train_each(each, question.launcher, screen, planned)
+        folders = [cell.directory for cell in cells]
+    for cell in cells:
+        if cell.left:
+            raise UnfinishedError(f"{cell.directory}: {cell.problem} (see {cell.log})")
+    _note_time(perf_counter() - began, folders, step)
+    return _scores(folders, step.trials)
+
+
+def _note_time(seconds: float, folders: Sequence[Path], step: Round) -> None:
+    """Writes down the shares of a round's time of those trainings for which none is known yet."""
+    runs = folders[0].parent
+    known = read_taken(runs)
+    shares = {
+        _key(folder, entry): share / len(trial.entries)
+        for folder, trial, share in zip(folders, step.trials, step.seconds, strict=True)
+        for entry in trial.entries
+    }
+    new = {key: share for key, share in shares.items() if key not in known}
+    if new:
+        scale = seconds / sum(new.values())
+        write_taken(runs, known | {key: scale * share for key, share in new.items()})
+
+
+def _key(folder: Path, entry: Entrant) -> str:
+    return f"{folder.name}/seed-{entry.seed}"
+
+
+def _scores(folders: Sequence[Path], trials: Sequence[Heat]) -> Scores:
+    """How those trainings have ended that have; of a cell each, as far as there are folders."""
+    taken = read_taken(folders[0].parent) if folders else {}
+    found = {}
+    for folder, trial in zip(folders, trials, strict=False):
+        results = by_seed(folder)
+        for entry in trial.entries:
+            result = results.get(entry.seed)
+            if result is not None and result.status != FAILED:
+                seconds = taken.get(_key(folder, entry), result.seconds)
+                found[entry] = Score(result.val_accuracy, seconds)
+    return found
+
+
+def by_seed(directory: Path) -> dict[int, Result]:
+    """The results of a cell."""
+    return {result.seed: result for result in read_results(directory)}
