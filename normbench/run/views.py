@@ -8,6 +8,7 @@ import torch
 
 from normbench.config import Config
 from normbench.errors import UnreadableError
+from normbench.models.foreign import Stem
 from normbench.models.inspection import LayerInfo
 from normbench.norms import Swap
 from normbench.run.cell import Cell
@@ -51,9 +52,25 @@ def notes(cell: Cell, infos: Sequence[LayerInfo]) -> list[str]:
     config = cell.config
     channels = [info.norm.channels for info in infos if info.norm is not None]
     found = [config.norm.note(each) for each in channels]
+    found.append(one_position(cell, infos))
     if config.model.weights is not None:
         found.append(cell.start(config.seed).note)
     return [note for note in dict.fromkeys(found) if note is not None]
+
+
+def one_position(cell: Cell, infos: Sequence[LayerInfo]) -> str | None:
+    """What to say where norms see channels of a single position; None where they do not."""
+    norms = [info for info in infos if info.norm is not None]
+    small = [info for info in norms if tuple(info.input_shape[2:]) == (1, 1)]
+    if not small:
+        return None
+    height, width = cell.images.image_size
+    stem = getattr(cell.config.model, "stem", None) is Stem.original
+    return (
+        f"{len(small)} of {len(norms)} norms, from {small[0].name} on, see one value a channel and"
+        f" image: the network leaves one place of {height}×{width} pixels, and may learn badly; try"
+        f"{' model.stem=cifar or' if stem else ''} larger images"
+    )
 
 
 def _layer_row(info: LayerInfo) -> tuple[str, ...]:

@@ -116,6 +116,17 @@ def test_layer_norm_by_its_own_name_needs_no_note(small: list[str]) -> None:
     assert notes(layers(*small, "norm=instance")) == []
 
 
+def test_a_network_that_leaves_one_place_of_an_image_is_said_to(small: list[str]) -> None:
+    network = ["model=torchvision", "model.arch=resnet18", "norm=group"]
+    settings = [text for text in small if not text.startswith("model")]
+    (said,) = notes(layers(*settings, *network))
+
+    assert said.startswith("note: 15 of 20 norms, from layer2.0.bn1 on, see one value a channel")
+    assert "8×8 pixels" in said
+    assert said.endswith("try model.stem=cifar or larger images")
+    assert "model.stem" not in "".join(notes(layers(*settings, *network, "model.stem=cifar")))
+
+
 def test_notes_come_in_the_order_of_the_layers() -> None:
     said = notes(layers("data=synthetic", "norm=group", "norm.groups=1", "model.width=6"))
 

@@ -77,6 +77,7 @@ class Answer:
         command: trains the best norm.
         code: puts it into a network of one's own.
         larger: from which batch size on another finalist wins, or what tells; "" where none can.
+        chance: says so where no finalist has learned more than guessing; else "".
     """
 
     verdict: str
@@ -89,6 +90,7 @@ class Answer:
     command: str = ""
     code: str = ""
     larger: str = ""
+    chance: str = ""
 
     def to_records(self) -> list[dict[str, Any]]:
         """The rows as plain dictionaries, as pandas takes them."""

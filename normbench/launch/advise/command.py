@@ -90,11 +90,13 @@ def advise(
     answer = judge(plan, finish, _tests(question, plan, finish))
     if answer.norm is not None:
         final = load_config(question.cell(plan, finish.finals[0]))
+        cell = Cell.of(final)
         answer = replace(
             answer,
             command=_command(question, plan, finish),
             code=wording.code(final),
-            larger=larger(question, finish, Cell.of(final)),
+            larger=larger(question, finish, cell),
+            chance=wording.at_chance(answer, len(cell.images.classes)),
         )
     _show(answer, folder, screen)
     return answer

@@ -30,7 +30,7 @@ def larger(question: Question, finish: Finish, cell: Cell) -> str:
     free = [norm for norm in norms if norm not in tied]
     if not tied or not free:
         return ""
-    return crossing(cell, tied[0], free[0]) or (
+    return crossing(cell.directory, tied[0], free[0]) or (
         "at larger batches the order may change; from which on:"
         f" {_sweep(question, norms, cell.config.batch)}"
     )
@@ -45,16 +45,16 @@ def _sweep(question: Question, norms: list[str], batch: int) -> str:
     return shlex.join(["normbench", "sweep", *words, AUTO, "seeds=3", "name=larger"])
 
 
-def crossing(cell: Cell, tied: str, free: str) -> str:
-    """Where a norm that depends on the batch and one that does not cross, where the cells beside
-    those of ``cell`` locate it: of the same network, images, length and recipe, at other batch
-    sizes. "" where they do not."""
-    runs = cell.directory.parent.parent
+def crossing(folder: Path, tied: str, free: str) -> str:
+    """Where a norm that depends on the batch and one that does not cross, where cells beside the
+    one in ``folder`` locate it: of the same network, images, length and recipe, at several
+    batch sizes. "" where they do not."""
+    runs = folder.parent.parent
     try:
         every = collect(runs)
     except UsageError:
         return ""
-    own = next((c for c in every.cells if runs / c.folder == cell.directory), None)
+    own = next((c for c in every.cells if runs / c.folder == folder), None)
     alike = [one for one in compare(every) if own is not None and _alike(one, own)]
     said = [_said(one, typical(one, tied), typical(one, free), runs) for one in alike]
     return next(filter(None, said), "")

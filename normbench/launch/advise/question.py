@@ -13,6 +13,7 @@ from normbench.launch.hints import check_arguments
 from normbench.launch.rates import AUTO
 from normbench.norms import NORMS
 from normbench.run.cell import Cell
+from normbench.run.views import one_position
 from normbench.store.advice import Plan
 from normbench.terminal.screen import Screen
 
@@ -88,10 +89,10 @@ class Question:
             UsageError: fewer than two can; or something else about the settings.
         """
         refused: dict[str, UsageError] = {}
-        cells = self._cells()
+        cells, notes = self._cells(), dict[str | None, None]()
         for cell in cells:
             try:
-                cell.check_fit()
+                notes[one_position(cell, cell.check_fit())] = None
             except UsageError as error:
                 refused[cell.config.norm.name] = error
         kept = [norm for norm in self.norms if norm not in refused]
@@ -99,6 +100,8 @@ class Question:
             raise next(iter(refused.values()))
         for norm, why in refused.items():
             screen.line(f"{norm} norm is left out: {why}")
+        for note in filter(None, notes):
+            screen.line(f"note: {note}")
         fits = [cell for cell in cells if cell.config.norm.name in kept]
         return replace(self, norms=kept), fits
 

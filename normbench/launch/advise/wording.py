@@ -8,6 +8,7 @@ from normbench.config import Config
 from normbench.launch.advise.answer import CLEAR, CLOSE, Answer, Row
 from normbench.launch.advise.book import Standing
 from normbench.launch.advise.odds import epochs, said_p
+from normbench.report.compare.choice import CHANCE
 from normbench.terminal.bars import duration
 from normbench.training.adamw import AdamWConfig
 from normbench.training.optim import SGDConfig
@@ -43,8 +44,21 @@ def headline(answer: Answer) -> list[str]:
             f"cannot tell for {answer.epochs} epochs: the budget pays for {best.epochs}; after"
             f" these {_choice(best)} is ahead: {_error(best)} error"
         ]
+    said += [answer.chance] if answer.chance else []
     said += [f"{row.norm} norm {_error(row)}{_certainty(row)}{_price(row)}" for row in others]
     return [*said, *_outlook(answer)]
+
+
+def at_chance(answer: Answer, classes: int) -> str:
+    """What to say where no finalist is better than guessing among so many classes; else ""."""
+    finalists = [row for row in answer.rows if row.state in ("best", "close", "behind")]
+    if any(row.error is not None and 1 - row.error > CHANCE / classes for row in finalists):
+        return ""
+    return (
+        f"these are errors of guessing among {classes} classes: nothing was learned in"
+        f" {epochs(finalists[0].epochs)}, so that nothing is known of the norms; train longer"
+        " (epochs=), with more images, or at another optim.lr"
+    )
 
 
 def _choice(row: Row) -> str:

@@ -17,7 +17,8 @@ from normbench.report.read.cells import CellRun
 CLASSES = {"cifar100": 100, "cifar10": 10, "synthetic": 10}
 """How many classes a data set has, by how its name begins."""
 
-_CHANCE = 1.25
+CHANCE = 1.25
+"""How many times as good as guessing still is no better, about."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +137,7 @@ def at_chance(cell: CellRun) -> bool:
     """Whether no seed of a cell is better than guessing; False where the classes are not known."""
     classes = next((n for name, n in CLASSES.items() if cell.data.startswith(name)), None)
     accuracies = [r.test_accuracy for r in cell.finished if r.test_accuracy is not None]
-    return classes is not None and bool(accuracies) and max(accuracies) <= _CHANCE / classes
+    return classes is not None and bool(accuracies) and max(accuracies) <= CHANCE / classes
 
 
 def all_at_chance(cells: Sequence[CellRun]) -> bool:

@@ -53,6 +53,17 @@ def test_a_norm_that_leads_by_much_is_the_answer() -> None:
     )
 
 
+def test_where_nothing_was_learned_the_answer_says_so() -> None:
+    guessed = answer(finish("group", "batch"), group=0.11, batch=0.10)
+    learned = answer(finish("group", "batch"), group=0.16, batch=0.10)
+
+    said = wording.at_chance(guessed, classes=10)
+    assert said.startswith("these are errors of guessing among 10 classes: nothing was learned in")
+    assert wording.headline(replace(guessed, chance=said))[1] == said
+    assert wording.at_chance(learned, classes=10) == ""
+    assert wording.at_chance(guessed, classes=100) == ""
+
+
 def test_a_small_lead_is_too_close_to_call_and_it_is_said_how_long_it_would_take() -> None:
     found = answer(finish("group", "batch"), group=0.769, batch=0.75)
 

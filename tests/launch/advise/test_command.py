@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from time import perf_counter
 
 import pytest
 
@@ -16,7 +17,7 @@ from normbench.launch.compose import load_config
 from normbench.run.cell import Cell
 from normbench.run.estimate import measure
 from normbench.run.seeds import Replicas
-from normbench.store.advice import ADVICE, Timing, write_plan
+from normbench.store.advice import ADVICE, TAKEN, Timing, write_plan
 from tests.conftest import Command, files_below
 from tests.launch.advise.worlds import plan
 
@@ -47,7 +48,9 @@ def test_a_race_is_run_to_its_answer_and_run_again_trains_nothing(
     nb: Command, race: Settings, tmp_path: Path
 ) -> None:
     arguments = ["advise", *race, "--norms", "batch,group", "--within", "2m"]
+    began = perf_counter()
     first = nb(*arguments)
+    wall = perf_counter() - began
 
     assert first.exit_code == 0, first.output
     folder = tmp_path / "runs" / "advise"
@@ -66,10 +69,15 @@ def test_a_race_is_run_to_its_answer_and_run_again_trains_nothing(
     records = {name for name in files_below(tmp_path) if name.endswith("result.json")}
     seeds = [name for name in records if "/seed-0/" not in name]
     assert len(seeds) >= 10, "two norms, five seeds that no choice was made on"
+    text_of_times = (folder / TAKEN).read_text()
+    times = json.loads(text_of_times)
+    assert {f"runs/advise/{name}/result.json" for name in times} == records
+    assert 0.2 * wall < sum(times.values()) < wall, "rounds take most of the time, and no more"
     before = files_below(tmp_path)
     again = nb(*arguments)
     after = files_below(tmp_path)
     assert again.exit_code == 0, again.output
+    assert (folder / TAKEN).read_text() == text_of_times
     assert {n: t for n, t in after.items() if n in records} == {n: before[n] for n in records}
     assert (folder / "answer.md").read_text(encoding="utf-8") == text
 

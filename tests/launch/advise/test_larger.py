@@ -1,0 +1,68 @@
+"""Where norms cross, by cells that are there: only such as differ from the race's in the batch."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from normbench.launch.advise.larger import crossing
+from tests.report_helpers import around, write_cell, write_sweep
+
+
+def of_race(runs: Path, changes: Mapping[str, Any]) -> Path:
+    """A cell of the last trainings of a race at batch size 2: its rate is its own."""
+    own = {"data.val_fraction": 0.1, "optim.lr": 0.05, "name": "advise"}
+    return write_cell(runs / "advise", "group", 2, around(0.66, 5), changes=own | changes)
+
+
+def test_where_norms_cross_is_told_by_cells_that_are_there(tmp_path: Path) -> None:
+    write_sweep(tmp_path / "larger")
+    said = crossing(of_race(tmp_path, {}), "batch", "group")
+
+    assert re.fullmatch(
+        r"batch norm would win from a batch of about (\d+) up, group norm below: they cross at"
+        r" ([\d.]+) \(95 % interval [\d.]+ to [\d.]+\), by the cells in "
+        + str(tmp_path / "larger"),
+        said,
+    )
+    found = re.findall(r"[\d.]+(?= up| \(| to |\))", said)
+    about, at, low, high = map(float, found)
+    assert 2 < low < at < high < 8
+    assert about == round(at)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"epochs": 5},
+        {"model.depth": 20},
+        {"data.limit": 1000},
+        {"optim.momentum": 0.5},
+        {"precision": "bf16"},
+    ],
+)
+def test_cells_of_another_recipe_tell_nothing(tmp_path: Path, changes: Mapping[str, Any]) -> None:
+    write_sweep(tmp_path / "larger")
+
+    assert crossing(of_race(tmp_path, changes), "batch", "group") == ""
+
+
+def test_cells_of_other_images_tell_nothing(tmp_path: Path) -> None:
+    write_sweep(tmp_path / "larger")
+    cell = write_cell(tmp_path / "advise", "group", 2, around(0.66, 5), sha256="0" * 64)
+
+    assert crossing(cell, "batch", "group") == ""
+
+
+def test_a_crossing_that_seeds_do_not_locate_is_none(tmp_path: Path) -> None:
+    for batch, lead in ((2, -0.001), (8, 0.001)):
+        write_cell(tmp_path / "larger", "batch", batch, around(0.66 + lead, spread=0.05))
+        write_cell(tmp_path / "larger", "group", batch, around(0.66, spread=0.05))
+
+    assert crossing(of_race(tmp_path, {}), "batch", "group") == ""
+
+
+def test_without_other_cells_there_is_nothing_to_tell(tmp_path: Path) -> None:
+    assert crossing(of_race(tmp_path, {}), "batch", "group") == ""
