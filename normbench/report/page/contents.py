@@ -10,13 +10,13 @@ from normbench.report.compare.regimes import SIGNS
 from normbench.report.page.document import (
     Block,
     Bullets,
-    Commands,
+    CommandLines,
     Facts,
-    Findings,
     First,
     Folded,
     Heading,
     Pictures,
+    Sentences,
     Table,
     Text,
 )
@@ -101,7 +101,7 @@ def _section(comparison: Comparison, suffix: str, *, papers: bool) -> list[Block
     if any(line.measured for line in comparison.lines):
         picture = error_drawing(comparison, f"error{suffix}")
         blocks.append(First(_table(columns, rows), picture) if rows else Pictures([picture]))
-    blocks.append(Findings(findings(comparison)))
+    blocks.append(Sentences(findings(comparison)))
     if rows:
         blocks.append(Text(_grid_note(comparison), muted=True))
     blocks += _trouble(comparison.cells)
@@ -115,7 +115,7 @@ def _section(comparison: Comparison, suffix: str, *, papers: bool) -> list[Block
     blocks += [*_costs(comparison, suffix), *_curves(comparison, suffix)]
     blocks.append(Folded("What was equal", [Facts(fairness(comparison))]))
     if again := commands(comparison):
-        blocks.append(Folded("Commands that train it again", [Commands(again)]))
+        blocks.append(Folded("Commands that train it again", [CommandLines(again)]))
     return [*blocks, *(_published(comparison, suffix, papers=papers) if sure else [])]
 
 
