@@ -37,7 +37,6 @@ from normbench.launch.compose import (
     parse,
     register_schemas,
 )
-from normbench.launch.hints import group_names
 from normbench.launch.planned import Cells, Planned, planned_cells
 from normbench.terminal.screen import Screen
 
@@ -196,7 +195,7 @@ class _Grid:
 
     def compose(self, overrides: Sequence[Typed]) -> Config:
         """What Hydra will compose of ``overrides``: one composition a choice of groups."""
-        groups = tuple(each.readable for each in overrides if each.key in group_names())
+        groups = tuple(each.readable for each in overrides if each.key in hints.group_names())
         try:
             if groups not in self._trees:
                 loader = self._context.config_loader
@@ -206,7 +205,7 @@ class _Grid:
                 self._trees[groups] = tree
             tree = copy.deepcopy(self._trees[groups])
             for each in overrides:
-                if each.key not in group_names():
+                if each.key not in hints.group_names():
                     OmegaConf.update(tree, each.key, each.value, merge=True)
             config = OmegaConf.to_object(tree)
         except (HydraException, OmegaConfBaseException) as error:
@@ -235,10 +234,9 @@ class _Grid:
 
     def _workers(self) -> int | None:
         """How many processes train side by side on this machine; None: one, with all threads."""
-        settings = self._master.hydra.launcher
         match _launcher_of(self._master):
             case "joblib":
-                workers = int(settings.n_jobs or 1)
+                workers = int(self._master.hydra.launcher.n_jobs or 1)
                 return workers if workers > 0 else max(1, _cores() + 1 + workers)
             case "submitit_local" | "ray":  # all at once; a core a job, unless told otherwise
                 return _cores()

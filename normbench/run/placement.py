@@ -7,7 +7,7 @@ memory bandwidth. What wins depends on the batch, the network, the processor and
 it is timed, on the steps to be trained.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from functools import partial
@@ -158,30 +158,60 @@ def fastest(
     start = perf_counter()
     times[alone] = seconds_a_step(prepare, alone, turn)
     least = perf_counter() - start
+
+    def measure(arrangement: Arrangement) -> float:
+        progress("measuring how to train", len(times), total)
+        return seconds_a_step(prepare, arrangement, turn)
+
     for family in families:
-        last, expected = times[alone], least
-        for arrangement in family:
-            progress("measuring how to train", len(times), total)
-            start = perf_counter()
-            if start + expected > begin + budget:
-                break
-            try:
-                times[arrangement] = seconds_a_step(prepare, arrangement, turn)
-            except torch.OutOfMemoryError:  # on a GPU
-                break  # larger stacks take more
-            if arrangement.size > 1 and times[arrangement] > last:
-                break
-            last = times[arrangement]
-            expected = 2 * (perf_counter() - start)  # of the next, which is at most twice as large
+        _grow(family, measure, times, expected=least, end=begin + budget)
     if len(times) > 1:
         times[alone] = min(times[alone], seconds_a_step(prepare, alone, turn))
     progress("measuring how to train", total, total)
+    return _best(times, seeds), times
+
+
+def _grow(
+    family: Sequence[Arrangement],
+    measure: Callable[[Arrangement], float],
+    times: dict[Arrangement, float],
+    *,
+    expected: float,
+    end: float,
+) -> None:
+    """Adds to ``times`` ever larger stacks, for as long as that helps and there is memory and time.
+
+    Args:
+        family: arrangements by size.
+        measure: what times one.
+        times: seconds a seed and step so far; holds one seed after another.
+        expected: how many seconds it takes to time the first.
+        end: when there is no more time.
+    """
+    last = times[Arrangement()]
+    for arrangement in family:
+        start = perf_counter()
+        if start + expected > end:
+            break
+        try:
+            times[arrangement] = measure(arrangement)
+        except torch.OutOfMemoryError:  # on a GPU
+            break  # larger stacks take more
+        if arrangement.size > 1 and times[arrangement] > last:
+            break
+        last = times[arrangement]
+        expected = 2 * (perf_counter() - start)  # of the next, which is at most twice as large
+
+
+def _best(times: Mapping[Arrangement, float], seeds: int) -> Arrangement:
+    """What trains all seeds first; one seed after another if that is not worthwhile."""
+    alone = Arrangement()
 
     def whole(arrangement: Arrangement) -> float:
         return arrangement.occupied(seeds) * times[arrangement]
 
     best = min(times, key=whole)
-    return (best if whole(best) <= WORTHWHILE * whole(alone) else alone), times
+    return best if whole(best) <= WORTHWHILE * whole(alone) else alone
 
 
 def time_to_measure(seconds: float) -> float:

@@ -97,8 +97,7 @@ def code(found: Mapping[str, Any], in_networks: str) -> Finding:
         "The shape and the groups are right, but the module divides the variance by m - 1, so its"
         f" output is too small by 1 - √((m-1)/m). That is {last} % in the article's own example and"
         f" {first} % for two values a group; one value gives NaN. Largest difference from PyTorch"
-        " in"
-        f" the example: {number(found['article to PyTorch'])} (the definition's:"
+        f" in the example: {number(found['article to PyTorch'])} (the definition's:"
         f" {number(found['definition to PyTorch'])}). {in_networks}",
         [
             Table(
@@ -291,8 +290,7 @@ def layer_example(found: Mapping[str, Any]) -> Finding:
         " every sample has a similar distribution over features. Example: LayerNorm(64) on"
         " (32, 64).",
         "The article's example in float64 on exponentials of random numbers, which are skewed:"
-        " mean,"
-        " variance and skewness of each sample, before γ and β.",
+        " mean, variance and skewness of each sample, before γ and β.",
         PARTLY if right else NOT,
         "Every sample gets mean 0 and variance 1 (before γ and β), but the shape of its"
         f" distribution stays as it was: skewness from {found['skew low']:.1f} to"

@@ -9,7 +9,8 @@ import numpy as np
 import yaml
 
 from normbench.files import write_json
-from normbench.report.read.cells import WAITING, collect
+from normbench.report.read.cells import collect
+from normbench.report.read.seeds import WAITING
 from normbench.report.read.states import overview
 from normbench.store.outcomes import write_outcomes
 from normbench.store.results import read_result, write_result

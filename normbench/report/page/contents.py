@@ -10,13 +10,13 @@ from normbench.report.compare.regimes import SIGNS
 from normbench.report.page.document import (
     Block,
     Bullets,
-    Commands,
+    CommandLines,
     Facts,
-    Findings,
     First,
     Folded,
     Heading,
     Pictures,
+    Sentences,
     Table,
     Text,
 )
@@ -27,8 +27,8 @@ from normbench.report.plots.figures import (
     published_drawing,
     rates_drawing,
 )
-from normbench.report.plots.style import Drawing
-from normbench.report.read.cells import UNREADABLE, CellRun, Collection, SeedRun
+from normbench.report.read.cells import CellRun, Collection
+from normbench.report.read.seeds import UNREADABLE, SeedRun
 from normbench.report.read.states import overview, state
 from normbench.report.text.commands import commands
 from normbench.report.text.fairness import fairness
@@ -42,18 +42,37 @@ from normbench.report.text.tables import (
     decomposition_rows,
     difference_table,
 )
-from normbench.report.text.verdicts import (
-    RULE_TEXT,
-    VERDICT_COLUMNS,
-    judge,
-    like,
-    verdict_rows,
-)
+from normbench.report.text.verdicts import RULE_TEXT, VERDICT_COLUMNS, judge, like, verdict_rows
 from normbench.report.text.wording import count, join
 from normbench.store.results import DIVERGED, FAILED
 
 _DRAWN = ("wu-he-2018", "befranke-groupnorm", "switchable-2018-one-gpu")
 """Publications with batch and group norm over several batch sizes."""
+
+_METHOD = Folded(
+    "How the numbers were made",
+    [
+        Bullets(
+            [
+                "Intervals are Student's t over seeds at 95 %; one seed has none. They are for this"
+                " one test set: another of 10,000 images adds about ± 0.9 points at 30 % error."
+                " Where each image's outcome is recorded, the tables say what it adds.",
+                "Differences between cells are Welch's. Only evaluations of the same weights are"
+                " paired.",
+                "How many more seeds would tell: with a probability of 80 %, if difference and"
+                " spread are as measured.",
+                "Seeds that diverged or failed are listed and in no mean; a norm of which seeds"
+                " diverged at a place is in no comparison there.",
+                "Trained again, a seed agrees up to the rounding of float32, which training can"
+                " enlarge to a point of error: sums depend on how many seeds are one network and on"
+                " the threads, both in seeds.csv. stack=… threads=… repeat them.",
+                "Every seed is in seeds.csv, every cell in cells.csv, every difference in"
+                " differences.csv.",
+            ]
+        )
+    ],
+)
+"""How intervals, differences and rounding are to be taken."""
 
 
 def contents(
@@ -77,21 +96,17 @@ def contents(
     bad = [cell.folder for cell in collection.cells if cell.problem is not None]
     if bad:
         blocks.append(Text(f"Cannot be read: {join(bad)}; the reasons are at the end."))
-    suffixes = [f"-{n}" if len(comparisons) > 1 else "" for n in range(1, len(comparisons) + 1)]
-    if side_by_side and len(comparisons) > 1:
+    several = len(comparisons) > 1
+    if side_by_side and several:
         blocks += _beside(comparisons[:2])
-    elif len(comparisons) > 1:
-        blocks.append(
-            Text(
-                f"{len(comparisons)} comparisons: only cells with the same data set, network and"
-                " recipe are compared."
-            )
-        )
-    for comparison, suffix in zip(comparisons, suffixes, strict=True):
-        blocks += _section(comparison, suffix, papers=papers)
+    elif several:
+        rule = "only cells with the same data set, network and recipe are compared"
+        blocks.append(Text(f"{len(comparisons)} comparisons: {rule}."))
+    for n, comparison in enumerate(comparisons, start=1):
+        blocks += _section(comparison, f"-{n}" if several else "", papers=papers)
     for n, trial in enumerate(trials, start=1):
         blocks += _trial(trial, "rates" if len(trials) == 1 else f"rates-{n}")
-    return [*blocks, *_unreadable(collection), _method()]
+    return [*blocks, *_unreadable(collection), _METHOD]
 
 
 def _section(comparison: Comparison, suffix: str, *, papers: bool) -> list[Block]:
@@ -101,7 +116,7 @@ def _section(comparison: Comparison, suffix: str, *, papers: bool) -> list[Block
     if any(line.measured for line in comparison.lines):
         picture = error_drawing(comparison, f"error{suffix}")
         blocks.append(First(_table(columns, rows), picture) if rows else Pictures([picture]))
-    blocks.append(Findings(findings(comparison)))
+    blocks.append(Sentences(findings(comparison)))
     if rows:
         blocks.append(Text(_grid_note(comparison), muted=True))
     blocks += _trouble(comparison.cells)
@@ -115,7 +130,7 @@ def _section(comparison: Comparison, suffix: str, *, papers: bool) -> list[Block
     blocks += [*_costs(comparison, suffix), *_curves(comparison, suffix)]
     blocks.append(Folded("What was equal", [Facts(fairness(comparison))]))
     if again := commands(comparison):
-        blocks.append(Folded("Commands that train it again", [Commands(again)]))
+        blocks.append(Folded("Commands that train it again", [CommandLines(again)]))
     return [*blocks, *(_published(comparison, suffix, papers=papers) if sure else [])]
 
 
@@ -206,7 +221,7 @@ def _curves(comparison: Comparison, suffix: str) -> list[Block]:
         x for x in comparison.xs if any(line.at(x) and not line.level for line in comparison.lines)
     ]
     found = [curves_drawing(comparison, x, f"curves{suffix}-{x}") for x in places]
-    drawings: list[Drawing] = [drawing for drawing in found if drawing is not None]
+    drawings = [drawing for drawing in found if drawing is not None]
     if not drawings:
         return []
     note = (
@@ -280,30 +295,3 @@ def _unreadable(collection: Collection) -> list[Block]:
         rows = [[c.folder, c.norm, str(c.batch), state(c), c.problem or ""] for c in bad]
         blocks.append(Table(["cell", "norm", "batch", "state", "why"], rows))
     return [*blocks, Bullets(collection.problems)] if collection.problems else blocks
-
-
-def _method() -> Block:
-    """How intervals, differences and rounding are to be taken."""
-    return Folded(
-        "How the numbers were made",
-        [
-            Bullets(
-                [
-                    "Intervals are Student's t over seeds at 95 %; one seed has none. They are for"
-                    " this one test set: another of 10,000 images adds about ± 0.9 points at 30 %"
-                    " error. Where each image's outcome is recorded, the tables say what it adds.",
-                    "Differences between cells are Welch's. Only evaluations of the same weights"
-                    " are paired.",
-                    "How many more seeds would tell: with a probability of 80 %, if difference and"
-                    " spread are as measured.",
-                    "Seeds that diverged or failed are listed and in no mean; a norm of which seeds"
-                    " diverged at a place is in no comparison there.",
-                    "Trained again, a seed agrees up to the rounding of float32, which training can"
-                    " enlarge to a point of error: sums depend on how many seeds are one network"
-                    " and on the threads, both in seeds.csv. stack=… threads=… repeat them.",
-                    "Every seed is in seeds.csv, every cell in cells.csv, every difference in"
-                    " differences.csv.",
-                ]
-            )
-        ],
-    )

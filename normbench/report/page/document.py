@@ -32,7 +32,7 @@ class Text:
 
 
 @dataclass(frozen=True, slots=True)
-class Findings:
+class Sentences:
     """One sentence a finding, set apart from the rest."""
 
     sentences: Sequence[str]
@@ -94,7 +94,7 @@ class First:
 
 
 @dataclass(frozen=True, slots=True)
-class Commands:
+class CommandLines:
     """Lines to be copied to a shell."""
 
     lines: Sequence[str]
@@ -110,7 +110,7 @@ class Folded:
 
 T = TypeVar("T")
 Block: TypeAlias = (
-    Heading | Text | Findings | First | Bullets | Table | Facts | Pictures | Commands | Folded
+    Heading | Text | Sentences | First | Bullets | Table | Facts | Pictures | CommandLines | Folded
 )
 
 _NO_NUMBER = ("", "-", "any", "reference")
@@ -132,7 +132,7 @@ def _markdown(block: Block) -> str:
             return f"{'#' * level} {_md(text)}"
         case Text(text, muted):
             return f"*{_md(text)}*" if muted else _md(text)
-        case Findings(sentences):
+        case Sentences(sentences):
             return "\n".join(f"- {_md(sentence)}" for sentence in sentences)
         case Bullets(items):
             return "\n".join(f"- {_md(item)}" for item in items)
@@ -147,7 +147,7 @@ def _markdown(block: Block) -> str:
             return "\n\n".join([*shown, *(f"*{_md(note)}*" for note in block.notes)])
         case First(table, drawing):
             return "\n\n".join([_markdown(table), _markdown(Pictures([drawing]))])
-        case Commands(lines):
+        case CommandLines(lines):
             fence = "`" * max(
                 3, 1 + max((len(r) for x in lines for r in _TICKS.findall(x)), default=0)
             )
@@ -199,7 +199,7 @@ def _named(blocks: Sequence[Block], above: str = "") -> Iterator[tuple[Block, st
             case Folded(summary, _):
                 yield block, f"{summary}: {section}"
                 continue
-            case Table() | Commands() | First():
+            case Table() | CommandLines() | First():
                 met[heading] += 1
         yield block, heading if met[heading] < 2 else f"{heading} ({met[heading]})"
 
@@ -210,7 +210,7 @@ def _html(block: Block, name: str) -> str:
             return f"<h{level}>{escape(text)}</h{level}>"
         case Text(text, muted):
             return f'<p class="muted">{escape(text)}</p>' if muted else f"<p>{escape(text)}</p>"
-        case Findings(sentences):
+        case Sentences(sentences):
             return _wrapped("ul", sentences, lambda s: f"<li>{escape(s)}</li>", ' class="findings"')
         case Bullets(items):
             return _wrapped("ul", items, lambda item: f"<li>{escape(item)}</li>")
@@ -227,7 +227,7 @@ def _html(block: Block, name: str) -> str:
         case First(table, drawing):
             both = _html(table, name), _html(Pictures([drawing]), name)
             return _wrapped("div", both, str, ' class="first"')
-        case Commands(lines):
+        case CommandLines(lines):
             said = escape("\n".join(_one_line(line) for line in lines))
             return f"<pre {_region(name)}>{said}</pre>"
         case Folded(summary, blocks):

@@ -5,6 +5,7 @@ From the top down::
     states.py    how far cells are, in words
     settings.py  what settings mean: the groups of group norm
     cells.py     folders -> cells and seeds
+    seeds.py     folders of seeds -> how far each is, and what it has left
     defaults.py  what settings are unless they are given
     outcomes.py  which test images a seed got right
     files.py     configurations, environments and curves, checked

@@ -4,72 +4,29 @@ Nothing found on disk is believed: a file may be half written, damaged or made t
 cannot be read becomes a row that says so, and nothing is ever written.
 """
 
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from normbench.errors import UnreadableError, UsageError
-from normbench.files import is_locked
 from normbench.report.read.defaults import filled
 from normbench.report.read.files import (
-    Moment,
     check_settings,
     divisor,
     folders,
     printable,
-    read_curve,
     read_environment,
     read_mapping,
 )
-from normbench.report.read.outcomes import read_outcomes
+from normbench.report.read.seeds import SeedRun, seeds_of
 from normbench.store import plan
 from normbench.store.plan import CELL, PlannedCell, string
 from normbench.store.rate import read_rate
-from normbench.store.results import FINISHED, Result, number, read_result, short
+from normbench.store.results import FINISHED, Result, number, short
 
-RUNNING, INTERRUPTED, WAITING = "running", "interrupted", "waiting"
-UNREADABLE = "unreadable"
-
-_SEED = re.compile(r"seed-(\d{1,10})")
-_LOCK = ".lock"  # what a run of the cell locks
 _DEPTH = 2  # runs/NAME/CELL
 _MOST_SEEDS = 10_000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SeedRun:
-    """One seed of a cell.
-
-    Attributes:
-        seed: which.
-        state: ``finished``, ``diverged``, ``failed``, ``running``, ``interrupted``, ``waiting`` or
-            ``unreadable``.
-        result: how it ended, or None.
-        curve: what ``metrics.jsonl`` says so far.
-        environment: versions and machine; empty where they are not recorded for this seed alone.
-        problem: why it is unreadable or failed, or None.
-        outcomes: for each test image whether it was classified correctly; None where not recorded.
-    """
-
-    seed: int
-    state: str
-    result: Result | None = None
-    curve: tuple[Moment, ...] = ()
-    environment: Mapping[str, Any] = field(default_factory=dict)
-    problem: str | None = None
-    outcomes: npt.NDArray[np.bool_] | None = field(default=None, compare=False, repr=False)
-
-    @property
-    def epoch(self) -> float:
-        """How far training has come, in epochs."""
-        if self.result is not None:
-            return self.result.epochs
-        return self.curve[-1].epoch if self.curve else 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,7 +116,10 @@ def collect(directory: Path) -> Collection:
             f"{directory}: has no cells (folders like group-b2-1a2b3c4d); give runs/NAME, or train"
             " some with normbench sweep"
         )
-    ordered = sorted(cells.values(), key=lambda c: (c.folder.rpartition("/")[0], *_order(c)))
+    ordered = sorted(
+        cells.values(),
+        key=lambda c: (c.folder.rpartition("/")[0], c.norm, c.batch, c.norm_batch, c.folder),
+    )
     return Collection(printable(directory.resolve().name), tuple(ordered), tuple(problems))
 
 
@@ -167,89 +127,30 @@ def _place(folder: Path, directory: Path) -> str:
     return printable(folder.relative_to(directory).as_posix())
 
 
-def _order(cell: CellRun) -> tuple[str, int, int, str]:
-    return cell.norm, cell.batch, cell.norm_batch, cell.folder
-
-
-# --- Seeds ----------------------------------------------------------------------------------------
-
-
-def _seed(folder: Path, seed: int, *, locked: bool) -> SeedRun:
-    """One seed; ``locked``: a process is training in its cell."""
-    curve = read_curve(folder)
-    try:
-        result = read_result(folder)
-    except UnreadableError as error:
-        said = str(error).removeprefix("result.json: ")
-        problem = f"seed-{seed}/result.json: {said}"
-        return SeedRun(seed=seed, state=UNREADABLE, curve=curve, problem=problem)
-    if result is not None:
-        return SeedRun(
-            seed=seed,
-            state=result.status,
-            result=result,
-            curve=curve,
-            environment=read_environment(folder),
-            problem=result.error,
-            outcomes=read_outcomes(folder),
-        )
-    begun = (folder / "metrics.jsonl").is_file()
-    state = RUNNING if locked else INTERRUPTED if begun else WAITING
-    return SeedRun(seed=seed, state=state, curve=curve, environment=read_environment(folder))
-
-
-def _seeds(folder: Path, wanted: Sequence[int]) -> tuple[SeedRun, ...]:
-    """The seeds that are wanted and those that are there."""
-    found = [_SEED.fullmatch(path.name) for path in folder.glob("seed-*") if path.is_dir()]
-    numbers = {int(match[1]) for match in found if match} | set(wanted)
-    locked = is_locked(folder / _LOCK)
-    runs = [_seed(folder / f"seed-{n}", n, locked=locked) for n in sorted(numbers)]
-    if any(run.state == RUNNING and run.curve for run in runs):
-        return tuple(
-            SeedRun(seed=run.seed, state=WAITING) if run.state == RUNNING and not run.curve else run
-            for run in runs
-        )
-    return tuple(runs)
-
-
-# --- Cells ----------------------------------------------------------------------------------------
-
-
-def _plan(folder: Path) -> tuple[list[CellRun], str | None]:
+def _plan(folder: Path) -> tuple[Sequence[PlannedCell], str | None]:
     """The cells that a plan in ``folder`` lists, and what is wrong with it."""
     try:
-        return [_planned(entry) for entry in plan.read(folder)], None
+        return plan.read(folder), None
     except UnreadableError as error:
         return [], str(error)
 
 
-def _planned(entry: PlannedCell) -> CellRun:
-    """A cell as a plan lists it; its seeds are all waiting."""
-    return CellRun(
-        folder=entry.folder,
-        norm=entry.norm,
-        batch=entry.batch,
-        norm_batch=entry.norm_batch,
-        model=entry.model,
-        data=entry.data,
-        seeds=tuple(SeedRun(seed=n, state=WAITING) for n in entry.seeds),
-    )
-
-
-def _cell(folder: Path, place: str, planned: CellRun | None) -> CellRun:
+def _cell(folder: Path, place: str, planned: PlannedCell | None) -> CellRun:
     """The cell in ``folder``, which need not exist if it is planned."""
     match = CELL.fullmatch(folder.name)
     assert match is not None
-    norm, batch = match["norm"], int(match["batch"])
+    batch = int(match["batch"])
+    named = CellRun(folder=place, norm=match["norm"], batch=batch, norm_batch=batch)
     try:
-        return _read_cell(folder, place, planned, norm, batch)
+        return _read_cell(folder, named, planned)
     except OSError as error:
-        why = error.strerror or "it cannot be read"
-        return CellRun(folder=place, norm=norm, batch=batch, norm_batch=batch, problem=why)
+        return replace(named, problem=error.strerror or "it cannot be read")
 
 
-def _read_cell(folder: Path, place: str, planned: CellRun | None, norm: str, batch: int) -> CellRun:
-    wanted = [run.seed for run in planned.seeds] if planned is not None else []
+def _read_cell(folder: Path, named: CellRun, planned: PlannedCell | None) -> CellRun:
+    """What its files say of a cell whose folder is ``named``."""
+    norm, batch = named.norm, named.batch
+    wanted = list(planned.seeds) if planned is not None else []
     try:
         settings = read_mapping(folder / "config.yaml") or {}
         summary = read_mapping(folder / "summary.json") or {}
@@ -261,21 +162,12 @@ def _read_cell(folder: Path, place: str, planned: CellRun | None, norm: str, bat
         shared = _shared(settings, summary, planned, batch)
         wanted += _wanted(settings)
     except UnreadableError as error:
-        return CellRun(
-            folder=place,
-            norm=norm,
-            batch=batch,
-            norm_batch=batch,
-            seeds=_seeds(folder, wanted),
-            problem=str(error),
-        )
+        return replace(named, seeds=seeds_of(folder, wanted), problem=str(error))
     data = summary.get("data")
     data = data if isinstance(data, dict) else {}
     asked = settings.get("data", {})
-    return CellRun(
-        folder=place,
-        norm=norm,
-        batch=batch,
+    return replace(
+        named,
         norm_batch=shared,
         model=string(summary, "model") or (planned.model if planned else "") or _title(settings),
         data=string(data, "name")
@@ -285,7 +177,7 @@ def _read_cell(folder: Path, place: str, planned: CellRun | None, norm: str, bat
         sha256=string(data, "sha256") or None,
         settings=filled(settings),
         environment=read_environment(folder),
-        seeds=_seeds(folder, wanted),
+        seeds=seeds_of(folder, wanted),
         choice=read_rate(folder) or {},
     )
 
@@ -306,7 +198,10 @@ def _check(values: Mapping[str, Any], norm: str, batch: int, file: str) -> None:
 
 
 def _shared(
-    settings: Mapping[str, Any], summary: Mapping[str, Any], planned: CellRun | None, batch: int
+    settings: Mapping[str, Any],
+    summary: Mapping[str, Any],
+    planned: PlannedCell | None,
+    batch: int,
 ) -> int:
     """How many images share statistics."""
     for values in (settings, summary):

@@ -3,7 +3,8 @@
 from collections import Counter
 from collections.abc import Iterable
 
-from normbench.report.read.cells import INTERRUPTED, RUNNING, UNREADABLE, WAITING, CellRun
+from normbench.report.read.cells import CellRun
+from normbench.report.read.seeds import INTERRUPTED, RUNNING, UNREADABLE, WAITING
 from normbench.store.results import DIVERGED, FAILED, FINISHED
 
 STATES = (FINISHED, RUNNING, INTERRUPTED, WAITING, DIVERGED, FAILED, UNREADABLE)

@@ -8,13 +8,13 @@ import pytest
 from normbench.report.page.document import (
     Block,
     Bullets,
-    Commands,
+    CommandLines,
     Facts,
-    Findings,
     First,
     Folded,
     Heading,
     Pictures,
+    Sentences,
     Table,
     Text,
     to_html,
@@ -33,13 +33,13 @@ def every_block(text: str) -> list[Block]:
         Heading(1, text),
         Text(text),
         Text(text, muted=True),
-        Findings([text]),
+        Sentences([text]),
         Bullets([text]),
         Table([text, "n"], [[text, "1"]]),
         Facts([(text, text)]),
         Pictures([DRAWING]),
         First(Table([text, "n"], [[text, "1"]]), replace(DRAWING, name="first")),
-        Commands([text]),
+        CommandLines([text]),
         Folded(text, [Text(text)]),
     ]
 
@@ -82,7 +82,9 @@ def test_text_stays_text_in_html() -> None:
 
 
 def test_text_stays_text_in_markdown() -> None:
-    text = to_markdown([block for block in every_block(EVIL) if not isinstance(block, Commands)])
+    text = to_markdown(
+        [block for block in every_block(EVIL) if not isinstance(block, CommandLines)]
+    )
 
     assert "<script" not in text
     assert "\\`code\\`" in text
@@ -93,7 +95,7 @@ def test_text_stays_text_in_markdown() -> None:
 
 
 def test_a_command_cannot_end_its_block() -> None:
-    text = to_markdown([Commands(["echo ```", "second\nline"])])
+    text = to_markdown([CommandLines(["echo ```", "second\nline"])])
 
     assert text == "````bash\necho ```\nsecond line\n````\n"
 
@@ -198,7 +200,7 @@ def test_what_scrolls_is_reached_by_keyboard_and_has_a_name_of_its_own() -> None
         Text("and"),
         table,
         Heading(3, "Again"),
-        Commands(["echo"]),
+        CommandLines(["echo"]),
         Folded("More", [table]),
     ]
     regions = with_role(to_html("", blocks), "region")
