@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from normbench.norms.base import NORMS, NormConfig, State, spatial_size
 from normbench.norms.batch import BatchNorm
-from normbench.norms.moments import moments, sum_over
+from normbench.norms.moments import Moments, sum_over
 from normbench.norms.parts import (
     mean_over,
     per_example,
@@ -79,7 +79,7 @@ class SwitchableNorm(BatchNorm):
                 x, self.weight, self.bias, self.mean_weight, self.var_weight, self
             )
             return trained
-        own = self.split(*moments(x), 1)
+        own = self.split(*Moments.apply(x), 1)
         batch = torch.stack((self.running_mean, self.running_var)).view(2, 1, 1, self.replicas, -1)
         sets = (own, _joint(own, -1), batch)
         centre, variance = _mixed(_shares(self.mean_weight, self.var_weight), sets)
@@ -87,8 +87,8 @@ class SwitchableNorm(BatchNorm):
         return torch.addcmul(per_example(term, x), x, per_example(factor, x))
 
     def split(self, mean: Tensor, variance: Tensor, parts: int) -> Tensor:
-        """Two times [N, C] as [2, sub-batches, N of each, replicas, C of each]."""
-        n, c = mean.shape
+        """Two times [N, C, 1, ...] as [2, sub-batches, N of each, replicas, C of each]."""
+        n, c = mean.shape[:2]
         both = torch.stack((mean, variance))
         return both.view(2, parts, n // parts, self.replicas, c // self.replicas)
 
@@ -102,7 +102,6 @@ class SwitchableNorm(BatchNorm):
             return factor, -centre * factor
         return factor, torch.addcmul(self.bias, centre, factor, value=-1)
 
-    @torch.no_grad()
     def move(self, batch: Tensor) -> None:
         """Moves the running statistics by those of the sub-batches, as :meth:`split` has them."""
         for running, each in zip((self.running_mean, self.running_var), batch, strict=True):
@@ -123,7 +122,7 @@ class _Trained(torch.autograd.Function):
         var_weight: Tensor,
         layer: SwitchableNorm,
     ) -> Tensor:
-        own = layer.split(*moments(x), layer.num_sub_batches(x.shape))
+        own = layer.split(*Moments.forward(x), layer.num_sub_batches(x.shape))
         sets = (own, _joint(own, -1), _joint(own, -3))
         layer.move(sets[2])
         shares = _shares(mean_weight, var_weight)
