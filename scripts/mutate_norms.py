@@ -49,8 +49,8 @@ FUNCTIONS = {
     **{"mean_over": "torch.sum", "detach": "clone"},
 }
 SECONDS = 60.0
-"""Of the processor's time, in which the checks must end; sound layers take 5 at most. By the clock,
-a busy machine would be taken for a mutant that was noticed."""
+"""Of the processor's time, in which the checks must end, or the mutant is noticed; sound layers take
+5 at most. By the clock, a busy machine would be taken for a mutant that was noticed."""
 
 # What people read, and what no check can see from outside.
 # Of ``correction``, tests/training/test_precise_bn.py is the check.
@@ -196,7 +196,7 @@ def survives(mutant: Mutant, configs: Sequence[NormConfig]) -> bool:
     try:
         with put_in(mutant), warnings.catch_warnings():
             warnings.simplefilter("error")
-            signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS)  # one that does not end is noticed, too
+            signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS)
             for check in CHECKS:
                 for config in configs:
                     check(config)
