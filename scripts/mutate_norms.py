@@ -49,8 +49,8 @@ FUNCTIONS = {
     **{"mean_over": "torch.sum", "detach": "clone"},
 }
 SECONDS = 60.0
-"""Of the processor's time, in which the checks must end, or the mutant is noticed; sound layers take
-5 at most. By the clock, a busy machine would be taken for a mutant that was noticed."""
+"""Of the processor's time, in which the checks must end, or the mutant is noticed; those of sound
+layers take 5 at most. By the clock, a busy machine would be taken for a mutant's doing."""
 
 # What people read, and what no check can see from outside.
 # Of ``correction``, tests/training/test_precise_bn.py is the check.

@@ -192,10 +192,18 @@ def _step(config: NormConfig, layer: Norm, x: Tensor, norm_batch: int | None) ->
         close(buffer, state[key], f"{mode}: {key}")
 
 
-def _refuses(layer: Norm, x: Tensor) -> None:
+def refusal(config: NormConfig, layout: str) -> str | None:
+    """How the norm refuses to train on a layout; None where it is held to its reference."""
+    layer = built(config, act=config.norm_activation)
+    x = laid_out(layout)
+    return _refuses(layer, x) if _is_lost(config, layer, x, None) else None
+
+
+def _refuses(layer: Norm, x: Tensor) -> str:
     with pytest.raises(UsageError, match="single value") as caught:
         layer(x)
     assert "\n" not in str(caught.value)
+    return str(caught.value)
 
 
 def _is_lost(config: NormConfig, layer: Norm, x: Tensor, norm_batch: int | None) -> bool:
