@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 from normbench.norms.base import NORMS, Norm, NormConfig, State, spatial_size
 from normbench.norms.batch import num_sub_batches
 from normbench.norms.evonorm_s0 import PAPER, PLAIN, scaled_copy
-from normbench.norms.moments import Moments, above_zero, pooled, sum_over
+from normbench.norms.moments import Moments, above_zero, sum_over
 from normbench.norms.parts import mean_over, positions, scale_and_shift, spread
 from normbench.norms.settings import setting
 
@@ -96,7 +96,8 @@ class EvoNormB0(Norm):
             values: how many values each variance is over.
         """
         assert self.running_var is not None
-        batch = pooled(mean, variance, lambda each: each.mean(1, keepdim=True))
+        between = (mean - mean.mean(1, keepdim=True)).square()
+        batch = (variance + between).mean(1, keepdim=True)
         unbiased = batch.mean((0, 1)) * (values / (values - 1))
         self.running_var.lerp_(unbiased, self.momentum)
         return batch

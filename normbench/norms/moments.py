@@ -1,6 +1,5 @@
-"""Variances that few passes over channels-last images give, and that can be pooled."""
+"""Means and variances that few passes over channels-last images give, and sums over them."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -66,14 +65,6 @@ class MeanSquare(torch.autograd.Function):
         (x,) = ctx.saved_tensors
         of_x: Tensor = 2 / spatial_size(x.shape) * grad * x
         return of_x
-
-
-def pooled(mean: Tensor, variance: Tensor, over: Callable[[Tensor], Tensor]) -> Tensor:
-    """The variance of values that are pooled: ``over`` takes means of what is shared.
-
-    It is the mean of the parts' variances plus the variance of their means.
-    """
-    return over(variance + (mean - over(mean)).square())
 
 
 def above_zero(grad: Tensor, x: Tensor) -> Tensor:
