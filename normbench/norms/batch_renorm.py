@@ -78,7 +78,7 @@ class BatchRenorm(BatchNorm):
             shift = shift + self.bias
         cudnn = torch.backends.cudnn.enabled
         y = torch.batch_norm(
-            x, scale.flatten(), shift.flatten(), None, None, True, 0.0, self.eps, cudnn
+            x, scale.flatten(), shift.flatten(), None, None, True, self.momentum, self.eps, cudnn
         )
         return unfolded(y, parts) if parts > 1 else y
 
@@ -87,7 +87,7 @@ class BatchRenorm(BatchNorm):
         """r and d, each [parts, C]; moves the running statistics."""
         x = x.to(self.running_mean.dtype)
         # The first half of batch norm's kernel; torch.var_mean takes thirty times as long.
-        mean, var = torch.ops.aten.batch_norm_update_stats(x, None, None, 0.0)
+        mean, var = torch.ops.aten.batch_norm_update_stats(x, None, None, self.momentum)
         mean, std = mean.view(parts, -1), (var + self.eps).sqrt_().view(parts, -1)
         running = (self.running_var + self.eps).sqrt_()
         r = self._limited(std / running, 1 / self.r_limit, self.r_limit)

@@ -5,11 +5,12 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
-from normbench.errors import UsageError
 from normbench.norms.base import NORMS, Norm, NormConfig, State, spatial_size
+from normbench.norms.batch import num_sub_batches
 from normbench.norms.evonorm_s0 import PAPER, PLAIN, scaled_copy
-from normbench.norms.moments import Moments, above_zero, pooled, sum_over
+from normbench.norms.moments import Moments, above_zero, sum_over
 from normbench.norms.parts import mean_over, positions, scale_and_shift, spread
 from normbench.norms.settings import setting
 
@@ -73,81 +74,92 @@ class EvoNormB0(Norm):
         if self.v is None:
             return scaled_copy(x, self.weight, self.bias)
         assert self.running_var is not None
-        mean, instance = Moments.apply(x)
-        if self.training and len(x):
-            batch = self._batch_variance(mean, instance, x.shape)
-        else:
-            batch = spread(self.running_var, x)
-        v = spread(self.v, x)
-        own, shared = (instance + self.eps).sqrt(), (batch + self.eps).sqrt()
-        y: Tensor = Quotient.apply(x, v, own, shared, larger(x, v, own, shared))
-        if self.weight is None:
-            return y
-        assert self.bias is not None
-        return torch.addcmul(spread(self.bias, x), y, spread(self.weight, x))
+        x = x.to(self.running_var.dtype)
+        if self.training and len(x) > 0:
+            if self.values_per_statistic(x.shape) == 1:
+                raise self.single_value(x.shape)
+            trained: Tensor = _Trained.apply(x, self.weight, self.bias, self.v, self)
+            return trained
+        _, instance = Moments.apply(x)
+        own, shared = (instance + self.eps).sqrt(), (self.running_var + self.eps).sqrt()
+        y = x / torch.maximum(spread(shared, x), spread(self.v, x) * x + own)
+        return scale_and_shift(y, self.weight, self.bias)
 
     def activate(self, y: Tensor) -> Tensor:
         return y
 
-    def _batch_variance(self, mean: Tensor, variance: Tensor, shape: torch.Size) -> Tensor:
-        """The variance of each example's batch or sub-batch, [N, C, 1, ...]; the average moves."""
+    def batch_variance(self, mean: Tensor, variance: Tensor, values: int) -> Tensor:
+        """The variance of each sub-batch, [sub-batches, 1, C]; the running average moves.
+
+        Args:
+            mean, variance: of each example's channel, [sub-batches, N of each, C].
+            values: how many values each variance is over.
+        """
         assert self.running_var is not None
-        n, size = shape[0], min(self.norm_batch or shape[0], shape[0])
-        if n % size:
-            raise UsageError(f"norm_batch={size} does not divide a batch of {n}")
-        count = size * spatial_size(shape)
-        if count == 1:
-            raise self.single_value(shape)
-
-        def over_sub_batches(values: Tensor) -> Tensor:
-            parts: Tensor = values.unflatten(0, (-1, size))
-            return parts.mean(1, keepdim=True).expand_as(parts).flatten(0, 1)
-
-        batch = pooled(mean, variance, over_sub_batches)
-        unbiased = batch.detach().mean(0).flatten() * (count / (count - 1))
-        self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
+        between = (mean - mean.mean(1, keepdim=True)).square()
+        batch = (variance + between).mean(1, keepdim=True)
+        unbiased = batch.mean((0, 1)) * (values / (values - 1))
+        self.running_var.lerp_(unbiased, self.momentum)
         return batch
 
 
-@torch.no_grad()
-def larger(x: Tensor, v: Tensor, own: Tensor, shared: Tensor) -> Tensor:
-    """max(shared, v·x + own), without a gradient: :class:`Quotient` knows it."""
-    return (x * v).add_(own).clamp_min_(shared)
-
-
-class Quotient(torch.autograd.Function):
-    """x / max(shared, v·x + own), for x [N, C, ...], v [1, C, 1, ...], the others [N, C, 1, ...].
-
-    The backward pass of ``torch.maximum`` alone takes longer on a CPU. The denominator comes as an
-    argument: only arguments and results can be kept where torch.func is to take it.
-    """
-
-    generate_vmap_rule = True
+class _Trained(torch.autograd.Function):
+    """Training, forward and back: y = γ·x/d + β with d = max(shared, v·x + own), where ``shared``
+    is the deviation of a channel over the sub-batch, and ``own`` that over an example."""
 
     @staticmethod
-    def forward(x: Tensor, v: Tensor, own: Tensor, shared: Tensor, denominator: Tensor) -> Tensor:
-        """The quotient, shaped like x; ``shared`` may be [1, C, 1, ...] if it is constant."""
-        return x / denominator
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        v: Tensor,
+        layer: EvoNormB0,
+    ) -> Tensor:
+        parts = num_sub_batches(len(x), layer.norm_batch)
+        mean, variance = (each.view(parts, -1, x.shape[1]) for each in Moments.forward(x))
+        batch = layer.batch_variance(mean, variance, x.numel() // (parts * x.shape[1]))
+        own, shared = (variance + layer.eps).sqrt_(), (batch + layer.eps).sqrt_()
+        own_x, shared_x = _at_examples(own, x), _at_examples(shared.expand_as(own), x)
+        denominator = (x * spread(v, x)).add_(own_x).clamp_min_(shared_x)
+        ctx.save_for_backward(x, weight, v, mean, own, shared, denominator)
+        y = x / denominator
+        if weight is None:
+            return y
+        assert bias is not None
+        return torch.addcmul(spread(bias, x), y, spread(weight, x))
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        """Keeps what the backward pass needs."""
-        x, v, _, shared, denominator = inputs
-        ctx.save_for_backward(x, v, output, shared, denominator)
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        x, weight, v, mean, own, shared, denominator = ctx.saved_tensors
+        gamma = torch.ones_like(v) if weight is None else weight
+        axes = positions(x)
+        by_x = grad / denominator
+        product = by_x * x
+        to_gamma = None if weight is None else sum_over(product, (0, *axes)).flatten()
+        # d/dd of x/d is -x/d², which goes to what the maximum took.
+        by_d = product.div_(denominator)
+        whole = sum_over(by_d, axes).view_as(own)
+        by_d = above_zero(by_d, denominator - _at_examples(shared.expand_as(own), x))
+        to_own = sum_over(by_d, axes).view_as(own)
+        by_x.addcmul_(by_d, spread(v, x), value=-1)
+        to_v = -gamma * sum_over(by_d.mul_(x), (0, *axes)).flatten()
+        by_batch = 0.5 * gamma * ((to_own - whole) / shared).mean(1, keepdim=True)
+        by_variance = torch.sub(by_batch, gamma * to_own / own, alpha=0.5)
+        m = spatial_size(x.shape)
+        slope = 2 / m * by_variance
+        between = 2 / m * by_batch * (mean - mean.mean(1, keepdim=True))
+        constant = torch.addcmul(between, slope, mean, value=-1)
+        dx = torch.addcmul(_at_examples(constant, x), x, _at_examples(slope, x))
+        dx.addcmul_(by_x, spread(gamma, x))
+        to_beta = None if weight is None else sum_over(grad, (0, *axes)).flatten()
+        return dx, to_gamma, to_beta, to_v, None
 
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """With y = x/d: dy/dx = 1/d and dy/dd = -y/d, which goes to what the maximum took."""
-        x, v, y, shared, denominator = ctx.saved_tensors
-        of_x = grad / denominator
-        of_maximum = of_x * y
-        whole = sum_over(of_maximum, positions(x))
-        of_maximum = above_zero(of_maximum, denominator - shared)
-        own = sum_over(of_maximum, positions(x))
-        of_x.addcmul_(of_maximum, v, value=-1)
-        of_v = sum_over(of_maximum.mul_(x), (0, *positions(x)))
-        of_shared = own - whole if ctx.needs_input_grad[3] else None
-        return of_x, -of_v, -own, of_shared, None
+
+def _at_examples(values: Tensor, x: Tensor) -> Tensor:
+    """[sub-batches, N of each, C] as a factor or term of ``x`` [N, C, ...]."""
+    return values.reshape(*x.shape[:2], *(1,) * (x.dim() - 2))
 
 
 @NORMS.register("evonorm_b0")

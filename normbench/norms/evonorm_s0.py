@@ -5,10 +5,11 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
-from normbench.norms.base import NORMS, State
+from normbench.norms.base import NORMS, State, spatial_size
 from normbench.norms.group import GroupedConfig, GroupNorm
-from normbench.norms.moments import Moments, over_groups, pooled, sum_over
+from normbench.norms.moments import Moments, over_groups, sum_over
 from normbench.norms.parts import mean_over, positions, scale_and_shift, spread
 from normbench.norms.published import Published
 
@@ -56,54 +57,68 @@ class EvoNormS0(GroupNorm):
             return scaled_copy(x, self.weight, self.bias)
         if self.values_per_statistic(x.shape) == 1:
             raise self.single_value(x.shape)
-        mean, variance = Moments.apply(x)
-        variance = pooled(mean, variance, lambda each: over_groups(each, self.num_groups))
-        # One factor for each example and channel, so that there are few passes over the input.
-        factor = (variance + self.eps).rsqrt()
-        if self.weight is not None:
-            factor = factor * spread(self.weight, x)
-        v = spread(self.v, x)
-        swish: Tensor = Swish.apply(x, v, sigmoid_of(x, v))
-        if self.bias is None:
-            return swish * factor
-        return torch.addcmul(spread(self.bias, x), swish, factor)
+        x = x.to(self.v.dtype)
+        y: Tensor = _Swished.apply(x, self.v, self.weight, self.bias, self.num_groups, self.eps)[0]
+        return y
 
     def activate(self, y: Tensor) -> Tensor:
         return y
 
 
-@torch.no_grad()
-def sigmoid_of(x: Tensor, v: Tensor) -> Tensor:
-    """sigmoid(v·x), without a gradient: :class:`Swish` knows it."""
-    return (x * v).sigmoid_()
+class _Swished(torch.autograd.Function):
+    """γ·x·sigmoid(v·x)/s + β, forward and back, with few tensors of x's size.
 
-
-class Swish(torch.autograd.Function):
-    """x·sigmoid(v·x), for x [N, C, ...] and v [1, C, 1, ...], with few tensors of x's size.
-
-    The sigmoid comes as an argument: only arguments and results can be kept where torch.func is
-    to take it.
+    What the backward pass needs is among the results: only arguments and results can be kept where
+    torch.func is to take it.
     """
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, v: Tensor, sigmoid: Tensor) -> Tensor:
-        """The product, shaped like x."""
-        return x * sigmoid
+    def forward(
+        x: Tensor,
+        v: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        num_groups: int,
+        eps: float,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The output, the group's mean and 1/s, each [N, C, 1, ...], and the sigmoid."""
+        mean, variance = Moments.forward(x)
+        centre = over_groups(mean, num_groups)
+        variance = over_groups(variance + (mean - centre).square(), num_groups)
+        inverse = (variance + eps).rsqrt()
+        factor = inverse if weight is None else inverse * spread(weight, x)
+        sigmoid = (x * spread(v, x)).sigmoid_()
+        swish = x * sigmoid
+        if bias is None:
+            return swish * factor, centre, inverse, sigmoid
+        return torch.addcmul(spread(bias, x), swish, factor), centre, inverse, sigmoid
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         """Keeps what the backward pass needs."""
-        ctx.save_for_backward(*inputs)
+        x, v, weight, _, ctx.num_groups, _ = inputs
+        ctx.save_for_backward(x, v, weight, *output[1:])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
-        """With s = sigmoid(v·x): dy/dx = s + v·x·s·(1 - s) and dy/dv = x²·s·(1 - s)."""
-        x, v, sigmoid = ctx.saved_tensors
-        slope = (1 - sigmoid).mul_(sigmoid).mul_(x)
-        of_v = sum_over((slope * x).mul_(grad), (0, *positions(x)))
-        return slope.mul_(v).add_(sigmoid).mul_(grad), of_v, None
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        """With s = sigmoid(v·x): of x·s, d/dx = s + v·x·s·(1 - s) and d/dv = x²·s·(1 - s)."""
+        x, v, weight, centre, inverse, sigmoid = ctx.saved_tensors
+        axes, factor = positions(x), inverse if weight is None else inverse * spread(weight, x)
+        product = (x * sigmoid).mul_(grad)
+        along = sum_over(product, axes)
+        product.mul_(1 - sigmoid)
+        to_v = (sum_over(product * x, axes) * factor).sum(0).flatten()
+        swish = product.mul_(spread(v, x)).addcmul_(grad, sigmoid)
+        by_variance = over_groups(factor * along * inverse.square(), ctx.num_groups)
+        slope = by_variance * (-1 / spatial_size(x.shape))
+        dx = torch.addcmul(-slope * centre, x, slope).addcmul_(swish, factor)
+        if weight is None:
+            return dx, to_v, None, None, None, None
+        to_beta = sum_over(grad, (0, *axes)).flatten()
+        return dx, to_v, (along * inverse).sum(0).flatten(), to_beta, None, None
 
 
 def scaled_copy(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:

@@ -1,6 +1,5 @@
-"""Variances that few passes over channels-last images give, and that can be pooled."""
+"""Means and variances that few passes over channels-last images give, and sums over them."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -68,20 +67,6 @@ class MeanSquare(torch.autograd.Function):
         return of_x
 
 
-def moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance over the positions of [N, C, ...], each [N, C]."""
-    mean, variance = Moments.apply(x)
-    return mean.flatten(1), variance.flatten(1)
-
-
-def pooled(mean: Tensor, variance: Tensor, over: Callable[[Tensor], Tensor]) -> Tensor:
-    """The variance of values that are pooled: ``over`` takes means of what is shared.
-
-    It is the mean of the parts' variances plus the variance of their means.
-    """
-    return over(variance + (mean - over(mean)).square())
-
-
 def above_zero(grad: Tensor, x: Tensor) -> Tensor:
     """``grad`` where x > 0, and 0 elsewhere; several times as fast as with a mask on a CPU."""
     kept: Tensor = torch.ops.aten.threshold_backward(grad, x, 0)
@@ -89,9 +74,10 @@ def above_zero(grad: Tensor, x: Tensor) -> Tensor:
 
 
 def over_groups(values: Tensor, num_groups: int) -> Tensor:
-    """Means over the channels of each group, of [N, C, 1, ...], at the places of each."""
-    groups: Tensor = values.unflatten(1, (num_groups, -1))
-    return groups.mean(2, keepdim=True).expand_as(groups).flatten(1, 2)
+    """Means over the channels of each group, of [N, C, ...], at the places of each."""
+    n, c, *space = values.shape
+    groups = values.view(n, num_groups, c // num_groups, *space)  # unflatten takes twice as long
+    return groups.mean(2, keepdim=True).expand_as(groups).reshape(values.shape)
 
 
 def sum_over(x: Tensor, axes: tuple[int, ...]) -> Tensor:

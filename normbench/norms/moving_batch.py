@@ -99,37 +99,41 @@ class MovingBatchNorm(Norm):
     def _times_gamma(self, factor: Tensor) -> Tensor:
         return factor if self.weight is None else factor * self.weight
 
-    def over_window(self, window: Tensor, new: Tensor, steps: Tensor) -> Tensor:
-        """What is used instead of the sub-batches' own statistics, which enter ``window``.
-
-        Args:
-            window: [C, window].
-            new: the own statistics, [sub-batches, C].
-            steps: how many steps there were before.
-        """
-        size = window.shape[1]
-        row = torch.cat([window, new.t()], 1)
-        held = steps * len(new) + torch.arange(1, len(new) + 1, device=new.device)
-        mean = row.unfold(1, size, 1)[:, 1:].sum(2) / held.clamp(max=size)
-        window.copy_(row[:, -size:])
-        return torch.where(steps < self.warmup, new, mean.t())
+    def held(self, parts: int) -> Tensor:
+        """How many statistics the windows hold after each of this step's, [sub-batches]."""
+        counts = torch.arange(1, parts + 1, device=self.steps.device) + self.steps * parts
+        return counts.clamp_(max=self.square_window.shape[1])
 
     def correction(self, square: Tensor, used: Tensor) -> Tensor:
-        """r, [sub-batches, C]; moves the exponential average and the number of steps.
+        """r after the warm-up, [sub-batches, C]; moves the exponential average and the steps.
 
         Args:
             square: the mean square of each sub-batch, [sub-batches, C].
             used: what it uses instead.
         """
-        self.running_square.copy_(torch.where(self.steps == 0, square[0], self.running_square))
-        before = []
+        averages = [torch.where(self.steps == 0, square[0], self.running_square)]
         for each in square:
-            before.append(self.running_square.clone())
-            self.running_square.lerp_(each, self.momentum)
-        r = ((used + self.eps) / (torch.stack(before) + self.eps)).sqrt()
-        r = torch.where(self.steps < self.warmup, 1.0, r.clamp(1 / self.limit, self.limit))
-        self.steps += 1
-        return r
+            averages.append(averages[-1].lerp(each, self.momentum))
+        self.running_square.copy_(averages[-1])
+        self.steps.add_(1)
+        r = ((used + self.eps) / (torch.stack(averages[:-1]) + self.eps)).sqrt_()
+        return r.clamp_(1 / self.limit, self.limit)
+
+
+def over_window(window: Tensor, new: Tensor, held: Tensor, warm: Tensor) -> Tensor:
+    """What is used instead of the sub-batches' own statistics, which enter ``window``.
+
+    Args:
+        window: [C, window].
+        new: the own statistics, [sub-batches, C].
+        held: how many the window holds after each.
+        warm: whether these are the first steps, which use their own.
+    """
+    size = window.shape[1]
+    row = torch.cat([window, new.t()], 1)
+    mean = row.unfold(1, size, 1)[:, 1:].sum(2) / held
+    window.copy_(row[:, -size:])
+    return torch.where(warm, new, mean.t())
 
 
 class _Normalize(torch.autograd.Function):
@@ -148,14 +152,15 @@ class _Normalize(torch.autograd.Function):
         layer: MovingBatchNorm,
         parts: int,
     ) -> Tensor:
-        ctx.layer, ctx.steps, ctx.affine = layer, layer.steps.clone(), weight is not None
+        ctx.layer, ctx.affine = layer, weight is not None
+        held, warm = layer.held(parts), layer.steps < layer.warmup
         _, squares = channel_sums(x, x)
         square = squares.view(parts, -1) / (x.numel() // x.shape[1])
-        used = layer.over_window(layer.square_window, square, ctx.steps)
-        r = layer.correction(square, used)
+        used = over_window(layer.square_window, square, held, warm)
+        r = layer.correction(square, used).masked_fill_(warm, 1)
         inverse = (used + layer.eps).rsqrt()
         gain = r if weight is None else r * weight
-        ctx.save_for_backward(x, inverse, r, gain)
+        ctx.save_for_backward(x, inverse, r, gain, held, warm)
         factor = spread((gain * inverse).flatten(), x)
         if bias is None:
             return x * factor
@@ -164,14 +169,14 @@ class _Normalize(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:
-        x, inverse, r, gain = ctx.saved_tensors
+        x, inverse, r, gain, held, warm = ctx.saved_tensors
         layer = ctx.layer
         first, second = (each.view_as(r) for each in channel_sums(grad, x))
         psi = gain * inverse * second / (x.numel() // x.shape[1])
-        used = layer.over_window(layer.gradient_window, psi, ctx.steps)
+        used = over_window(layer.gradient_window, psi, held, warm)
         slope = spread((inverse * gain).flatten(), x)
         pull = spread((inverse.square() * used).flatten(), x)
-        dx = torch.addcmul(grad * slope, x, pull, value=-1)
+        dx = (grad * slope).addcmul_(x, pull, value=-1)
         if not ctx.affine:
             return dx, None, None, None, None
         return dx, (r * inverse * second).sum(0), first.sum(0), None, None

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from normbench.norms.base import NORMS, Norm, NormConfig, State
-from normbench.norms.moments import moments
+from normbench.norms.moments import Moments, over_groups, sum_over
 from normbench.norms.parts import (
     mean_over,
     per_example,
@@ -77,13 +77,7 @@ class OnlineNorm(Norm):
         """The factor of layer scaling, [N, C], from the mean squares of each channel, [N, C]."""
         if not self.layer_scaling:
             return torch.ones_like(square)
-        return (self.over_layer(square) + self.eps).rsqrt()
-
-    def over_layer(self, values: Tensor) -> Tensor:
-        """The mean over each replica's channels, for each of them: [N, C] as before."""
-        means = values.unflatten(1, (self.replicas, -1)).mean(2)
-        repeated: Tensor = means.repeat_interleave(self.channels // self.replicas, 1)
-        return repeated
+        return (over_groups(square, self.replicas) + self.eps).rsqrt_()
 
 
 class _Online(torch.autograd.Function):
@@ -97,40 +91,44 @@ class _Online(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, layer: OnlineNorm
     ) -> Tensor:
-        mean, var = moments(x)
+        mean, var = (each.flatten(1) for each in Moments.forward(x))
         gamma = torch.ones_like(layer.running_mean) if weight is None else weight
         beta = torch.zeros_like(gamma) if bias is None else bias
         before, inverse = _controlled(layer, mean, var)
-        term = -before * inverse
-        y_mean = mean * inverse + term
-        y_square = var * inverse.square() + y_mean.square()
-        scale = layer.scale(gamma.square() * y_square + beta * (2 * gamma * y_mean + beta))
+        term, gain = -before * inverse, gamma * inverse
+        y_mean = torch.addcmul(term, mean, inverse)
+        u_mean = torch.addcmul(beta, gamma, y_mean)
+        scale = layer.scale(torch.addcmul(u_mean.square(), gain.square(), var))
         ctx.layer, ctx.affine = layer, weight is not None
-        ctx.save_for_backward(x, gamma, beta, inverse, term, y_mean, y_square, scale)
-        constant = per_example(scale * torch.addcmul(beta, gamma, term), x)
-        return torch.addcmul(constant, x, per_example(scale * gamma * inverse, x))
+        ctx.save_for_backward(x, gamma, beta, var, inverse, term, gain, y_mean, u_mean, scale)
+        constant = torch.addcmul(beta, gamma, term).mul_(scale)
+        return torch.addcmul(per_example(constant, x), x, per_example(scale * gain, x))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:
-        x, gamma, beta, inverse, term, y_mean, y_square, scale = ctx.saved_tensors
+        x, gamma, beta, var, inverse, term, gain, y_mean, u_mean, scale = ctx.saved_tensors
         layer, axes = ctx.layer, positions(x)
-        level = mean_over(grad, axes).flatten(1)  # the mean of the gradient
-        along = mean_over(grad * x, axes).flatten(1) * inverse + level * term  # of it times y
-        level, along = scale * level, scale * along
+        count = x.numel() // scale.numel()
+        # The mean of the gradient of u, and of it times y.
+        level = sum_over(grad, axes).view_as(scale).mul_(scale / count)
+        along = sum_over(grad * x, axes).view_as(scale).mul_(scale / count)
+        along = torch.addcmul(level * term, along, inverse)
+        y_square = torch.addcmul(y_mean.square(), var, inverse.square())
+        pull = torch.zeros_like(scale)
         if layer.layer_scaling:  # which takes away what lies along u
-            pull = scale.square() * layer.over_layer(gamma * along + beta * level)
-            level = level - pull * (gamma * y_mean + beta)
-            along = along - pull * (gamma * y_square + beta * y_mean)
-        else:
-            pull = torch.zeros_like(scale)
-        count = x.numel() // level.numel()
+            pull = over_groups(torch.addcmul(beta * level, gamma, along), layer.replicas)
+            pull = pull * scale.square()
+            level = level.addcmul_(pull, u_mean, value=-1)
+            of_u = torch.addcmul(beta * y_mean, gamma, y_square)
+            along = along.addcmul_(pull, of_u, value=-1)
         to_gamma, to_beta = count * along.sum(0), count * level.sum(0)
         by_y, by_one = _corrections(layer, gamma * level, gamma * along, inverse, y_mean, y_square)
-        by_y = by_y + gamma.square() * pull * inverse
-        by_one = by_one + gamma * beta * pull * inverse + by_y * term
+        pull.mul_(gain)
+        by_y.addcmul_(gamma, pull)
+        by_one.addcmul_(beta, pull).addcmul_(by_y, term)
         dx = torch.addcmul(per_example(-by_one, x), x, per_example(-by_y * inverse, x))
-        dx.addcmul_(grad, per_example(scale * gamma * inverse, x))
+        dx.addcmul_(grad, per_example(scale * gain, x))
         return (dx, to_gamma, to_beta, None) if ctx.affine else (dx, None, None, None)
 
 
@@ -143,11 +141,11 @@ def _controlled(layer: OnlineNorm, mean: Tensor, var: Tensor) -> tuple[Tensor, T
     keep = layer.forward_decay
     decay = torch.full_like(mean, keep)
     means = _recursion(decay, (1 - keep) * mean, layer.running_mean)
-    new = (1 - keep) * (var + keep * (mean - means[:-1]).square())
+    new = torch.addcmul(var, mean - means[:-1], mean - means[:-1], value=keep).mul_(1 - keep)
     variances = _recursion(decay, new, layer.running_var)
     layer.running_mean.copy_(means[-1])
     layer.running_var.copy_(variances[-1])
-    return means[:-1], (variances[:-1] + layer.eps).rsqrt()
+    return means[:-1], (variances[:-1] + layer.eps).rsqrt_()
 
 
 def _corrections(
@@ -167,11 +165,11 @@ def _corrections(
     rest = 1 - layer.backward_decay
     errors = _recursion(1 - rest * y_square, along, layer.output_error)
     pull = rest * errors[:-1]
-    level = (level - pull * y_mean) * inverse
+    level = torch.addcmul(level, pull, y_mean, value=-1).mul_(inverse)
     constants = _recursion(torch.full_like(level, 1 - rest), level, layer.constant_error)
     layer.output_error.copy_(errors[-1])
     layer.constant_error.copy_(constants[-1])
-    return pull * inverse, rest * constants[:-1]
+    return pull.mul_(inverse), rest * constants[:-1]
 
 
 def _recursion(factor: Tensor, term: Tensor, start: Tensor) -> Tensor:
@@ -183,13 +181,12 @@ def _recursion(factor: Tensor, term: Tensor, start: Tensor) -> Tensor:
         factor, term: [N, C].
         start: e_0, [C].
     """
-    factor, term = factor.clone(), term.clone()
     distance = 1
     while distance < len(term):
-        earlier = factor[distance:] * term[:-distance]
-        product = factor[distance:] * factor[:-distance]
-        term[distance:] += earlier
-        factor[distance:] = product
+        later = factor[distance:]
+        joined = torch.addcmul(term[distance:], later, term[:-distance])
+        term = torch.cat([term[:distance], joined])
+        factor = torch.cat([factor[:distance], later * factor[:-distance]])
         distance *= 2
     return torch.cat([start.unsqueeze(0), torch.addcmul(term, factor, start)])
 

@@ -1,14 +1,16 @@
 """Switchable normalization: learns how much of instance, layer and batch statistics to use."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
-from normbench.norms.base import NORMS, NormConfig, State
+from normbench.norms.base import NORMS, NormConfig, State, spatial_size
 from normbench.norms.batch import BatchNorm
-from normbench.norms.moments import moments
+from normbench.norms.moments import Moments, sum_over
 from normbench.norms.parts import (
     mean_over,
     per_example,
@@ -70,49 +72,112 @@ class SwitchableNorm(BatchNorm):
         return None  # where one of the means runs over a single value, the others do not
 
     def normalize(self, x: Tensor) -> Tensor:
-        # Everything but the last line works on numbers per example and channel, [N, C].
+        # Everything but the last line works on numbers per example and channel.
         x = x.to(self.running_mean.dtype)
-        mean, var = moments(x)
-        means, variances = zip(
-            (mean, var), self._of_layer(mean, var), self._of_batch(mean, var), strict=True
-        )
-        centre = self._mixed(self.mean_weight, means)
-        factor = (self._mixed(self.var_weight, variances) + self.eps).rsqrt()
-        if self.weight is not None:
-            factor = factor * self.weight
-        term = -centre * factor
-        if self.bias is not None:
-            term = term + self.bias
+        if self.training and len(x) > 0:
+            trained: Tensor = _Trained.apply(
+                x, self.weight, self.bias, self.mean_weight, self.var_weight, self
+            )
+            return trained
+        own = self.split(*Moments.apply(x), 1)
+        batch = torch.stack((self.running_mean, self.running_var)).view(2, 1, 1, self.replicas, -1)
+        sets = (own, _joint(own, -1), batch)
+        centre, variance = _mixed(_shares(self.mean_weight, self.var_weight), sets)
+        factor, term = self.affine(centre, (variance + self.eps).rsqrt())
         return torch.addcmul(per_example(term, x), x, per_example(factor, x))
 
-    def _mixed(self, learned: Tensor, statistics: tuple[Tensor, ...]) -> Tensor:
-        """The weighted mean of three statistics."""
-        per_channel = learned.softmax(1).repeat_interleave(self.channels // self.replicas, 0)
-        a, b, c = per_channel.unbind(1)
-        return a * statistics[0] + b * statistics[1] + c * statistics[2]
+    def split(self, mean: Tensor, variance: Tensor, parts: int) -> Tensor:
+        """Two times [N, C, 1, ...] as [2, sub-batches, N of each, replicas, C of each]."""
+        n, c = mean.shape[:2]
+        both = torch.stack((mean, variance))
+        return both.view(2, parts, n // parts, self.replicas, c // self.replicas)
 
-    def _of_layer(self, mean: Tensor, var: Tensor) -> tuple[Tensor, ...]:
-        """Mean and variance over the channels of each replica, for each of them."""
-        split = (self.replicas, -1)
-        found = _joint(mean.unflatten(1, split), var.unflatten(1, split), 2)
-        return tuple(each.repeat_interleave(self.channels // self.replicas, 1) for each in found)
+    def affine(self, centre: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor]:
+        """The factor and the term of the input, each [N, C]."""
+        factor = inverse.view(-1, self.channels)
+        if self.weight is not None:
+            factor = factor * self.weight
+        centre = centre.view(-1, self.channels)
+        if self.bias is None:
+            return factor, -centre * factor
+        return factor, torch.addcmul(self.bias, centre, factor, value=-1)
 
-    def _of_batch(self, mean: Tensor, var: Tensor) -> tuple[Tensor, ...]:
-        """Mean and variance over the batch; in training the running ones move."""
-        if not self.training or len(mean) == 0:
-            return self.running_mean, self.running_var
-        parts = self.num_sub_batches(mean.shape)
-        found = _joint(mean.unflatten(0, (parts, -1)), var.unflatten(0, (parts, -1)), 1)
-        with torch.no_grad():
-            for running, each in zip((self.running_mean, self.running_var), found, strict=True):
-                running.lerp_(each.mean(0), self.momentum)
-        return tuple(each.repeat_interleave(len(mean) // parts, 0) for each in found)
+    def move(self, batch: Tensor) -> None:
+        """Moves the running statistics by those of the sub-batches, as :meth:`split` has them."""
+        for running, each in zip((self.running_mean, self.running_var), batch, strict=True):
+            running.lerp_(each.mean(0).flatten(), self.momentum)
 
 
-def _joint(mean: Tensor, var: Tensor, axis: int) -> tuple[Tensor, Tensor]:
-    """Mean and variance of the union of equally large sets along ``axis`` with these."""
-    joint = mean.mean(axis, keepdim=True)
-    return joint.squeeze(axis), (var + (mean - joint).square()).mean(axis)
+class _Trained(torch.autograd.Function):
+    """Training, forward and back: the statistics of an example's channels are few numbers, for
+    which autograd's own steps would take longer than what they do."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        mean_weight: Tensor,
+        var_weight: Tensor,
+        layer: SwitchableNorm,
+    ) -> Tensor:
+        own = layer.split(*Moments.forward(x), layer.num_sub_batches(x.shape))
+        sets = (own, _joint(own, -1), _joint(own, -3))
+        layer.move(sets[2])
+        shares = _shares(mean_weight, var_weight)
+        centre, variance = _mixed(shares, sets)
+        inverse = (variance + layer.eps).rsqrt()
+        factor, term = layer.affine(centre, inverse)
+        ctx.affine = weight is not None
+        ctx.save_for_backward(x, shares, *sets, centre, inverse, factor)
+        return torch.addcmul(per_example(term, x), x, per_example(factor, x))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        x, shares, *sets, centre, inverse, factor = ctx.saved_tensors
+        own, layer, batch = sets
+        # Of y = factor·x + term, with factor = γ/√(variance + ε) and term = β - centre·factor:
+        to_term = sum_over(grad, positions(x)).view_as(centre)
+        to_factor = sum_over(grad * x, positions(x)).view_as(centre) - centre * to_term
+        to_gamma, gain = inverse * to_factor, factor.view_as(centre)
+        to_mixed = torch.stack((-gain * to_term, -0.5 * gain * inverse * to_gamma))
+        by_layer, by_batch = to_mixed.mean(-1, keepdim=True), to_mixed.mean(-3, keepdim=True)
+        to_mean, to_variance = _mixed(shares, (to_mixed, by_layer, by_batch))
+        for joint, share, each in ((layer, shares[1], by_layer), (batch, shares[2], by_batch)):
+            # The variance of a set is the mean of its parts' plus the variance of their means.
+            to_mean = to_mean.addcmul(own[0] - joint[0], share[1] * each[1], value=2)
+        along = torch.stack([(to_mixed * each).sum((1, 2, 4)) for each in sets])
+        shares = shares.view_as(along)
+        to_learned = (shares * (along - (shares * along).sum(0))).permute(1, 2, 0)
+        m = spatial_size(x.shape)
+        slope = 2 / m * to_variance
+        constant = (to_mean / m).addcmul_(own[0], slope, value=-1)
+        n, c = x.shape[:2]
+        dx = torch.addcmul(per_example(constant.view(n, c), x), x, per_example(slope.view(n, c), x))
+        dx.addcmul_(grad, per_example(factor, x))
+        affine = (to_gamma.view(n, c).sum(0), to_term.view(n, c).sum(0))
+        return dx, *(affine if ctx.affine else (None, None)), *to_learned, None
+
+
+def _shares(mean_weight: Tensor, var_weight: Tensor) -> Tensor:
+    """The weights of the three sets, for their means and variances, [3, 2, 1, 1, replicas, 1]."""
+    shares = torch.stack((mean_weight, var_weight)).softmax(2)
+    return shares.permute(2, 0, 1).reshape(3, 2, 1, 1, -1, 1)
+
+
+def _mixed(shares: Tensor, sets: Sequence[Tensor]) -> Tensor:
+    """The weighted sum of what there is of each set, [2, ...]: mean and variance."""
+    own, layer, batch = shares.unbind()
+    return (own * sets[0]).addcmul(layer, sets[1]).addcmul(batch, sets[2])
+
+
+def _joint(both: Tensor, axis: int) -> Tensor:
+    """Mean and variance, [2, ...], of the union of equally large sets along ``axis``."""
+    mean, variance = both
+    between, joint = torch.var_mean(mean, axis, correction=0, keepdim=True)
+    return torch.stack((joint, variance.mean(axis, keepdim=True) + between))
 
 
 @NORMS.register("switchable")

@@ -25,6 +25,7 @@ def build(norm_batch: int | None = None, momentum: float = 0.1) -> BatchNorm:
     return config.build(CHANNELS, act=False, norm_batch=norm_batch).double()
 
 
+@pytest.mark.public(batch="torch `BatchNorm2d`")
 @pytest.mark.parametrize("momentum", [0.1, 1.0])
 def test_the_reference_is_torch_s_batch_norm_with_its_running_statistics(momentum: float) -> None:
     theirs = nn.BatchNorm2d(CHANNELS, momentum=momentum).double()

@@ -49,6 +49,7 @@ class Paper:
 CONFIG = BatchRenormConfig(momentum=0.3, r_max=1.5, d_max=0.7, starts_at=0.2, r_at=0.6, d_at=0.4)
 
 
+@pytest.mark.public(batch_renorm="not in torch or timm; algorithm 1 of the paper in NumPy")
 @pytest.mark.parametrize(
     ("share", "r_max", "d_max"),
     [(0.0, 1.0, 0.0), (0.2, 1.0, 0.0), (0.3, 1.125, 0.35), (0.5, 1.375, 0.7), (0.9, 1.5, 0.7)],

@@ -19,6 +19,7 @@ def test_a_layer_has_one_alpha_and_a_stack_one_for_each_replica() -> None:
         assert all(p.shape == (1,) for name, p in part.named_parameters() if "alpha" in name)
 
 
+@pytest.mark.public(dyt="torch `tanh`")
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 100.0])
 def test_in_float32_it_is_torch_s_tanh(scale: float) -> None:
     layer, x = DynamicTanhConfig().build(8, act=False), randn(4, 8, 5, dtype=torch.float32) * scale

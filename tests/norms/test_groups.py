@@ -104,6 +104,7 @@ def test_groups_and_channels_per_group_together_are_an_error() -> None:
         GroupNormConfig(groups=2, channels_per_group=4)
 
 
+@pytest.mark.public(**dict.fromkeys(("layer", "instance", "group"), "torch `GroupNorm`"))
 @pytest.mark.parametrize(("name", "groups"), [("layer", 1), ("instance", 12), ("group", 4)])
 def test_the_reference_is_torch_s_group_norm(name: str, groups: int) -> None:
     chosen = {"groups": groups} if name == "group" else {}

@@ -8,6 +8,7 @@ from normbench.norms.layer import LayerNormConfig, Over
 from tests.norm_checks import close, randn
 
 
+@pytest.mark.public(layer="torch `layer_norm`")
 def test_over_channels_it_is_torch_s_layer_norm_of_each_position() -> None:
     layer, x = LayerNormConfig(over=Over.channels).build(8, act=False).double(), randn(2, 8, 3, 2)
     wanted = F.layer_norm(x.permute(0, 2, 3, 1), (8,)).permute(0, 3, 1, 2)

@@ -50,6 +50,7 @@ class Channel:
         return dx, float((dy * self.r * self.z).sum())
 
 
+@pytest.mark.public(moving_batch="not in torch or timm; the paper's recursion in NumPy")
 @pytest.mark.parametrize("norm_batch", [None, 2])
 def test_it_is_the_paper_s_recursion_through_the_warm_up_and_after(norm_batch: int | None) -> None:
     layer = CONFIG.build(CHANNELS, act=False, norm_batch=norm_batch).double()

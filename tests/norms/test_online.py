@@ -36,6 +36,7 @@ class Twin:
         return dx
 
 
+@pytest.mark.public(online="not in torch or timm; the paper's recursion in NumPy")
 @pytest.mark.parametrize("batch", [1, 2, 7])
 def test_it_is_the_paper_s_recursion_over_examples_in_both_directions(batch: int) -> None:
     config = OnlineNormConfig(

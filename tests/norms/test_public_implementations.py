@@ -16,10 +16,11 @@ from normbench.norms.evonorm_s0 import EvoNormS0Config
 from normbench.norms.frn import FilterResponseNormConfig
 from normbench.norms.group import GroupNormConfig
 from normbench.norms.layer import LayerNormConfig, Over
+from normbench.norms.none import NoNormConfig
 from normbench.norms.norm_free import ScaledConv, clip
 from normbench.norms.rms import RMSNormConfig
 from normbench.norms.weight_standardization import Standardization, StandardizedConv
-from tests.norm_checks import close, randn
+from tests.norm_checks import close, moved, randn
 
 layers = pytest.importorskip("timm.layers", reason="timm, of the extra `dev`, is not installed")
 
@@ -85,6 +86,14 @@ PAIRS: dict[str, tuple[NormConfig, Public, bool, dict[str, str]]] = {
 }
 
 
+def compared() -> dict[str, str]:
+    """The layers of timm with which each norm is compared, by norm."""
+    found: dict[str, list[str]] = {}
+    for name, (config, *_) in PAIRS.items():
+        found.setdefault(config.name, []).append(f"`{name.partition(',')[0]}`")
+    return {norm: f"timm {', '.join(dict.fromkeys(names))}" for norm, names in found.items()}
+
+
 def pair(name: str) -> tuple[nn.Module, nn.Module]:
     """Our layer and theirs with equal, moved parameters."""
     config, make, act, names = PAIRS[name]
@@ -99,6 +108,7 @@ def pair(name: str) -> tuple[nn.Module, nn.Module]:
     return ours, theirs
 
 
+@pytest.mark.public(**compared())
 @pytest.mark.parametrize("mode", ["training", "evaluation"])
 @pytest.mark.parametrize("name", PAIRS)
 def test_a_layer_is_timm_s(name: str, mode: str) -> None:
@@ -141,6 +151,9 @@ def convolutions() -> Iterator[tuple[str, nn.Module, nn.Module, nn.Conv2d]]:
     yield "ScaledStdConv2d", ScaledConv.of(conv, clipping=None), scaled, conv
 
 
+@pytest.mark.public(
+    ws_group="timm `StdConv2d`", ws_batch="timm `StdConv2d`", norm_free="timm `ScaledStdConv2d`"
+)
 @pytest.mark.parametrize("index", [0, 1])
 def test_a_convolution_is_timm_s(index: int) -> None:
     name, ours, theirs, conv = list(convolutions())[index]
@@ -173,6 +186,7 @@ def test_the_official_standardization_divides_by_more_than_timm_s() -> None:
     assert 0.98 < float(ratio.detach().min()) < float(ratio.detach().max()) < 0.995
 
 
+@pytest.mark.public(norm_free="timm `adaptive_clip_grad`")
 @pytest.mark.parametrize("shape", [(8, 6, 3, 3), (8, 1, 5), (1,), (16,)])
 @pytest.mark.parametrize("scale", [1e-4, 1.0, 100.0])
 def test_the_clipping_is_timm_s(shape: tuple[int, ...], scale: float) -> None:
@@ -186,6 +200,7 @@ def test_the_clipping_is_timm_s(shape: tuple[int, ...], scale: float) -> None:
     assert torch.equal(ours.grad, gradient) == (scale == 1e-4)
 
 
+@pytest.mark.public(rms="timm `RmsNorm2d`")
 def test_rms_norm_over_one_group_of_one_position_is_timm_s_over_channels() -> None:
     ours, theirs = RMSNormConfig(groups=1).build(8, act=False), layers.RmsNorm2d(8, eps=1e-5)
     with torch.no_grad():
@@ -193,3 +208,11 @@ def test_rms_norm_over_one_group_of_one_position_is_timm_s_over_channels() -> No
             layer.get_parameter("weight").copy_(randn(8, seed=3))
     x = randn(4, 8, 1, 1)
     close_to(ours.double()(x), theirs.double()(x), "RmsNorm2d")
+
+
+@pytest.mark.public(none="torch `batch_norm` at mean 0, variance 1")
+def test_no_norm_is_torch_s_batch_norm_with_nothing_to_normalize() -> None:
+    layer = moved(NoNormConfig().build(8, act=False).double())
+    x, zeros, ones = randn(4, 8, 3, 2), torch.zeros(8).double(), torch.ones(8).double()
+    theirs = nn.functional.batch_norm(x, zeros, ones, layer.weight, layer.bias, eps=0.0)
+    close(layer(x), theirs, "the output")

@@ -1,6 +1,7 @@
 """Switchable normalization against loops over the paper's sets of values."""
 
 import numpy as np
+import pytest
 import torch
 
 from normbench.norms import NORMS
@@ -15,6 +16,7 @@ def build() -> SwitchableNorm:
     return CONFIG.build(CHANNELS, act=False).double()
 
 
+@pytest.mark.public(switchable="not in torch or timm; loops over the paper's sets in NumPy")
 def test_each_value_is_normalized_with_the_weighted_statistics_of_its_three_sets() -> None:
     layer = build()
     with torch.no_grad():
