@@ -101,7 +101,7 @@ class Place:
             "TERM": "dumb",
         }
         _draw(folder / "pictures")
-        self.finish("import")
+        self.seconds["import"] = self.finish("import")
         self.run("run", *TINY, "norm=batch", "epochs=1", "runs=trained", "seeds=2")
         (weights,) = folder.glob("trained/default/*/seed-0/model.safetensors")
         shutil.copy(weights, folder / "weights.safetensors")
@@ -239,11 +239,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     store = options.out / f"interrupts-{options.seed}.json"
     found = {} if options.fresh else _read(store)
     folder = Path(tempfile.mkdtemp(prefix="normbench-interrupt-"))
+    place = None
     try:
-        place = Place(folder)
         for command, numbers in turns(found, options.only, options.moments):
             if time.monotonic() > end:
                 break
+            place = place or Place(folder)
             found.setdefault(command, []).extend(try_command(place, command, numbers, options.seed))
             rows = {name: [asdict(each) for each in found[name]] for name in found}
             store.write_text(json.dumps(rows) + "\n", encoding="utf-8")

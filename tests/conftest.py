@@ -1,6 +1,8 @@
 """What tests share: a clean place for each, the command line, and small images to train on."""
 
+import itertools
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -52,6 +54,18 @@ class Command(Protocol):
     """Runs ``normbench`` with arguments."""
 
     def __call__(self, *arguments: str) -> Result: ...
+
+
+_numbers = itertools.count()
+
+
+@pytest.fixture
+def tmp_path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for each test. Pytest's own looks through all the others for a number each time."""
+    name = re.sub(r"\W", "_", request.node.name)[:30]
+    folder = tmp_path_factory.getbasetemp() / f"{name}-{next(_numbers)}"
+    folder.mkdir()
+    return folder
 
 
 @pytest.fixture(autouse=True)

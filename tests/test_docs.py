@@ -25,6 +25,7 @@ from normbench.launch.advise.question import Question
 from normbench.store import events
 from normbench.terminal.screen import Screen
 from tests.conftest import Command, write_pictures
+from tests.script_helpers import run_script
 
 ROOT = Path(__file__).parents[1]
 PAGES = ["README.md", *sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/*.md"))]
@@ -36,7 +37,7 @@ SMALLER = {
     "normbench run": f"epochs=1 model.width=4 threads=1 {FEW}",
     "normbench run norm=group batch=2 seeds=8": "stack=2",
     "normbench sweep": f"epochs=1 model.width=4 threads=1 stack=1 seeds=1 {FEW}",
-    "normbench advise": "epochs=1 threads=1 stack=1",
+    "normbench advise": f"epochs=1 model.width=4 threads=1 stack=1 {FEW}",
     "normbench sweep experiment=quick": "data=images data.name=cifar10 data.limit=32",
     "normbench sweep experiment=naive": "norm=batch,group batch=2,8",
     "normbench data import": "--size 8",
@@ -155,11 +156,6 @@ def served(nb: Command, arguments: list[str]) -> None:
     assert serve.call_count == 1
 
 
-def run_script(program: list[str]) -> None:
-    done = subprocess.run(program, capture_output=True, text=True, timeout=200, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
 def run(nb: Command, words: list[str]) -> None:
     """Runs one command of a page."""
     match words:
@@ -172,11 +168,11 @@ def run(nb: Command, words: list[str]) -> None:
         case ["normbench", "advise", *rest] if any(word.startswith("hydra/") for word in rest):
             asked([word for word in rest if "=" in word])
         case ["normbench", *_]:
-            with patch("normbench.launch.advise.race.MOST_SEEDS", 5):
+            with patch("normbench.launch.advise.race.MOST_SEEDS", 3):
                 result = nb(*smaller(words)[1:])
             assert result.exit_code == 0, f"{shlex.join(words)}\n{result.output}"
         case ["python", script, *_] if shlex.join(words[:2]) in SMALLER:
-            run_script([sys.executable, str(ROOT / script), *smaller(words)[2:]])
+            run_script(Path(script).name, *smaller(words)[2:])
         case _:
             (by,) = [
                 reason

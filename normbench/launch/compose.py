@@ -72,12 +72,19 @@ def register_schemas() -> None:
 
     A choice is its dataclass: names, types and defaults are written there alone.
     """
-    store = ConfigStore.instance()
-    store.store(group="schema", name="config", node=Config, package="_global_")
-    store.store(group="hydra/sweeper", name="grid", node=GridConfig)
+    ConfigStore.instance().store(group="hydra/sweeper", name="grid", node=GridConfig)
+    _register("schema", "config", Config, package="_global_")
     for registry in REGISTRIES:
         for name, node in registry.items():
-            store.store(group=registry.kind, name=name, node=node)
+            _register(registry.kind, name, node)
+
+
+def _register(group: str, name: str, node: type, package: str | None = None) -> None:
+    """Stores a class, which takes a while, unless it is there already."""
+    store = ConfigStore.instance()
+    known = store.repo.get(group, {}).get(f"{name}.yaml")
+    if known is None or OmegaConf.get_type(known.node) is not node:
+        store.store(group=group, name=name, node=node, package=package)
 
 
 @dataclass

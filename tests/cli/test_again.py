@@ -3,17 +3,20 @@
 import json
 from pathlib import Path
 
-from tests.conftest import Command, Finished, files_below, run_process
+import pytest
+
+from tests.conftest import Command, Finished, files_below
 
 
 def test_the_same_command_again_trains_nothing(
-    script: str, finished: Finished, tiny_library: Path
+    nb: Command, finished: Finished, tiny: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = files_below(finished.home)
-    again = run_process(script, tiny_library, finished.home, *finished.arguments)
+    monkeypatch.chdir(finished.home)
+    again = nb(*finished.arguments)
     after = files_below(finished.home)
 
-    assert again.code == 0
+    assert again.exit_code == 0
     assert "--fresh" in again.stdout
     of_seeds = [name for name in before if "/seed-" in name]
     assert len(of_seeds) == 14

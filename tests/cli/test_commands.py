@@ -19,7 +19,7 @@ from normbench.cli import endings
 from normbench.errors import UsageError
 from normbench.norms import NORMS
 from normbench.terminal import catalog
-from tests.cli_helpers import ESCAPE, on_terminal
+from tests.cli_helpers import ESCAPE, lists_on_terminal
 from tests.conftest import (
     NUM_TEST,
     NUM_TRAIN,
@@ -196,34 +196,32 @@ def test_an_encoding_without_greek_is_no_reason_to_stop(script: str, tmp_path: P
     assert "?_ng = mean of x[n, c, h, w]" in done.stdout
 
 
-@pytest.mark.parametrize("command", ["norms", "norms group", "data list"])
-def test_lists_fit_a_terminal_of_80_columns(script: str, tmp_path: Path, command: str) -> None:
-    sent = on_terminal(script, tmp_path / "empty", tmp_path, 80, *command.split())
-    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", sent).splitlines()
+def test_lists_fit_a_terminal_of_80_columns(tmp_path: Path) -> None:
+    commands = ["norms", "norms group", "data list"]
+    sent = lists_on_terminal(tmp_path / "empty", tmp_path, 80, commands)
 
-    assert [line for line in lines if len(line) > 80] == []
-    if command == "norms":
-        papers = [cls.cite for cls in NORMS.values() if re.search(r"\d{4}\.\d{5}", cls.cite)]
-        found = [line for line in lines if re.search(r"\b\d{4}\.\d{5}\b", line)]
-        assert len(found) == len(papers)
+    assert all(lines for lines in sent.values())
+    assert [line for lines in sent.values() for line in lines if len(line) > 80] == []
+    papers = [cls.cite for cls in NORMS.values() if re.search(r"\d{4}\.\d{5}", cls.cite)]
+    found = [line for line in sent["norms"] if re.search(r"\b\d{4}\.\d{5}\b", line)]
+    assert len(found) == len(papers)
 
 
-@pytest.mark.parametrize("command", ["norms", "data list", "show", "runs"])
 def test_at_40_columns_tables_drop_columns_instead_of_breaking_words(
-    script: str, tiny_library: Path, finished: Finished, command: str
+    tiny_library: Path, finished: Finished
 ) -> None:
-    arguments = [*command.split(), *(finished.arguments[1:-1] if command == "show" else [])]
-    sent = on_terminal(script, tiny_library, finished.home, 40, *arguments)
-    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", sent).splitlines()
     words = {
         "norms": ["instance", "name"],
         "data list": ["tiny", "training"],
-        "show": ["blocks.0", "averages", "conv"],
+        f"show {' '.join(finished.arguments[1:-1])}": ["blocks.0", "averages", "conv"],
         "runs": [finished.cell.name, "accuracy"],
     }
+    sent = lists_on_terminal(tiny_library, finished.home, 40, list(words))
 
-    table = [line for line in lines if len(line) <= 40]
-    assert [word for word in words[command] if not any(word in line for line in table)] == []
+    for command, wanted in words.items():
+        table = [line for line in sent[command] if len(line) <= 40]
+        missing = [word for word in wanted if not any(word in line for line in table)]
+        assert missing == [], command
 
 
 # ---- help ----

@@ -122,36 +122,44 @@ def cut_off_run(config: Config, cuts: list[int], monkeypatch: pytest.MonkeyPatch
     assert experiment.run(config, quiet()).finished
 
 
+def assert_cut_off_at_random_steps_ends_the_same(
+    cell: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, cuts: int, *overrides: str
+) -> None:
+    whole, cut = cell("whole", *overrides), cell("cut", *overrides)
+    assert experiment.run(whole, quiet()).finished
+    draw = random.Random(str(overrides))
+    third = EPOCHS * (24 // whole.batch) // 3
+
+    cut_off_run(cut, [draw.randrange(1, max(2, third)) for _ in range(cuts)], monkeypatch)
+
+    assert differences(content(whole), content(cut)) == []
+
+
 @pytest.mark.parametrize(
-    ("norm", "batch", "overrides"),
+    "overrides",
     [
-        ("batch", 2, ["seeds=1"]),
-        ("batch", 2, ["seeds=3", "stack=3"]),
-        ("group", 2, ["seeds=2", "stack=2"]),
-        ("layer", 12, ["seeds=1"]),
-        ("group", 2, ["seeds=2", "stack=2", "optim=adamw"]),
-        ("batch", 8, ["seeds=2", "stack=1", "optim.nesterov=true", "optim.schedule=cosine"]),
-        ("group", 8, ["seeds=2", "stack=2", "data.val_fraction=0.25", "precision=bf16"]),
-        ("batch", 8, ["seeds=2", "stack=2", "norm.freeze_at=0.6"]),
-        *((name, 4, ["seeds=2", "stack=2", "norm_batch=2"]) for name in STATEFUL),
+        "norm=batch batch=2 seeds=1",
+        "norm=batch batch=2 seeds=3 stack=3",
+        "norm=group batch=2 seeds=2 stack=2",
+        "norm=layer batch=12 seeds=1",
+        "norm=group batch=2 seeds=2 stack=2 optim=adamw",
+        "norm=batch batch=8 seeds=2 stack=1 optim.nesterov=true optim.schedule=cosine",
+        "norm=group batch=8 seeds=2 stack=2 data.val_fraction=0.25 precision=bf16",
+        "norm=batch batch=8 seeds=2 stack=2 norm.freeze_at=0.6",
     ],
 )
 def test_a_run_cut_off_at_random_steps_ends_the_same(
-    cell: Callable[..., Config],
-    monkeypatch: pytest.MonkeyPatch,
-    norm: str,
-    batch: int,
-    overrides: list[str],
+    cell: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, overrides: str
 ) -> None:
-    every = [f"norm={norm}", f"batch={batch}", *overrides]
-    whole, cut = cell("whole", *every), cell("cut", *every)
-    assert experiment.run(whole, quiet()).finished
-    draw = random.Random(f"{norm}{batch}{overrides}")
-    steps = EPOCHS * (24 // batch)
+    assert_cut_off_at_random_steps_ends_the_same(cell, monkeypatch, 3, *overrides.split())
 
-    cut_off_run(cut, [draw.randrange(1, max(2, steps // 3)) for _ in range(3)], monkeypatch)
 
-    assert differences(content(whole), content(cut)) == []
+@pytest.mark.parametrize("norm", STATEFUL)
+def test_what_a_norm_remembers_outlives_its_process(
+    cell: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, norm: str
+) -> None:
+    overrides = [f"norm={norm}", "batch=4", "seeds=2", "stack=2", "norm_batch=2"]
+    assert_cut_off_at_random_steps_ends_the_same(cell, monkeypatch, 1, *overrides)
 
 
 NET = """

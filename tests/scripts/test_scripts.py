@@ -6,22 +6,24 @@ What the benchmarks measure is not judged here.
 import csv
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from normbench.launch.compose import load_config
+from tests.script_helpers import SCRIPTS, run_script
 
-SCRIPTS = Path(__file__).parents[2] / "scripts"
 LOOPS = ["usual", "tuned", "solo", "stacked", "auto", "vmap"]
 
 
-def test_the_stacking_benchmark_writes_table_picture_and_csv_and_resumes(tmp_path: Path) -> None:
-    command = [sys.executable, str(SCRIPTS / "bench_stacking.py"), "--out", str(tmp_path / "out")]
+def test_the_stacking_benchmark_writes_table_picture_and_csv_and_resumes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["bench_stacking.py", "--out", str(tmp_path / "out")]
     command += ["--depths", "8", "--norms", "group", "--batches", "2"]
     command += ["--seeds", "2", "--rounds", "1"]
-    first = subprocess.run(command, check=True, capture_output=True, text=True, timeout=200)
+    run_script(*command)
+    first = capsys.readouterr().out
     with (tmp_path / "out" / "stacking.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["loop"] for row in rows] == LOOPS
@@ -31,9 +33,10 @@ def test_the_stacking_benchmark_writes_table_picture_and_csv_and_resumes(tmp_pat
     assert (tmp_path / "out" / "stacking.png").read_bytes().startswith(b"\x89PNG")
 
     measured = (tmp_path / "out" / "stacking.csv").read_bytes()
-    second = subprocess.run(command, check=True, capture_output=True, text=True, timeout=200)
+    run_script(*command)
+    second = capsys.readouterr().out
     assert (tmp_path / "out" / "stacking.csv").read_bytes() == measured
-    assert len(second.stdout.splitlines()) == len(first.stdout.splitlines()) - 1
+    assert len(second.splitlines()) == len(first.splitlines()) - 1
 
 
 STAND_IN = """#!/bin/sh
