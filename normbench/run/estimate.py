@@ -99,9 +99,8 @@ def measure(cell: Cell, together: Sequence[int]) -> Timing:
     begin = perf_counter()
     for number in together:
         pace = arrange(replicas[:number], splits, Screen.unseen())
-        arrangement = pace.arrangement
-        apart = arrangement.size == arrangement.lanes == 1
-        steps[number] = number * (steps[1] if apart else pace.step)
+        steps[number] = number * min(steps[1], pace.step)  # chosen, it is no slower than apart
+    arrangement = pace.arrangement
     arranging = (perf_counter() - begin) / len(together)
     all_threads = torch.get_num_threads()
     try:

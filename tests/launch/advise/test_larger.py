@@ -14,7 +14,7 @@ from tests.report_helpers import around, write_cell, write_sweep
 def of_race(runs: Path, changes: Mapping[str, Any]) -> Path:
     """A cell of the last trainings of a race at batch size 2: its rate is its own."""
     own = {"data.val_fraction": 0.1, "optim.lr": 0.05, "name": "advise"}
-    return write_cell(runs / "advise", "group", 2, around(0.66, 5), changes=own | changes)
+    return write_cell(runs / "advise", "group", 2, around(0.66, 5), changes={**own, **changes})
 
 
 def test_where_norms_cross_is_told_by_cells_that_are_there(tmp_path: Path) -> None:
