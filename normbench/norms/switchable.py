@@ -104,8 +104,9 @@ class SwitchableNorm(BatchNorm):
 
     def move(self, batch: Tensor) -> None:
         """Moves the running statistics by those of the sub-batches, as :meth:`split` has them."""
-        for running, each in zip((self.running_mean, self.running_var), batch, strict=True):
-            running.lerp_(each.mean(0).flatten(), self.momentum)
+        mean, variance = batch.mean(1).flatten(1)
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(variance, self.momentum)
 
 
 class _Trained(torch.autograd.Function):
