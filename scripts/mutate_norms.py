@@ -61,6 +61,8 @@ EQUIVALENT: dict[str, str] = {
     " self.channels * self.replicas": "the same for the one replica that is asked",
     "ChannelLayerNorm.normalize: 1 → 2": "the slower way computes the same; one channel, which is"
     " refused, is a test of its own",
+    "CentredConv.prepare: fan_in(self) → pass": "it refuses convolutions with one weight an output,"
+    " which is a test of its own, in tests/norms/test_moving_batch.py",
 }
 
 

@@ -17,7 +17,10 @@ from normbench.norms.weight_standardization import fan_in
 
 
 class CentredConv(NormConv):
-    """A convolution whose weight has mean 0 for each output channel (MABN's CenConv2d)."""
+    """A convolution whose weight has mean 0 for each output channel (MABN's CenConv2d).
+
+    Autograd's way is as fast here as a backward pass by hand.
+    """
 
     def prepare(self) -> None:
         """Refuses a convolution whose weights would all be 0."""

@@ -79,14 +79,14 @@ class SwitchableNorm(BatchNorm):
                 x, self.weight, self.bias, self.mean_weight, self.var_weight, self
             )
             return trained
-        own = self.split(*Moments.apply(x), 1)
+        own = self.split(1, *Moments.apply(x))
         batch = torch.stack((self.running_mean, self.running_var)).view(2, 1, 1, self.replicas, -1)
         sets = (own, _joint(own, -1), batch)
         centre, variance = _mixed(_shares(self.mean_weight, self.var_weight), sets)
         factor, term = self.affine(centre, (variance + self.eps).rsqrt())
         return torch.addcmul(per_example(term, x), x, per_example(factor, x))
 
-    def split(self, mean: Tensor, variance: Tensor, parts: int) -> Tensor:
+    def split(self, parts: int, mean: Tensor, variance: Tensor) -> Tensor:
         """Two times [N, C, 1, ...] as [2, sub-batches, N of each, replicas, C of each]."""
         n, c = mean.shape[:2]
         both = torch.stack((mean, variance))
@@ -104,8 +104,9 @@ class SwitchableNorm(BatchNorm):
 
     def move(self, batch: Tensor) -> None:
         """Moves the running statistics by those of the sub-batches, as :meth:`split` has them."""
-        for running, each in zip((self.running_mean, self.running_var), batch, strict=True):
-            running.lerp_(each.mean(0).flatten(), self.momentum)
+        mean, variance = batch.mean(1).flatten(1)
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(variance, self.momentum)
 
 
 class _Trained(torch.autograd.Function):
@@ -122,7 +123,7 @@ class _Trained(torch.autograd.Function):
         var_weight: Tensor,
         layer: SwitchableNorm,
     ) -> Tensor:
-        own = layer.split(*Moments.forward(x), layer.num_sub_batches(x.shape))
+        own = layer.split(layer.num_sub_batches(x.shape), *Moments.forward(x))
         sets = (own, _joint(own, -1), _joint(own, -3))
         layer.move(sets[2])
         shares = _shares(mean_weight, var_weight)
@@ -176,8 +177,9 @@ def _mixed(shares: Tensor, sets: Sequence[Tensor]) -> Tensor:
 def _joint(both: Tensor, axis: int) -> Tensor:
     """Mean and variance, [2, ...], of the union of equally large sets along ``axis``."""
     mean, variance = both
-    between, joint = torch.var_mean(mean, axis, correction=0, keepdim=True)
-    return torch.stack((joint, variance.mean(axis, keepdim=True) + between))
+    joint = mean.mean(axis, keepdim=True)
+    between = (mean - joint).square()
+    return torch.stack((joint, (variance + between).mean(axis, keepdim=True)))
 
 
 @NORMS.register("switchable")

@@ -214,5 +214,6 @@ def test_rms_norm_over_one_group_of_one_position_is_timm_s_over_channels() -> No
 def test_no_norm_is_torch_s_batch_norm_with_nothing_to_normalize() -> None:
     layer = moved(NoNormConfig().build(8, act=False).double())
     x, zeros, ones = randn(4, 8, 3, 2), torch.zeros(8).double(), torch.ones(8).double()
-    theirs = nn.functional.batch_norm(x, zeros, ones, layer.weight, layer.bias, eps=0.0)
+    weight, bias = layer.get_parameter("weight"), layer.get_parameter("bias")
+    theirs = nn.functional.batch_norm(x, zeros, ones, weight, bias, eps=0.0)
     close(layer(x), theirs, "the output")
