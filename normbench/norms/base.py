@@ -27,9 +27,9 @@ State = MutableMapping[str, Tensor]
 class Norm(Part, ABC):
     """A normalization slot: normalize, scale by γ, shift by β, then the activation if ``act``.
 
-    It takes empty batches, and can be traced, exported, compiled and differentiated by torch.func.
-    ``torch.jit.script`` does not take it; ``torch.vmap`` takes what does not update running
-    statistics.
+    It takes empty batches, and can be traced, exported, compiled and differentiated by torch.func;
+    in training torch.func takes no norm with running statistics but ``batch``. ``torch.jit.script``
+    takes none, ``torch.vmap`` those that update no running statistics.
 
     Args:
         channels: the number of channels C of the input.
