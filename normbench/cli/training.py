@@ -29,8 +29,8 @@ def typed(overrides: Sequence[str] | None) -> list[str]:
 
     first: dict[str, str] = {}
     for text in overrides or ():
-        key = text.partition("=")[0].strip()
-        if first.setdefault(key, text) != text:
+        key, value, _ = (part.strip() for part in text.partition("="))
+        if value and first.setdefault(key, text) != text:
             raise given_twice(key, first[key], text)
     return list(overrides or ())
 

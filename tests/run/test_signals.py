@@ -241,7 +241,12 @@ def interrupted(
 ) -> None:
     """Starts a command, waits until it trains, interrupts it and looks at how it leaves."""
     process = subprocess.Popen(
-        [sys.executable, "-c", f"{before}\nfrom normbench.cli import main\nmain()", *arguments],
+        [
+            sys.executable,
+            "-c",
+            f"{before}\nfrom normbench.cli import main\nmain()",
+            *changed(arguments),
+        ],
         cwd=home,
         env=process_environment(library),
         stdout=subprocess.DEVNULL,
