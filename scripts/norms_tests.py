@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.append(str(ROOT))  # for the tests; the package stays the installed one
 
 from normbench.norms import NORMS, NormConfig  # noqa: E402
 from tests import norm_checks  # noqa: E402
