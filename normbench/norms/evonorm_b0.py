@@ -78,7 +78,7 @@ class EvoNormB0(Norm):
         if self.training and len(x) > 0:
             if self.values_per_statistic(x.shape) == 1:
                 raise self.single_value(x.shape)
-            trained: Tensor = _Trained.apply(x, self.weight, self.bias, self.v, self)
+            trained: Tensor = _Divided.apply(x, self.weight, self.bias, self.v, self)
             return trained
         _, instance = Moments.apply(x)
         own, shared = (instance + self.eps).sqrt(), (self.running_var + self.eps).sqrt()
@@ -103,7 +103,7 @@ class EvoNormB0(Norm):
         return batch
 
 
-class _Trained(torch.autograd.Function):
+class _Divided(torch.autograd.Function):
     """Training, forward and back: y = γ·x/d + β with d = max(shared, v·x + own), where ``shared``
     is the deviation of a channel over the sub-batch, and ``own`` that over an example."""
 

@@ -75,7 +75,7 @@ class SwitchableNorm(BatchNorm):
         # Everything but the last line works on numbers per example and channel.
         x = x.to(self.running_mean.dtype)
         if self.training and len(x) > 0:
-            trained: Tensor = _Trained.apply(
+            trained: Tensor = _Switched.apply(
                 x, self.weight, self.bias, self.mean_weight, self.var_weight, self
             )
             return trained
@@ -109,7 +109,7 @@ class SwitchableNorm(BatchNorm):
         self.running_var.lerp_(variance, self.momentum)
 
 
-class _Trained(torch.autograd.Function):
+class _Switched(torch.autograd.Function):
     """Training, forward and back: the statistics of an example's channels are few numbers, for
     which autograd's own steps would take longer than what they do."""
 

@@ -30,7 +30,8 @@ class Estimates:
     """Estimates of what is left of cells; each kind of cell is timed once.
 
     A training takes as long as such seeds took before, else as long as in the arrangement in which
-    it will be trained. If that is not known it is measured now, and not again when training begins.
+    it will be trained. If that is not known it is measured now; what is measured in full is
+    remembered, so that training does not measure it again.
 
     Args:
         cells: whose finished seeds are taken for what the others will take.

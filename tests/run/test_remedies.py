@@ -43,9 +43,9 @@ def test_a_gain_is_of_the_images_that_tell_the_two_apart() -> None:
     found = gain(both=700, won=90, lost=30, neither=180)
 
     assert found.value == pytest.approx(0.06)
-    # The share 90/120 has the Clopper-Pearson interval 0.66275 to 0.82461 (R's binom.test).
-    assert found.interval == pytest.approx((0.12 * 0.3255, 0.12 * 0.6492), abs=2e-4)
-    assert str(found) == "+6.0 points (95 %: +3.9 to +7.8), 73.0% → 79.0%"
+    # By hand: 60 / 1002, and the root of 121 - 60² / 1002 over 1002.
+    assert found.interval == pytest.approx((0.05988 - 0.02120, 0.05988 + 0.02120), abs=1e-5)
+    assert str(found) == "+6.0 points (95 %: +3.9 to +8.1), 73.0% → 79.0%"
     assert gain(0, 90, 30, 880).interval == gain(880, 90, 30, 0).interval
 
 
@@ -59,6 +59,17 @@ def test_a_gain_is_clear_where_mcnemar_s_exact_test_says_so(
     p = min(1.0, 2 * sum(comb(won + lost, k) for k in range(lost + 1)) / 2 ** (won + lost))
     assert (p < 0.05 and won > lost) is clear
     assert gain(900, won, lost, 100).clear is clear
+
+
+def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
+    """Of new images: the number of those that tell the two apart is drawn as well."""
+    random, held = np.random.default_rng(0), 0
+    for _ in range(2_000):
+        drawn = random.multinomial(500, [0.55, 0.20, 0.05, 0.20])
+        low, high = gain(*(int(number) for number in drawn)).interval
+        held += low < 0.15 < high
+
+    assert 0.94 < held / 2_000 < 0.96
 
 
 def test_pairs_tell_what_the_binomial_errors_of_both_would_hide() -> None:
@@ -106,7 +117,7 @@ def test_the_momentum_that_is_advised_averages_over_enough_images(batch: int) ->
 
     assert (
         first
-        == "re-estimate the running statistics: +10.0 points (95 %: +9.9 to +10.0), 60.0% → 70.0%"
+        == "re-estimate the running statistics: +10.0 points (95 %: +9.4 to +10.6), 60.0% → 70.0%"
     )
     assert f"about {19 * batch} images" in second
     found = re.search(r"norm\.momentum=(\S+) makes", second)
