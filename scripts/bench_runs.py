@@ -6,12 +6,14 @@ Times processes in turns, ResNet-8. Rows:
 
 - `table`: `normbench run` (start, arranging, training, an evaluation an epoch, decomposition,
   records) and scripts/plain_run.py (`usual` and `tuned`), batch and group norm, batch 2 to 128, one
-  seed and eight, one epoch of 10,000 images and three of 50,000, 10,000 test images. One seed over
-  one epoch is run whole by `tuned` and `normbench`. All else (`~`) is extrapolated: the parts that
-  a run took are scaled to more images, epochs and, for the plain loops, seeds, which they train one
-  after another. `usual` and the eight seeds run on 2,560 training images, 5,120 at batch 128, and
-  2,000 test images. How the eight are arranged is measured before, as for a long training, and
-  counted with the most that the training would have taken for it.
+  seed and eight, one epoch of 10,000 images and three of 50,000, 10,000 test images. One epoch of
+  10,000 is run whole by `normbench`, and by `tuned` for one seed. All else (`~`) is extrapolated:
+  the parts that a run of at least 200 steps took, in which the first and slower ones hardly count,
+  are scaled to more images, epochs and, for the plain loops, seeds, which they train one after
+  another. How eight are arranged is measured before such a run, as for a long training, and counted
+  with the most that the training would have taken for it.
+  Batch norm is evaluated once more at the end by all three, with statistics estimated anew;
+  `plain` is `tuned` without that.
 - `sweep`: twelve replicas, four rates and three seeds, as one sweep and as four runs.
 - `beside`: two commands at once and one after another.
 - `allocator`: with freed memory kept, and not.
@@ -34,33 +36,38 @@ from timing import machine
 
 from normbench.run.placement import time_to_measure
 
-LENGTHS = {"1 x 10,000": (1, 10_000), "3 x 50,000": (3, 50_000)}
+SHORT = (1, 10_000)
+LENGTHS = {"1 x 10,000": SHORT, "3 x 50,000": (3, 50_000)}
 LOOPS = ("usual", "tuned", "normbench")
+FEW, STEPS = 2_560, 200
 TEST, ALL_TEST = 2_000, 10_000
 IDENTITY = ("norm", "batch", "seeds", "length", "data", "quick")
 FIELDS = (
     *(*IDENTITY, "measured", *LOOPS, "usual/normbench", "tuned/normbench"),
-    *("not training", "spread"),
+    *("plain/normbench", "not training", "spread"),
 )
 COMMANDS = ("what", "data", "quick", "seconds", "instead of", "ratio", "spread")
 
 Row = dict[str, str]
 
 
-def scaled(parts: Parts, seeds: int, done: Case, wanted: Case) -> Parts:
-    """``parts`` of ``done`` as they would be of ``wanted``, and of ``seeds`` times the seeds."""
-    if done == wanted and seeds == 1:
+def scaled(parts: Parts, done: Case, wanted: Case) -> Parts:
+    """``parts`` of ``done`` as they would be of ``wanted``."""
+    if done == wanted:
         return parts
+    seeds = wanted.seeds // done.seeds
     steps = wanted.epochs * (wanted.train // wanted.batch) / (done.train // done.batch)
     an_image = parts["evaluating"] / done.test
-    more = (wanted.test - done.test) * an_image if parts.get("decomposing") else 0.0
+    again = seeds * parts["decomposing"]
+    if again:
+        again += seeds * (wanted.test - done.test) * an_image
     training = seeds * steps * parts["training"]
     return {
         "start": parts["start"],
         "arranging": time_to_measure(training) if "arranging" in parts else 0.0,
         "training": training,
         "evaluating": seeds * wanted.epochs * wanted.test * an_image,
-        "decomposing": seeds * (parts.get("decomposing", 0.0) + more),
+        "decomposing": again,
     }
 
 
@@ -78,33 +85,38 @@ def measure(
     norm: str, batch: int, seeds: Sequence[int], arguments: argparse.Namespace
 ) -> list[Row]:
     """The rows of one norm and batch: all numbers of seeds and all lengths."""
-    few = 256 if arguments.quick else max(2_560, 40 * batch)
-    test = 200 if arguments.quick else TEST
-    small = {k: Case(norm, batch, k, 1, few, test) for k in (1, *seeds)}
-    whole = small[1] if arguments.quick else Case(norm, batch, 1, 1, 10_000, ALL_TEST)
-    done = {("usual", 1): small[1], ("tuned", 1): whole}
-    done |= {("normbench", k): small[k] if k > 1 else whole for k in seeds}
-    turns: dict[tuple[str, int], list[Parts]] = {key: [] for key in done}
+    train, test = (256, 200) if arguments.quick else (max(FEW, STEPS * batch), TEST)
+    part = {k: Case(norm, batch, k, 1, train, test) for k in (1, *seeds)}
+    short = part if arguments.quick else {k: Case(norm, batch, k, *SHORT, ALL_TEST) for k in part}
+
+    def runs(loop: str, k: int, length: str) -> tuple[str, Case]:
+        """What is run for a row; the plain loops train one seed."""
+        whole = LENGTHS[length] == SHORT and loop != "usual"
+        return loop, (short if whole else part)[k if loop == "normbench" else 1]
+
+    wanted = [(k, length) for k in seeds for length in arguments.lengths]
+    turns: dict[tuple[str, Case], list[Parts]] = {
+        runs(loop, *row): [] for row in wanted for loop in LOOPS
+    }
     for _ in range(arguments.rounds):
-        for (loop, k), case in done.items():
-            turns[loop, k].append(run(loop, case, arguments.name))
+        for (loop, case), found in turns.items():
+            found.append(run(loop, case, arguments.name, ahead=case in part.values()))
     rows = []
-    for k in seeds:
-        keys = {"usual": ("usual", 1), "tuned": ("tuned", 1), "normbench": ("normbench", k)}
-        for length in arguments.lengths:
-            epochs, images = LENGTHS[length]
-            wanted = Case(norm, batch, k, epochs, images, ALL_TEST)
-            times, parts = {}, {}
-            for loop, key in keys.items():
-                more = k // key[1]
-                scale = [scaled(each, more, done[key], wanted) for each in turns[key]]
-                times[loop] = [sum(each.values()) for each in scale]
-                parts[loop] = scaled(shortest(turns[key]), more, done[key], wanted)
-            measured = " ".join(loop for loop, key in keys.items() if done[key] == wanted)
-            spreads = " / ".join(filter(None, (spread(times[loop]) for loop in LOOPS)))
-            identity = (norm, batch, k, length, arguments.name, arguments.quick)
-            known = dict(zip(IDENTITY, map(str, identity), strict=True))
-            rows.append(known | {"measured": measured, "spread": spreads} | seconds(parts))
+    for k, length in wanted:
+        row = Case(norm, batch, k, *LENGTHS[length], ALL_TEST)
+        keys = {loop: runs(loop, k, length) for loop in LOOPS}
+        parts = {loop: scaled(shortest(turns[key]), key[1], row) for loop, key in keys.items()}
+        spreads = [
+            spread([sum(scaled(turn, key[1], row).values()) for turn in turns[key]])
+            for key in keys.values()
+        ]
+        identity = (norm, batch, k, length, arguments.name, arguments.quick)
+        rows.append(
+            dict(zip(IDENTITY, map(str, identity), strict=True))
+            | {"measured": " ".join(loop for loop, key in keys.items() if key[1] == row)}
+            | {"spread": " / ".join(filter(None, spreads))}
+            | seconds(parts)
+        )
     return rows
 
 
@@ -112,9 +124,11 @@ def seconds(parts: dict[str, Parts]) -> Row:
     """What a row says of the times."""
     total = {loop: sum(each.values()) for loop, each in parts.items()}
     ours = total["normbench"]
+    plain = total["tuned"] - parts["tuned"]["decomposing"]
     return {
         **{loop: f"{total[loop]:.1f}" for loop in LOOPS},
         **{f"{loop}/normbench": f"{total[loop] / ours:.2f}" for loop in LOOPS[:2]},
+        "plain/normbench": f"{plain / ours:.2f}",
         "not training": f"{1 - parts['normbench']['training'] / ours:.1%}",
     }
 
@@ -231,7 +245,8 @@ def main() -> None:
             pairs.append(pair(kind, arguments))
             keep(commands, pairs, COMMANDS)
     where = machine(torch.device("cpu"))
-    text = f"Seconds of whole commands, ResNet-8; {where}. ~: extrapolated from measured parts.\n\n"
+    text = f"Seconds of whole commands, ResNet-8; {where}. ~: extrapolated from measured parts. "
+    text += "plain: tuned, without the evaluation with statistics estimated anew.\n\n"
     if rows:
         text += table(rows, [name for name in FIELDS if name != "measured"]) + "\n\n"
     text += "Two ways to do the same, measured:\n\n" + table(pairs, COMMANDS) + "\n"

@@ -92,10 +92,10 @@ def run_plain(loop: str, case: Case, name: str) -> Parts:
     return parts | {"start": wall - sum(parts.values())}
 
 
-def run_normbench(case: Case, name: str) -> Parts:
-    """Runs normbench as a process; several seeds are arranged before, as for a long training."""
+def run_normbench(case: Case, name: str, *, ahead: bool) -> Parts:
+    """Runs normbench as a process; ``ahead``: seeds are arranged before, as for a long training."""
     with TemporaryDirectory() as folder:
-        if case.seeds > 1:
+        if ahead and case.seeds > 1:
             long = replace(case, epochs=1000).overrides(name)
             timed([sys.executable, "-c", ARRANGE, *long], cache=folder)
         command = [NORMBENCH, "run", *case.overrides(name), f"runs={folder}"]
@@ -106,9 +106,11 @@ def run_normbench(case: Case, name: str) -> Parts:
     return named | {"start": wall - sum(named.values())}
 
 
-def run(loop: str, case: Case, name: str) -> Parts:
+def run(loop: str, case: Case, name: str, *, ahead: bool) -> Parts:
     """Runs one of the three."""
-    return run_normbench(case, name) if loop == "normbench" else run_plain(loop, case, name)
+    if loop == "normbench":
+        return run_normbench(case, name, ahead=ahead)
+    return run_plain(loop, case, name)
 
 
 def sweep(case: Case, name: str) -> tuple[float, float]:

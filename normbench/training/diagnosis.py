@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from normbench.norms.batch import BatchNorm
+from normbench.norms.moments import Moments
 
 DIGITS = 5
 """Significant digits that are kept."""
@@ -58,9 +59,14 @@ class Diagnosis:
     def _hook(self, name: str) -> Any:
         def look(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             assert isinstance(layer, BatchNorm)
-            x = inputs[0].detach().float()
-            x = x.unflatten(0, (-1, layer.norm_batch or len(x)))  # [sub-batches, their size, C, …]
-            var, mean = torch.var_mean(x, (1, *range(3, x.dim())), correction=0)
+            x = inputs[0].detach()
+            # Of each example, then of each sub-batch's: [sub-batches, their size, C].
+            means, within = (
+                each.flatten(1).unflatten(0, (-1, layer.norm_batch or len(x)))
+                for each in Moments.apply(x)
+            )
+            between, mean = torch.var_mean(means, 1, correction=0)
+            var = within.mean(1) + between
             running = layer.running_var + layer.eps
             by_mean = ((mean - layer.running_mean).abs() / running.sqrt()).mean(0)
             by_variance = ((var + layer.eps) / running).log().abs().mean(0)
