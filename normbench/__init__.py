@@ -13,7 +13,7 @@ The house, in nine floors; a room imports only from the floors below it::
        data/         the images, the order of an epoch, the data sets on this machine
        store/        the files of a cell: results, curves, checkpoints, the lock
     7  norms/        the normalization layers
-    8  files.py      files that are whole or not there, read without being believed; locks
+    8  files.py      atomic writes, validated reads, locks
        registry.py   choices by name
     9  errors.py     what can go wrong that is no mistake of the program
 

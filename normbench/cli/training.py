@@ -77,7 +77,7 @@ def sweep(
         ),
     ] = False,
 ) -> None:
-    """Train every combination of several settings. The same line again goes on where it stopped.
+    """Train every combination of several settings. Run the command again to resume.
 
     For example: normbench sweep norm=batch,group batch=2,8,32 seeds=5
     """

@@ -32,10 +32,21 @@ def arrange(replicas: Sequence[Replica], splits: Splits, screen: Screen) -> Pace
     if wanted == 1 and several:
         return _only(Arrangement(), replicas, splits, screen)
     try:
-        prove_stack(replicas)
+        prove_stack(replicas[:2])
+        pace = _arranged(replicas, splits, screen)
+        for part in {len(part): part for part in pace.arrangement.divide(replicas)}.values():
+            if len(part) > 2:
+                prove_stack(part)
     except StackError as error:
         screen.line(f"  the seeds are not stacked: {error}")
         return _only(Arrangement(), replicas, splits, screen)
+    return pace
+
+
+def _arranged(replicas: Sequence[Replica], splits: Splits, screen: Screen) -> Pace:
+    """An arrangement of replicas of which two have been stacked."""
+    config = replicas[0].cell.config
+    wanted, several = config.stack, len(replicas) > 1
     if isinstance(wanted, int) and several:
         return _only(Arrangement(size=min(wanted, len(replicas))), replicas, splits, screen)
     chosen_threads = config.threads is not None or torch.get_num_threads() == 1
@@ -94,9 +105,9 @@ def _fastest(replicas: Sequence[Replica], splits: Splits, screen: Screen) -> Pac
 
 
 def prove_stack(replicas: Sequence[Replica]) -> None:
-    """Raises StackError if ``replicas`` are several that no stack is right for."""
+    """Raises StackError if ``replicas`` are several that a stack is not right for."""
     if len(replicas) > 1:
-        stack([replica.build_model() for replica in replicas[:2]], replicas[0].cell.example())
+        stack([replica.build_model() for replica in replicas], replicas[0].cell.example())
 
 
 def most_lanes(splits: Splits) -> int:

@@ -83,6 +83,8 @@ def _check_plain(module: nn.Module, name: str) -> None:
         reason = "it is compiled by TorchScript"
     elif parametrize.is_parametrized(module):
         reason = "its weights are computed from others (torch.nn.utils.parametrize)"
+    elif everywhere := _global_hooks():
+        reason = f"there are hooks for all layers of the process ({', '.join(everywhere)})"
     elif hooks := _hooks(module):
         reason = f"it has hooks ({', '.join(hooks)}); take them off, and put them on the stack"
     elif outside := [key for key, value in _settings(module).items() if _reaches_module(value)]:
@@ -102,6 +104,15 @@ def _hooks(module: nn.Module) -> list[str]:
         kinds = ("_backward_hooks", "_post_accumulate_grad_hooks")
         found += [f"{name}.{kind.strip('_')}" for kind in kinds if getattr(tensor, kind, None)]
     return found
+
+
+def _global_hooks() -> list[str]:
+    """The hooks that every layer of the process has."""
+    return [
+        key.strip("_")
+        for key, value in vars(nn.modules.module).items()
+        if key.startswith("_global_") and isinstance(value, dict) and value
+    ]
 
 
 def _settings(module: nn.Module) -> dict[str, Any]:

@@ -33,6 +33,8 @@ def first_difference(
     alone = [_outputs(model, x) for model, x in zip(solo, inputs, strict=True)]
     together = _outputs(joint, torch.cat(list(inputs), 1))
     for path, output in together.items():
+        if any(path not in outputs for outputs in alone):  # the networks alone do not come here
+            return place(path, joint.get_submodule(path))
         parts = [outputs[path] for outputs in alone]
         if output is None or any(part is None for part in parts):
             continue

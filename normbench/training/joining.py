@@ -1,6 +1,7 @@
 """The layers that a stack knows, and how K of each become one and are taken apart again."""
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import torch
@@ -18,14 +19,16 @@ class StackedLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Maps [N, K·in] to [N, K·out] by one batched product."""
-        replicas = input.shape[-1] // self.in_features
+        *lead, features = input.shape
+        replicas = features // self.in_features
         weight = self.weight.view(replicas, -1, self.in_features)
-        x = input.view(-1, replicas, self.in_features).transpose(0, 1)
+        # No size is left to be found: of an empty batch it could be any.
+        x = input.view(prod(lead), replicas, self.in_features).transpose(0, 1)
         bias: Tensor | None = self.bias
         y = torch.bmm(x, weight.transpose(1, 2))
         if bias is not None:
             y = y + bias.view(replicas, 1, -1)
-        return y.transpose(0, 1).reshape(*input.shape[:-1], -1)
+        return y.transpose(0, 1).reshape(*lead, len(self.weight))
 
 
 # The layers a stack knows, beside those that tell it themselves (Part.stacked_counts). Every tensor

@@ -7,6 +7,8 @@ then in evaluation mode, for inputs and gradients of several scales and more tha
 """
 
 import copy
+import random
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
@@ -73,20 +75,17 @@ class _Trial:
 
     def run(self, passes: Sequence[_Pass]) -> None:
         for each in passes:
-            inputs = self._inputs(each)
-            if inputs is not None:
-                self._take(each, inputs)
+            self._take(each, self._inputs(each))
         if changed := next(iter(changed_settings(self.models[0], self.solo[0])), None):
             raise StackError(
                 f"{self.name} cannot be stacked: a forward pass changes {changed}, and what it"
                 " computes may depend on that"
             )
 
-    def _inputs(self, each: _Pass) -> list[Tensor] | None:
-        """An input [N, C, ...] a replica; None where the networks take no other size."""
-        base = self._resized() if each.resized else self.example
-        if base is None:
-            return None
+    def _inputs(self, each: _Pass) -> list[Tensor]:
+        """An input [N, C, ...] a replica, of the example's size where they take no other."""
+        resized = self._resized() if each.resized else None
+        base = self.example if resized is None else resized
         scales = [each.inputs * (1 + 0.5 * k) for k in range(len(self.solo))]
         return [scale * (base + 0.1 * self._randn(base.shape)) for scale in scales]
 
@@ -99,8 +98,7 @@ class _Trial:
                 size = [max(1, int(others * last * space[0]))]
             x = self._randn(torch.Size([*shape, *size]))
             try:
-                with torch.no_grad():
-                    copy.deepcopy(self.solo[0]).train()(x)
+                copy.deepcopy(self.solo[0]).train()(x.clone().requires_grad_() * 1.0)
             except Exception:
                 continue
             return x
@@ -133,7 +131,7 @@ class _Trial:
 
     def _alone(self, model: nn.Module, x: Tensor) -> Tensor:
         """One network's output, which must be one finite tensor that nothing random went into."""
-        state = torch.get_rng_state()
+        state = _drawn()
         try:
             y = model(x * 1.0)  # no leaf, so that it may be changed in place
         except Exception as error:
@@ -150,7 +148,7 @@ class _Trial:
                 f"{self.name} cannot be stacked: its output for {list(x.shape)} is"
                 f" {list(y.shape)}, not [N, classes]"
             )
-        if not torch.equal(state, torch.get_rng_state()):
+        if _drawn() != state:
             raise StackError(
                 f"{self.name} cannot be stacked: it draws random numbers outside of dropout layers"
             )
@@ -228,6 +226,16 @@ class _Trial:
             " (does a forward or backward pass concatenate, shuffle or count channels outside of"
             " layers?)"
         )
+
+
+def _drawn() -> list[object]:
+    """Where the generators stand that a network may draw random numbers from."""
+    states: list[object] = [torch.get_rng_state().tolist(), random.getstate()]
+    numpy = sys.modules.get("numpy")  # who has not imported it has not drawn from it
+    if numpy is not None:
+        kind, words, *rest = numpy.random.get_state()
+        states.append([kind, words.tolist(), *rest])
+    return states
 
 
 def _split(tensor: Tensor | None, replicas: int, dim: int) -> Sequence[Tensor | None]:

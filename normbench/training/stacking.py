@@ -12,8 +12,8 @@ shuffles channels would be wrong without any error, so every stack proves itself
 (:mod:`normbench.training.proof`). The proof is numerical. It misses
 
 - what mixes replicas only for inputs, weights or a number of calls that it has not seen (a branch
-  taken above a threshold, every hundredth call counted in a global variable);
-- hooks that leave no trace on layers or tensors (on graph nodes, or for all modules of a process).
+  taken above a threshold, every hundredth call counted outside of the network);
+- hooks on graph nodes, which leave no trace on layers or tensors.
 
 Dropout draws what each replica would draw alone (:mod:`normbench.training.dropout`), but one mask
 for all over activations [N, L, C]. In training by hand, its layers draw as PyTorch's do.
@@ -75,8 +75,11 @@ def stack(
         StackError: a layer is unknown or has hooks, or the networks differ in more than the values
             of their tensors (layer and setting are named), or the proof failed.
     """
+    models = list(models)
     if not models:
         raise StackError("there is nothing to stack: the list of networks is empty")
+    if example is not None and (example.dim() < 2 or not example.numel()):
+        raise StackError(f"the example is no batch [N, C, ...]: its shape is {list(example.shape)}")
     if any(isinstance(module, Stack) for model in models for module in model.modules()):
         raise StackError("a stack cannot be stacked: unstack it first")
     check_alike(models)

@@ -187,3 +187,43 @@ def load_job(overrides: list[str]) -> Config:
     pairs = together.partition("=")[2]
     config.together = [[float(x) for x in pair.split(",")] for pair in pairs[2:-2].split("],[")]
     return config
+
+
+MIXES_FROM = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3, stride=8), nn.BatchNorm2d(4)
+        self.head = nn.Linear(4, classes)
+
+    def forward(self, x):
+        x = self.norm(self.conv(x))
+        if x.shape[1] == 4 * {replicas}:
+            x = x.flip(1)
+        return self.head(x.mean((2, 3)))
+
+def build(classes):
+    return Net(classes)
+"""
+
+
+@pytest.mark.parametrize(("replicas", "stacked"), [(4, 1), (3, 1), (5, 4)])
+def test_as_many_are_proven_as_are_stacked(
+    tiny: list[str], tmp_path: Path, replicas: int, stacked: int
+) -> None:
+    """Seven seeds in stacks of four and three: what mixes in one of these is not stacked."""
+    text = MIXES_FROM.format(replicas=replicas)
+    (tmp_path / "net.py").write_text(text, encoding="utf-8")
+    every = [text for text in tiny if not text.startswith("model.")]
+    every += ["model=python", f"model.file={tmp_path}/net.py", "seeds=7", "stack=4"]
+    config = load_config([*every, "norm=batch", "batch=4"])
+    screen = quiet()
+    assert run(config, screen).finished
+
+    result = read_result(Cell.of(config).seed_folder(0))
+    assert result is not None
+    assert result.stacked == stacked
+    said = screen.console.file.getvalue()  # type: ignore[attr-defined]
+    assert ("the seeds are not stacked" in said) is (stacked == 1)

@@ -74,9 +74,7 @@ def test_what_is_extrapolated_grows_with_what_it_is_made_of(
     assert float(short["normbench"]) == 2 + 13 + 3 + 1 + 0.5
     # 6,400 images in 15 s, 2,000 evaluated in 3 s; 2.5 s at most to arrange.
     steps = 3 * 1562 / 200
-    assert float(long["normbench"]) == pytest.approx(
-        2 + 2.5 + steps * 15 + 45 + (1 + 12), abs=0.1
-    )
+    assert float(long["normbench"]) == pytest.approx(2 + 2.5 + steps * 15 + 45 + (1 + 12), abs=0.1)
     # tuned: one seed over 10,000 images in 12 s and 10,000 evaluated in 3 s, eight times.
     assert float(short["tuned"]) == pytest.approx(2 + 8 * (12 + 3 + 1), abs=0.1)
     ratio = (2 + 8 * (12 + 3)) / float(short["normbench"])

@@ -1,8 +1,10 @@
 """Negative controls: a network whose channels meet is found out, however well it hides it."""
 
+import random
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -43,6 +45,22 @@ class Clipped(Exact):
 def hooked_in_forward(_: Net, x: Tensor) -> Tensor:
     x.register_hook(lambda grad: grad / grad.norm())
     return x
+
+
+def clipped_by_a_hook(_: Net, x: Tensor) -> Tensor:
+    x.register_hook(lambda grad: grad * (10.0 / grad.norm().clamp_min(10.0)))
+    return x
+
+
+class OneSize(Net):
+    """The same with a head that takes one size of image."""
+
+    def __init__(self, between: Callable[[Any, Tensor], Tensor]) -> None:
+        super().__init__(between, head=nn.Linear(4 * 8 * 8, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.get_submodule("head")(self.between(self, self.first(x)).flatten(1))
+        return y
 
 
 def mixed_when(condition: Callable[[Any, Tensor], object]) -> Build:
@@ -103,6 +121,15 @@ MIXED: dict[str, tuple[Callable[[Any, Tensor], Tensor], str]] = {
     "a hook in the forward pass": (hooked_in_forward, "gradient of"),
     "random numbers": (lambda _, x: x * torch.rand(()), "random numbers outside of dropout"),
     "functional dropout": (lambda _, x: F.dropout(x), "random numbers outside of dropout"),
+    "Python's random numbers": (
+        lambda _, x: x if random.random() < 0.5 else 2 * x,
+        "random numbers outside of dropout",
+    ),
+    "NumPy's random numbers": (
+        lambda _, x: x * float(np.random.rand()),
+        "random numbers outside of dropout",
+    ),
+    "a hook that clips": (clipped_by_a_hook, "gradient of"),
     "a count": (counted, "a forward pass changes calls of Net"),
 }
 
@@ -113,6 +140,17 @@ MIXING = [
     ),
     Row("mixed in training only", mixed_when(lambda self, x: self.training), "training mode"),
     Row("mixed when large", mixed_when(lambda self, x: x.abs().max() > 30), "Conv2d at last"),
+    Row(
+        "mixed when large, of one size",
+        lambda: OneSize(lambda _, x: x.flip(1) if x.abs().max() > 30 else x),
+        "Linear at head",
+    ),
+    Row("a gradient clipped, of one size", lambda: OneSize(clipped_by_a_hook), "gradient of"),
+    Row(
+        "a layer for many channels",
+        net(lambda self, x: x if x.shape[1] == 4 else self.more(x), more=conv(4, 4, 1)),
+        "Conv2d at more",
+    ),
     Row("mixed at another size", mixed_when(lambda self, x: x.shape[2] != 8), "Conv2d at last"),
     Row(
         "mixed after some steps",

@@ -319,6 +319,36 @@ def test_an_empty_list_is_refused() -> None:
         stack([])
 
 
+@pytest.mark.parametrize("shape", [(0, 3), (3,), ()])
+def test_an_example_that_is_no_batch_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(StackError, match="example is no batch"):
+        stack([nn.Linear(3, 4)], torch.zeros(shape))
+
+
+def test_networks_may_come_one_by_one() -> None:
+    assert stack(nn.Linear(3, 4) for _ in range(3)).replicas == 3  # type: ignore[arg-type]
+
+
+def test_a_stack_takes_an_empty_batch_as_its_networks_do() -> None:
+    stacked = stack([nn.Sequential(nn.Linear(6, 3)) for _ in range(2)])
+    x = torch.zeros(0, 12, requires_grad=True)
+    y = stacked(x)
+    y.sum().backward()
+
+    assert y.shape == (0, 6)
+    assert x.grad is not None
+
+
+def test_hooks_on_all_layers_of_the_process_are_refused() -> None:
+    handle = nn.modules.module.register_module_forward_hook(lambda *_: None)
+    try:
+        with pytest.raises(StackError, match="hooks for all layers of the process"):
+            stack([nn.Linear(6, 3) for _ in range(2)])
+    finally:
+        handle.remove()
+    stack([nn.Linear(6, 3) for _ in range(2)])
+
+
 def test_dropout_does_not_spoil_the_proof_and_is_kept() -> None:
     models = [nn.Sequential(nn.Linear(6, 8), nn.Dropout(0.5), nn.Linear(8, 2)) for _ in range(2)]
     stacked = stack(models)

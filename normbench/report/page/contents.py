@@ -144,7 +144,7 @@ def _grid_note(comparison: Comparison) -> str:
     why = untimed(comparison)
     said = (
         "Lead: by how many points of test error the runner-up is worse; clear where that holds with"
-        " all rows taken together (Holm, 95 %)."
+        " the leads of all rows taken together (Holm, 95 %)."
     )
     if why:
         return f"{said} Memory is a training step's, over batch norm's; no times, because {why}."
@@ -173,7 +173,7 @@ def _differences(comparison: Comparison) -> list[Block]:
         return []
     note = (
         "Test error in percentage points with 95 % intervals (Welch: seeds of different cells are"
-        " not paired). Alone: each interval by itself. Together: all rows of the table hold at once"
+        " not paired). Alone: each interval by itself. Together: all rows of this table at once"
         f" (Holm, {count(len(rows), 'row')}); clear where that one does not hold 0."
     )
     blocks: list[Block] = [Text(note, muted=True), Table(columns, rows)]
