@@ -114,8 +114,8 @@ def run(loop: str, case: Case, name: str, *, ahead: bool) -> Parts:
 
 
 def sweep(case: Case, name: str) -> tuple[float, float]:
-    """Seconds of four rates as one sweep, and as a run each."""
-    case = replace(case, norm="group", batch=2, seeds=3)
+    """Seconds of four rates as one sweep, and as a run each; long, so that starts weigh little."""
+    case = replace(case, norm="group", batch=2, seeds=3, train=4 * case.train)
     base = case.overrides(name)
     with TemporaryDirectory() as one, TemporaryDirectory() as other:
         rates = f"optim.lr={','.join(RATES)}"

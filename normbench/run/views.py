@@ -214,9 +214,9 @@ def show_runs(screen: Screen, directory: Path) -> None:
             rows.append(_run_row(folder))
     screen.table(
         f"Cells in {directory}",
-        ("cell", "seeds", "state", "accuracy", "trained"),
+        ("cell", "seeds", "state", "accuracy", "test images", "trained"),
         rows,
-        droppable=("trained", "seeds", "state"),
+        droppable=("trained", "seeds", "state", "test images"),
     )
 
 
@@ -234,12 +234,14 @@ def _run_row(folder: Path) -> tuple[str, ...]:
     accuracy = "-" if mean is None else f"{mean:.2%}"
     if interval is not None:
         accuracy += f" ± {(interval[1] - interval[0]) / 2:.2%}"
+    images = {result.test_images for result in ended if result.test_images is not None}
     seconds = sum(result.seconds for result in ended)
     return (
         f"{folder.parent.name}/{folder.name}",
         f"{len(ended)}/{begun}",
         state,
         accuracy,
+        ", ".join(f"{number:,}" for number in sorted(images)) or "-",
         duration(seconds) if ended else "-",
     )
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from normbench.norms import NORMS, Norm
+from normbench.norms.batch import BatchNorm
 from tests.norm_checks import CHANNELS, SHAPES, built, default, laid_out, randn, suits
 
 EVERY = pytest.mark.parametrize("name", NORMS)
@@ -61,6 +62,13 @@ def test_a_traced_layer_computes_the_same(name: str) -> None:
 
 
 @EVERY
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # torch's own: it is deprecated
+def test_torch_jit_script_takes_no_norm(name: str) -> None:
+    with pytest.raises((RuntimeError, torch.jit.frontend.FrontendError)):
+        torch.jit.script(layer(name))
+
+
+@EVERY
 def test_vmap_is_a_loop_over_batches(name: str) -> None:
     norm = layer(name)
     batches = torch.stack([laid_out("NCHW", seed) for seed in range(3)])
@@ -78,7 +86,9 @@ def test_torch_func_gives_the_gradient_that_backward_gives(name: str, training: 
         total: Tensor = norm(z).square().sum()
         return total
 
-    if training and name in ("batch_renorm", "evonorm_b0", "moving_batch", "online", "switchable"):
+    averages = any(part.startswith("running") for part, _ in norm.named_buffers())
+    refused = training and averages and type(norm) is not BatchNorm
+    if refused:
         with pytest.raises(RuntimeError, match="transform"):
             torch.func.grad(loss)(x.detach())
         return

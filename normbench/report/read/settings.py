@@ -1,4 +1,4 @@
-"""What a cell's settings mean: the groups of group norm they make."""
+"""What a cell's settings mean: the groups of channels they make."""
 
 from dataclasses import fields
 from typing import Any
@@ -10,7 +10,7 @@ _MOST = 1 << 16  # channels; more are no network's, and finding their divisors t
 
 
 def has_groups(cell: CellRun, number: int) -> bool:
-    """Whether a cell's group norm is known to have ``number`` groups in every stage."""
+    """Whether a cell's norm is known to have ``number`` groups in every stage."""
     return {groups for groups, _ in _groups(cell)} == {number}
 
 
@@ -31,14 +31,16 @@ def _named(groups: int, size: int) -> str:
 
 def _groups(cell: CellRun) -> list[tuple[int, int]]:
     from normbench.models import MODELS  # these bring torch
-    from normbench.norms.group import GroupNormConfig
+    from normbench.norms import NORMS
+    from normbench.norms.group import GroupedConfig
 
     model = cell.settings.get("model")
-    if cell.norm != "group" or not isinstance(model, dict):
+    kind = NORMS.get(cell.norm)
+    if kind is None or not issubclass(kind, GroupedConfig) or not isinstance(model, dict):
         return []
     try:
         channels = _made(MODELS[model["name"]], model).norm_channels
-        config = _made(GroupNormConfig, cell.settings.get("norm", {}))
+        config = _made(kind, cell.settings.get("norm", {}))
         if max(channels, default=0) > _MOST:
             return []
         return [(g := config.num_groups(c), c // g) for c in channels]

@@ -217,6 +217,8 @@ def unlike(comparison: Comparison, publication: Publication) -> list[str]:
     for name in ("limit", "val_fraction"):
         if isinstance(data, Mapping) and data.get(name):
             found.append(f"training images: all there, data.{name}={short(data[name])} here")
+    if isinstance(data, Mapping) and data.get("test_limit"):
+        found.append(f"test images: all there, data.test_limit={short(data['test_limit'])} here")
     if comparison.model != publication.model:
         found.append(f"network: {publication.model} there, {comparison.model} here")
     if publication.epochs not in (None, comparison.epochs):

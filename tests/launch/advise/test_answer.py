@@ -1,6 +1,8 @@
 """The answer of a race, and its words."""
 
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from random import Random
 
@@ -179,3 +181,19 @@ def test_the_lines_of_python_put_the_norm_into_a_network_of_one_s_own(
     assert isinstance(optimizer, torch.optim.Optimizer)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(rate)
     assert len(re.findall("\n", code)) == 3
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["norm=batch"],
+        ["norm=group", "norm.groups=C//16", "optim=adamw", "batch=2"],
+        ["norm=batch", "batch=2", "optim.lr=0.0123456", "optim.weight_decay=0.000123456"],
+    ],
+)
+def test_the_lines_of_python_are_written_as_one_formats_them(settings: list[str]) -> None:
+    text = wording.code(load_config(settings)) + "\n"
+    ruff = [sys.executable, "-m", "ruff", "format", "--isolated", "--line-length", "100", "-"]
+    done = subprocess.run(ruff, input=text, capture_output=True, text=True, check=True)
+
+    assert done.stdout == text
