@@ -7,7 +7,8 @@ Times processes in turns, ResNet-8. Rows:
 - `table`: `normbench run` (start, arranging, training, an evaluation an epoch, decomposition,
   records) and scripts/plain_run.py (`usual` and `tuned`), batch and group norm, batch 2 to 128, one
   seed and eight, one epoch of 10,000 images and three of 50,000, 10,000 test images. One epoch of
-  10,000 is run whole by `normbench`, and by `tuned` for one seed. All else (`~`) is extrapolated:
+  10,000 is run whole by `normbench`, and by `tuned` for one seed; three of 50,000 by both for one
+  seed at batch size 32 and more, where they take a minute. All else (`~`) is extrapolated:
   the parts that a run of at least 200 steps took, in which the first and slower ones hardly count,
   are scaled to more images, epochs and, for the plain loops, seeds, which they train one after
   another. How eight are arranged is measured before such a run, as for a long training, and counted
@@ -36,8 +37,9 @@ from timing import machine
 
 from normbench.run.placement import time_to_measure
 
-SHORT = (1, 10_000)
-LENGTHS = {"1 x 10,000": SHORT, "3 x 50,000": (3, 50_000)}
+SHORT, LONG = (1, 10_000), (3, 50_000)
+LENGTHS = {"1 x 10,000": SHORT, "3 x 50,000": LONG}
+WHOLE = 32
 LOOPS = ("usual", "tuned", "normbench")
 FEW, STEPS = 2_560, 200
 TEST, ALL_TEST = 2_000, 10_000
@@ -56,12 +58,12 @@ def scaled(parts: Parts, done: Case, wanted: Case) -> Parts:
     if done == wanted:
         return parts
     seeds = wanted.seeds // done.seeds
-    steps = wanted.epochs * (wanted.train // wanted.batch) / (done.train // done.batch)
-    an_image = parts["evaluating"] / done.test
+    steps, those = (each.epochs * (each.train // each.batch) for each in (wanted, done))
+    an_image = parts["evaluating"] / done.epochs / done.test
     again = seeds * parts["decomposing"]
     if again:
         again += seeds * (wanted.test - done.test) * an_image
-    training = seeds * steps * parts["training"]
+    training = seeds * steps / those * parts["training"]
     return {
         "start": parts["start"],
         "arranging": time_to_measure(training) if "arranging" in parts else 0.0,
@@ -89,10 +91,16 @@ def measure(
     part = {k: Case(norm, batch, k, 1, train, test) for k in (1, *seeds)}
     short = part if arguments.quick else {k: Case(norm, batch, k, *SHORT, ALL_TEST) for k in part}
 
+    long = Case(norm, batch, 1, *LONG, ALL_TEST)
+
     def runs(loop: str, k: int, length: str) -> tuple[str, Case]:
         """What is run for a row; the plain loops train one seed."""
-        whole = LENGTHS[length] == SHORT and loop != "usual"
-        return loop, (short if whole else part)[k if loop == "normbench" else 1]
+        k = k if loop == "normbench" else 1
+        if loop == "usual":
+            return loop, part[k]
+        if LENGTHS[length] == SHORT:
+            return loop, short[k]
+        return loop, long if k == 1 and batch >= WHOLE and not arguments.quick else part[k]
 
     wanted = [(k, length) for k in seeds for length in arguments.lengths]
     turns: dict[tuple[str, Case], list[Parts]] = {

@@ -12,8 +12,11 @@ From the top down::
     endings.py       mistakes and interruptions: one line, one exit code
 """
 
+import atexit
 import os
 import signal
+import sys
+import threading
 from time import perf_counter
 
 SPINS = "10000"
@@ -27,8 +30,31 @@ def _leave(*_: object) -> None:
     os._exit(130)
 
 
+def command() -> None:
+    """The process of the ``normbench`` command: :func:`main`, and no wait after it.
+
+    Python takes half a second to take PyTorch apart. Nothing is left to do for it: what was
+    registered for the end is called and output is flushed here, and files are closed before.
+    """
+    code: object = 0
+    try:
+        main()
+    except SystemExit as end:
+        code = end.code
+    others = [each for each in threading.enumerate() if each is not threading.main_thread()]
+    if all(each.daemon for each in others) and isinstance(code, int | None):
+        atexit._run_exitfuncs()
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        except OSError:  # Python says so itself
+            sys.exit(code)
+        os._exit(code or 0)
+    sys.exit(code)  # type: ignore[arg-type]
+
+
 def main() -> None:
-    """The ``normbench`` command."""
+    """What the ``normbench`` command does."""
     began = perf_counter()
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as nohup wants it
         signal.signal(signal.SIGINT, _leave)  # until there is something to put away

@@ -62,6 +62,45 @@ cli.main()
     assert said == "True\n"
 
 
+# ---- its end ----
+
+AT_THE_END = """
+import atexit, sys, threading, time
+from normbench import cli
+
+class Torn:
+    def __del__(self):
+        print("taken apart")
+
+def late():
+    time.sleep(0.3)
+    print("waited for")
+
+torn = Torn()
+atexit.register(lambda: print("called"))
+threading.Thread(target=late, daemon={daemon}).start()
+cli.command()
+"""
+
+
+@pytest.mark.parametrize(("line", "code"), [("--version", 0), ("--no-such-option", 2)])
+def test_a_command_ends_without_being_taken_apart(line: str, code: int) -> None:
+    run = [sys.executable, "-c", AT_THE_END.format(daemon=True), line]
+    done = subprocess.run(run, capture_output=True, text=True, check=False)
+
+    assert done.returncode == code
+    assert done.stdout.endswith("called\n")
+    assert "taken apart" not in done.stdout
+
+
+def test_a_command_waits_for_what_is_still_at_work() -> None:
+    run = [sys.executable, "-c", AT_THE_END.format(daemon=False), "--version"]
+    done = subprocess.run(run, capture_output=True, text=True, check=True)
+
+    assert "waited for" in done.stdout
+    assert "called" in done.stdout
+
+
 # ---- an interruption ----
 
 
