@@ -78,7 +78,7 @@ def test_the_wheel_is_typed_licensed_and_has_its_command(wheel: zipfile.ZipFile)
     assert "normbench/py.typed" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     (entry_points,) = (name for name in names if name.endswith("entry_points.txt"))
-    assert "normbench = normbench.cli:main" in wheel.read(entry_points).decode()
+    assert "normbench = normbench.cli:command" in wheel.read(entry_points).decode()
 
 
 def test_the_wheel_has_nothing_else(wheel: zipfile.ZipFile) -> None:
