@@ -13,7 +13,7 @@ Times processes in turns, ResNet-8. Rows:
   are scaled to more images, epochs and, for the plain loops, seeds, which they train one after
   another. How eight are arranged is measured before such a run, as for a long training, and counted
   with the most that the training would have taken for it.
-  Batch norm is evaluated once more at the end by all three, with statistics estimated anew;
+  Batch norm is evaluated once more at the end by all three, with re-estimated statistics;
   `plain` is `tuned` without that.
 - `sweep`: twelve replicas, four rates and three seeds, as one sweep and as four runs.
 - `beside`: two commands at once and one after another.
@@ -254,7 +254,7 @@ def main() -> None:
             keep(commands, pairs, COMMANDS)
     where = machine(torch.device("cpu"))
     text = f"Seconds of whole commands, ResNet-8; {where}. ~: extrapolated from measured parts. "
-    text += "plain: tuned, without the evaluation with statistics estimated anew.\n\n"
+    text += "plain: tuned, but batch norm is not evaluated with re-estimated statistics.\n\n"
     if rows:
         text += table(rows, [name for name in FIELDS if name != "measured"]) + "\n\n"
     text += "Two ways to do the same, measured:\n\n" + table(pairs, COMMANDS) + "\n"

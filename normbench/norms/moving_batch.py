@@ -255,14 +255,14 @@ class MovingBatchNormConfig(NormConfig):
         gamma = state.get("weight", torch.ones_like(state["running_square"]))
         beta = state.get("bias", torch.zeros_like(gamma))
         if training:
-            y: Tensor = _Reference.apply(x, gamma, beta, state, self, norm_batch or len(x))
+            y: Tensor = _MovingReference.apply(x, gamma, beta, state, self, norm_batch or len(x))
         else:
             y = x / spread((state["running_square"] + self.eps).sqrt(), x)
             y = scale_and_shift(y, gamma, beta)
         return y.relu() if act else y
 
 
-class _Reference(torch.autograd.Function):
+class _MovingReference(torch.autograd.Function):
     """Training, forward and backward, as the formula has it, one step after another."""
 
     @staticmethod

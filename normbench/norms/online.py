@@ -255,7 +255,7 @@ class OnlineNormConfig(NormConfig):
         norm_batch: int | None = None,
     ) -> Tensor:
         if training:
-            y: Tensor = _Reference.apply(x, state, self)
+            y: Tensor = _OnlineReference.apply(x, state, self)
         else:
             root = spread((state["running_var"] + self.eps).sqrt(), x)
             y = (x - spread(state["running_mean"], x)) / root
@@ -265,7 +265,7 @@ class OnlineNormConfig(NormConfig):
         return y.relu() if act else y
 
 
-class _Reference(torch.autograd.Function):
+class _OnlineReference(torch.autograd.Function):
     """The control processes, example by example."""
 
     @staticmethod
