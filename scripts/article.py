@@ -207,10 +207,12 @@ def page(findings: list[Finding], images: Images, lost: Losses, command: str) ->
         "± is half a 95 % interval over n seeds (Student's t). Networks of different norms are"
         " compared by Welch's interval; only what is measured on one network is paired: before and"
         " after a layer, say. A program draws the verdicts from the numbers by rules that were"
-        " fixed before. *Holds* and *does not hold* need an interval wholly on one side of 0, or of"
-        " another bound that is named. *Holds partly*: part of the claim is shown, or its reason is"
-        " another. *Not decided*: these seeds do not decide it, or networks are missing. Every"
-        " verdict on training is about the networks, images and lengths that are named.",
+        " fixed on 2026-11-23, before the networks of batch-size were trained (those of claims 4, 9"
+        " and 15, which are about formulas, on 2026-11-25). *Holds* and *does not hold* need an"
+        " interval wholly on one side of 0, or of another bound that is named. *Holds partly*:"
+        " part of the claim is shown, or its reason is another. *Not decided*: these seeds do"
+        " not decide it, or networks are missing. Every verdict on training is about the"
+        " networks, images and lengths that are named.",
         "| | claim | verdict | found |\n|---|---|---|---|\n" + "\n".join(rows),
     ]
     return "\n\n".join([*head, *(f.markdown(n) for n, f in enumerate(findings, 1))]) + "\n"

@@ -46,7 +46,9 @@ for name in "$@"; do
   step normbench sweep "experiment=$name" data=images data.name=cifar10-jpeg \
     "threads=${THREADS:-1}"
   step python scripts/keep.py "runs/$name" "results/$name"
-  step normbench report "results/$name" --papers --out "results/$name"
+  papers=--papers
+  [ "$name" != batch-size ] || papers=
+  step normbench report "results/$name" $papers --out "results/$name"
 done
 if [ ${#incomplete[@]} -gt 0 ]; then
   echo "reproduce.sh: not everything came to a good end, see above: ${incomplete[*]}" >&2

@@ -14,6 +14,7 @@ from typing import Any
 from normbench.errors import UnreadableError
 from normbench.files import read_json, write_json
 from normbench.report.compare.statistics import Estimate, estimate
+from normbench.report.text import wording
 from normbench.store.results import DIVERGED, Result
 
 HOLDS = "holds"
@@ -176,8 +177,10 @@ def fixed(found: Estimate | None, digits: int = 2, scale: float = 1.0) -> str:
     """Mean ± half the 95 % interval, times ``scale``; ``-`` where there is none."""
     if found is None:
         return "-"
-    mean = f"{scale * found.mean:.{digits}f}"
-    return mean if found.half is None else f"{mean} ± {abs(scale) * found.half:.{digits}f}"
+    mean = wording.fixed(scale * found.mean, digits)
+    if found.half is None:
+        return mean
+    return f"{mean} ± {wording.fixed(abs(scale) * found.half, digits)}"
 
 
 def spread(values: Sequence[float], digits: int = 2, scale: float = 1.0) -> str:

@@ -238,6 +238,9 @@ def rules(found: dict[str, Any]) -> Finding:
     names = ("auto", *RULES)
     rows = [[c, *(cell(each[rule], int(c)) for rule in names)] for c, each in found.items()]
     degenerate = [c for c, each in found.items() if each["gcd(32, C)"]["same"] == "instance"]
+    failing = [c for c, each in found.items() if each["min(32, C)"]["groups"] is None]
+    # The automatic rule may refuse a number of channels; it may not make another norm of it.
+    sound = all(each["auto"]["same"] in ("", "refused") for each in found.values())
     return Finding(
         "Groups by hand or automatically",
         "The group size is a hyper-parameter, set by hand or determined automatically.",
@@ -245,12 +248,12 @@ def rules(found: dict[str, Any]) -> Finding:
         " 32"
         " that leaves two channels a group or more) and by two rules common in public code. Whether"
         " the layer equals instance or layer norm is tested on its output (float64, to 10⁻⁹).",
-        PARTLY,
+        (PARTLY if degenerate or failing else HOLDS) if sound else NOT,
         "By hand they can be set; automatically there is only a rule for a divisor of C, and"
         " nothing"
         " is determined from data. Careless rules change the norm: gcd(32, C) and min(32, C) give"
         f" one channel a group, which is instance norm, at C = {', '.join(degenerate)}; min(32, C)"
-        " does not divide 48.",
+        f" does not divide {', '.join(failing)}.",
         [Table("Groups × channels in each", ["C", *names], rows)],
         "Which number of groups is best: see [groups](groups/report.md).",
     )

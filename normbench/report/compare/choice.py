@@ -1,17 +1,19 @@
 """Which norm to use at each batch size, by how much, how sure, and at what cost."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from normbench.report.compare.comparisons import Comparison, Line, Point
-from normbench.report.compare.differences import cost, error, typical, with_new_images
-from normbench.report.compare.statistics import (
-    MOST_SEEDS,
-    Estimate,
-    holm,
-    seeds_to_tell,
-    welch,
+from normbench.report.compare.differences import (
+    Difference,
+    between,
+    cost,
+    differences,
+    error,
+    typical,
+    with_new_images,
 )
+from normbench.report.compare.statistics import MOST_SEEDS, Estimate, seeds_to_tell
 from normbench.report.read.cells import CellRun
 
 CLASSES = {"cifar100": 100, "cifar10": 10, "synthetic": 10}
@@ -32,7 +34,9 @@ class Choice:
         error_new: half its 95 % interval with a new test set; None where not recorded.
         second: the runner-up; None where nothing else was measured.
         ahead: by how much the runner-up's error is higher, in points (Welch, 95 %).
-        clear: whether that holds with all rows of the grid taken together (Holm).
+        ahead_new: half its 95 % interval with a new test set; None where not recorded.
+        doubt: the first other norm whose error is not clearly higher, with all differences of the
+            comparison taken together; None where all are.
         seeds: how many each of the two would need (80 % power); None where it cannot be said, or
             where they would be more than 100.
         time, memory: of the best over batch norm's; None where not measured or not comparable.
@@ -44,10 +48,16 @@ class Choice:
     error_new: float | None = None
     second: Line | None = None
     ahead: Estimate | None = None
-    clear: bool = False
+    ahead_new: float | None = None
+    doubt: Line | None = None
     seeds: int | None = None
     time: float | None = None
     memory: float | None = None
+
+    @property
+    def clear(self) -> bool:
+        """Whether the error of every other norm that was measured there is clearly higher."""
+        return self.second is not None and self.doubt is None
 
     @property
     def more(self) -> str:
@@ -62,28 +72,42 @@ class Choice:
 
 def choices(comparison: Comparison) -> list[Choice]:
     """A choice for every place with a finished seed; norms of which seeds diverged are in none."""
-    found = [choice for x in comparison.xs if (choice := _choice(comparison, x)) is not None]
-    adjusted = holm([choice.ahead for choice in found])
-    return [
-        replace(choice, clear=together is not None and together.clear)
-        for choice, together in zip(found, adjusted, strict=True)
-    ]
+    asked = differences(comparison)
+    found = [_choice(comparison, asked, x) for x in comparison.xs]
+    return [choice for choice in found if choice is not None]
 
 
-def _choice(comparison: Comparison, x: int) -> Choice | None:
+def _choice(comparison: Comparison, asked: Sequence[Difference], x: int) -> Choice | None:
     ranked = _ranked(comparison, x)
     if not ranked:
         return None
     best, point, value = ranked[0]
-    choice = Choice(x=x, best=best, error=value, error_new=with_new_images(value, point))
     time, memory = _against_batch_norm(comparison, best, x)
-    choice = replace(choice, time=time, memory=memory)
-    if len(ranked) == 1:
-        return choice
-    second, other, _ = ranked[1]
-    ends = other.errors, point.errors
-    needed = seeds_to_tell(*(errors.values() for errors in ends))
-    return replace(choice, second=second, ahead=welch(*ends), seeds=needed)
+    leads = [(other, between(asked, other, best, x)) for other, _, _ in ranked[1:]]
+    ahead = leads[0][1] if leads else None
+    doubt = next((other for other, lead in leads if lead is None or not lead.clear), None)
+    return Choice(
+        x=x,
+        best=best,
+        error=value,
+        error_new=with_new_images(value, point),
+        second=leads[0][0] if leads else None,
+        ahead=None if ahead is None else ahead.points,
+        ahead_new=None if ahead is None else with_new_images(ahead.points, ranked[1][1], point),
+        doubt=doubt,
+        seeds=None if doubt is None else _needed(asked, doubt, best, x),
+        time=time,
+        memory=memory,
+    )
+
+
+def _needed(asked: Sequence[Difference], doubt: Line, best: Line, x: int) -> int | None:
+    """Seeds that would tell two norms apart, as one of as many differences as there are."""
+    lead = between(asked, doubt, best, x)
+    points = doubt.at(x), best.at(x)
+    if lead is None or points[0] is None or points[1] is None:
+        return None
+    return seeds_to_tell(points[0].errors.values(), points[1].errors.values(), lead.level)
 
 
 def _ranked(comparison: Comparison, x: int) -> list[tuple[Line, Point, Estimate]]:
@@ -118,8 +142,8 @@ def untimed(comparison: Comparison) -> str:
     busy = sum(cost(cell).busy for cell in cells)
     if busy:
         return (
-            f"in {busy} of {len(cells)} cells the times of the seeds differ by more than 20 %, so"
-            " the machine was busy with other work"
+            f"in {busy} of {len(cells)} cells the times of the seeds, or the speed along the"
+            " training, differ by more than 20 %, so the machine was busy with other work"
         )
     machines = {
         str([environment.get(key) for key in ("processor", "gpu", "device", "threads")])

@@ -19,6 +19,7 @@ from normbench.report.compare.recipes import (
     rate_of,
     recipes,
     same_rates,
+    told_apart,
 )
 from normbench.report.compare.regimes import (
     SIGNS,
@@ -124,6 +125,7 @@ class Comparison:
     """Lines that differ in the norm alone.
 
     Attributes:
+        experiment: the folder that its cells are in, below the one that was read; "": that one.
         title: network, data set, epochs, and what tells it from the other comparisons.
         regime: what "batch size" means here, in words.
         axis: a key of AXES.
@@ -133,6 +135,7 @@ class Comparison:
         left_out: folders of cells that are in it twice.
     """
 
+    experiment: str
     title: str
     regime: str
     axis: str
@@ -189,8 +192,9 @@ def _comparison(regime: Regime, cells: Sequence[CellRun]) -> Comparison:
         lines.append(Line(labels[key], key[0], tuple(points), key[2], tied))
     lines.sort(key=lambda line: (not line.batch_dependent, line.level, _natural(line.label)))
     settings = {k: v for k, v in first.settings.items() if k not in NO_PART | COMPARED}
-    experiment = first.folder.rpartition("/")[0]
+    experiment = first.experiment
     return Comparison(
+        experiment=experiment,
         title=f"{experiment and experiment + ': '}{first.model} on {first.data}",
         regime=regime.name,
         axis=regime.axis,
@@ -224,13 +228,7 @@ def _labels(keys: Iterable[tuple[str, str, bool]]) -> dict[tuple[str, str, bool]
     labels = {}
     for norm, same in named.items():
         variants = [json.loads(variant) for _, variant, _ in same]
-        for key, variant in zip(same, variants, strict=True):
-            differing = [k for k in variant if any(v.get(k) != variant[k] for v in variants)]
-            telling = [k for k in differing if variant[k] is not None]
-            said = [
-                f"{SIGNS[k]} = {short(variant[k])}" if k in SIGNS else f"{k}={short(variant[k])}"
-                for k in telling
-            ]
+        for key, said in zip(same, told_apart(variants, SIGNS), strict=True):
             labels[key] = ", ".join([norm, *said])
     return labels
 

@@ -70,13 +70,14 @@ def _draws(first: Line, second: Line, places: Sequence[float]) -> npt.NDArray[np
     with the test there. A cell that stands at several places is drawn once.
     """
     random = np.random.default_rng(0)
-    drawn: dict[tuple[float, ...], npt.NDArray[np.float64]] = {}
+    drawn: dict[tuple[int, tuple[float, ...]], npt.NDArray[np.float64]] = {}
 
-    def noise(cell: Mapping[int, float]) -> npt.NDArray[np.float64]:
+    def noise(line: int, cell: Mapping[int, float]) -> npt.NDArray[np.float64]:
         values = tuple(cell.values())
-        if values not in drawn:
-            drawn[values] = sqrt(variance(values) / len(values)) * random.standard_normal(_DRAWS)
-        return drawn[values]
+        if (line, values) not in drawn:
+            scatter = sqrt(variance(values) / len(values))
+            drawn[line, values] = scatter * random.standard_normal(_DRAWS)
+        return drawn[line, values]
 
     columns = []
     for x in places:
@@ -84,7 +85,7 @@ def _draws(first: Line, second: Line, places: Sequence[float]) -> npt.NDArray[np
         if value is None or value.half is None:
             return None
         stretch = np.sqrt(value.freedom / random.chisquare(value.freedom, _DRAWS))
-        columns.append(value.mean + stretch * (noise(first[x]) - noise(second[x])))
+        columns.append(value.mean + stretch * (noise(1, first[x]) - noise(2, second[x])))
     return np.stack(columns, axis=1)
 
 

@@ -1,10 +1,10 @@
 """What a comparison says in numbers: differences, crossings, what is lost to what, and costs."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations
 from math import sqrt
-from statistics import fmean, median
+from statistics import fmean, median, quantiles
 from typing import Any
 
 import numpy as np
@@ -19,12 +19,14 @@ from normbench.report.compare.statistics import (
     combine,
     correlation,
     estimate,
+    holm,
     paired,
     quantile,
     welch,
 )
 from normbench.report.read.cells import CellRun
 from normbench.report.read.defaults import defaults
+from normbench.report.read.seeds import SeedRun
 
 
 def error(point: Point) -> Estimate | None:
@@ -39,30 +41,64 @@ class Difference:
     Attributes:
         first, second: the lines.
         x: where.
-        points: percentage points (Welch); None where no seed finished in one of them.
+        points: percentage points (Welch).
+        level: of the interval that has to exclude 0 among all that is asked together (Holm).
     """
 
     first: Line
     second: Line
     x: int
-    points: Estimate | None
+    points: Estimate
+    level: float
 
+    @property
+    def together(self) -> Estimate:
+        """The same with the interval that decides."""
+        return self.points.at(self.level)
 
-def difference(first: Line, second: Line, x: int) -> Difference:
-    """The difference of two lines at one place."""
-    a, b = first.at(x), second.at(x)
-    return Difference(first, second, x, welch(a.errors, b.errors) if a and b else None)
+    @property
+    def clear(self) -> bool:
+        """Whether it is clear of 0 with all that is asked together."""
+        return self.together.clear
 
 
 def differences(comparison: Comparison) -> list[Difference]:
-    """Every two lines at every place where both have finished seeds."""
-    pairs = combinations(comparison.lines, 2)
-    found = [difference(a, b, x) for a, b in pairs for x in _places(a, b, comparison.xs)]
-    return [one for one in found if one.points is not None]
+    """Every two lines at every place where both have finished seeds and none that diverged.
+
+    All of them are one family: whatever a report says of two norms at one place, it says from here.
+    """
+    return _together(
+        (a, b, x, _difference(a, b, x))
+        for a, b in combinations(comparison.lines, 2)
+        for x in (comparison.xs[:1] if a.level and b.level else comparison.xs)
+    )
 
 
-def _places(first: Line, second: Line, xs: Sequence[int]) -> Sequence[int]:
-    return xs[:1] if first.level and second.level else xs
+def _difference(first: Line, second: Line, x: int) -> Estimate | None:
+    a, b = first.at(x), second.at(x)
+    if a is None or b is None or a.diverged or b.diverged:
+        return None
+    return welch(a.errors, b.errors)
+
+
+def _together(values: Iterable[tuple[Line, Line, int, Estimate | None]]) -> list[Difference]:
+    known = [(a, b, x, value) for a, b, x, value in values if value is not None]
+    levels = holm([value for *_, value in known])
+    return [Difference(*one, level) for one, level in zip(known, levels, strict=True)]
+
+
+def between(found: Iterable[Difference], first: Line, second: Line, x: int) -> Difference | None:
+    """The difference of two lines at a place, as ``first`` less ``second``; None where there is
+    none."""
+    for one in found:
+        level = one.first.level and one.second.level
+        if {one.first.label, one.second.label} == {first.label, second.label} and (
+            level or one.x == x
+        ):
+            ours = one.first.label == first.label
+            return replace(one, first=first, second=second, x=x,
+                           points=one.points if ours else -one.points)  # fmt: skip
+    return None
 
 
 def changes(comparison: Comparison) -> list[Difference]:
@@ -70,8 +106,8 @@ def changes(comparison: Comparison) -> list[Difference]:
     found = []
     for line in comparison.lines:
         points = [] if line.level else line.measured
-        found += [Difference(line, line, p.x, change(line, p.x, points[0].x)) for p in points[1:]]
-    return found
+        found += [(line, line, p.x, change(line, p.x, points[0].x)) for p in points[1:]]
+    return _together(found)
 
 
 def change(line: Line, x: int, reference: int) -> Estimate | None:
@@ -245,7 +281,11 @@ def _wrong(cell: CellRun) -> "npt.NDArray[np.float64] | None":
 # --- Costs ----------------------------------------------------------------------------------------
 
 _STEADY = 1.2
-"""Seeds of a cell whose times differ by more were trained beside other work."""
+"""Seeds of a cell whose times differ by more were trained beside other work; so was a seed whose
+slow stretches are slower than its fast ones by more (in nine of ten)."""
+
+_STRETCHES = 20
+"""Of a shorter curve the start, which is slow, is too large a part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,8 +297,8 @@ class Cost:
         seconds: of training, an epoch and seed: of the median seed.
         images: trained a second in that time.
         memory: bytes that one training step of one seed holds.
-        busy: whether the times of the seeds differ so much that the machine did other work too:
-            ``seconds`` and ``images`` are then None.
+        busy: whether the times of the seeds, or the speed of one along its training, differ so much
+            that the machine did other work too: ``seconds`` and ``images`` are then None.
     """
 
     rate: float | None
@@ -275,6 +315,7 @@ def cost(cell: CellRun) -> Cost:
     timed = [r for r in results if r.seconds and r.epochs >= 1e-6]
     times = [r.seconds / r.epochs for r in timed]
     busy = bool(times) and max(times) > _STEADY * min(times)
+    busy = busy or any(_unsteady(run) for run in cell.seeds)
     seconds = median(times) if times and not busy else None
     images = fmean(r.images_per_second * r.seconds / r.epochs for r in timed) if timed else None
     return Cost(
@@ -284,6 +325,15 @@ def cost(cell: CellRun) -> Cost:
         memory=max(sizes, default=None),
         busy=busy,
     )
+
+
+def _unsteady(run: SeedRun) -> bool:
+    """Whether the speed of a training changed along its way."""
+    speeds = [moment.speed for moment in run.curve if moment.speed]
+    if len(speeds) < _STRETCHES:
+        return False
+    tenths = quantiles(speeds, n=10)
+    return tenths[-1] > _STEADY * tenths[0]
 
 
 def peak_rate(cell: CellRun) -> float | None:

@@ -95,6 +95,7 @@ WU_HE = Publication(
         "group": {32: 24.1, 16: 24.2, 8: 24.0, 4: 24.2, 2: 24.1},
         "layer": {32: 25.3},
         "instance": {32: 28.4},
+        "batch_renorm": {4: 26.3},
     },
     sweeps={
         "groups": {64: 24.6, 32: 24.1, 16: 24.6, 8: 24.4, 4: 24.6, 2: 24.7, 1: 25.3},
@@ -195,7 +196,11 @@ MABN = Publication(
     epochs=None,
     regime="the norm's batch is small and the optimizer's is a regular one",
     ratio=None,
-    lines={"batch": {32: 23.41, 2: 35.22}, "renorm": {2: 30.29}, "mabn": {2: 23.67}},
+    lines={
+        "batch": {32: 23.41, 2: 35.22},
+        "batch_renorm": {2: 30.29},
+        "moving_batch": {2: 23.67},
+    },
     caveats=("no number of seeds and no interval is given",),
 )
 

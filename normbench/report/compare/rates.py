@@ -1,11 +1,19 @@
 """Trials of learning rates: the same cell at several rates, scored on held-out training images."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from statistics import fmean
 
-from normbench.report.compare.recipes import held_out, length, place_of, rate_of, recipes
+from normbench.report.compare.recipes import (
+    held_out,
+    length,
+    norm_settings,
+    place_of,
+    rate_of,
+    recipes,
+    told_apart,
+)
 from normbench.report.compare.statistics import Estimate, estimate
 from normbench.report.read.cells import CellRun, Collection
 
@@ -16,17 +24,19 @@ class RateLine:
 
     Attributes:
         norm, batch: which.
+        variant: what tells it from others of that norm and batch size, such as ``momentum=0.02``.
         cells: by learning rate (``optim.lr``, before the rule for the batch size), in order.
     """
 
     norm: str
     batch: int
+    variant: str
     cells: Mapping[float, CellRun]
 
     @property
     def label(self) -> str:
-        """``batch, 16``: the norm and the batch size."""
-        return f"{self.norm}, {self.batch}"
+        """``batch, 16``: the norm and the batch size, and what tells it from others of them."""
+        return ", ".join(filter(None, (self.norm, str(self.batch), self.variant)))
 
     @property
     def errors(self) -> dict[float, dict[int, float]]:
@@ -88,16 +98,28 @@ def _trial(cells: list[CellRun]) -> RateTrial | None:
     if not any(len(rates) > 1 for rates in places.values()):
         return None
     first = cells[0]
-    experiment = first.folder.rpartition("/")[0]
+    experiment = first.experiment
     lines = []
-    for rates in places.values():
+    for rates, variant in zip(places.values(), _variants(places.values()), strict=True):
         one = next(iter(rates.values()))
-        lines.append(RateLine(one.norm, one.batch, dict(sorted(rates.items()))))
+        lines.append(RateLine(one.norm, one.batch, variant, dict(sorted(rates.items()))))
     title = f"learning rates, {first.model} on {first.data}{length(first.epochs)}"
     return RateTrial(
         f"{experiment}: {title}" if experiment else title,
-        tuple(sorted(lines, key=lambda line: (line.norm, line.batch))),
+        tuple(sorted(lines, key=lambda line: (line.norm, line.batch, line.variant))),
     )
+
+
+def _variants(places: Iterable[Mapping[float, CellRun]]) -> list[str]:
+    """What tells the places of one norm and batch size from each other; "" where there is one."""
+    firsts = [next(iter(rates.values())) for rates in places]
+    variants = [norm_settings(c) | {"norm_batch": c.norm_batch} for c in firsts]
+    said = []
+    for cell, mine in zip(firsts, variants, strict=True):
+        alike = [v for c, v in zip(firsts, variants, strict=True)
+                 if (c.norm, c.batch) == (cell.norm, cell.batch)]  # fmt: skip
+        said.append(", ".join(told_apart(alike)[alike.index(mine)]))
+    return said
 
 
 def _rate(cell: CellRun) -> float | None:

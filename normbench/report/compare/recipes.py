@@ -24,6 +24,25 @@ def norm_settings(cell: CellRun) -> dict[str, Any]:
     return {k: v for k, v in norm.items() if k != "name"}
 
 
+def told_apart(
+    variants: Sequence[Mapping[str, Any]], signs: Mapping[str, str] | None = None
+) -> list[list[str]]:
+    """For each of several mappings of settings, those in which they differ, as ``key=value``.
+
+    Args:
+        signs: what stands for some of the keys: ``G = 4`` instead of ``groups=4``.
+    """
+    signs = signs or {}
+    return [
+        [
+            f"{signs[key]} = {short(value)}" if key in signs else f"{key}={short(value)}"
+            for key, value in variant.items()
+            if value is not None and any(other.get(key) != value for other in variants)
+        ]
+        for variant in variants
+    ]
+
+
 def same_rates(cells: Sequence[CellRun]) -> list[list[CellRun]]:
     """Cells that differ in no other setting, split by learning rate unless each has its own.
 
@@ -103,7 +122,7 @@ def _home(cell: CellRun, buckets: Mapping[str, Sequence[CellRun]]) -> str | None
 
 
 def _experiment(cell: CellRun) -> tuple[str, str, str]:
-    return cell.folder.rpartition("/")[0], cell.model, cell.data
+    return cell.experiment, cell.model, cell.data
 
 
 def _recipe(cell: CellRun) -> str:
@@ -116,5 +135,5 @@ def _recipe(cell: CellRun) -> str:
         settings["data"] = {k: v for k, v in asked.items() if k not in ("source", "name")}
     elif cell.data:  # without a configuration, what little is known keeps cells apart
         settings = {"model": cell.model, "epochs": cell.epochs}
-    what = [cell.folder.rpartition("/")[0], cell.data, cell.sha256, settings]
+    what = [cell.experiment, cell.data, cell.sha256, settings]
     return json.dumps(what, sort_keys=True, default=str)

@@ -69,6 +69,11 @@ class Estimate:
             self.mean, self.mean - half, self.mean + half, self.n, self.error, self.freedom
         )
 
+    def __neg__(self) -> "Estimate":
+        """The same difference the other way round."""
+        low, high = (None if end is None else -end for end in (self.high, self.low))
+        return Estimate(-self.mean, low, high, self.n, self.error, self.freedom)
+
     @property
     def p(self) -> float | None:
         """The two-sided p value of the mean being 0; None without a standard error."""
@@ -147,63 +152,81 @@ def of_deviations(mean: float, deviations: Sequence[float], n: int) -> Estimate:
 # --- Several comparisons at once ------------------------------------------------------------------
 
 
-def holm(values: Sequence[Estimate | None]) -> list[Estimate | None]:
-    """The same estimates, their intervals widened for being several (Holm 1979).
+def holm(values: Sequence[Estimate | None]) -> list[float]:
+    """The level at which each estimate's interval has to exclude 0, for being one of several.
 
-    The k-th smallest of m p values is held against 0.05 / (m - k + 1), and its interval has the
-    level of that step; from the first that fails on, all have the level at which it failed.
+    Holm 1979: the k-th smallest of m p values is held against 0.05 / (m - k + 1); from the first
+    that fails on, all have the level at which it failed. The error of all decisions together is
+    5 %. The intervals of these levels do not hold all true values together at 95 %: a statement
+    about a size takes :func:`bonferroni`.
     """
     ps = [(value.p, i) for i, value in enumerate(values) if value is not None]
     ranked = sorted((p, i) for p, i in ps if p is not None)
-    adjusted = list(values)
-    left = len(ranked)
+    levels, left = [LEVEL] * len(values), len(ranked)
     for p, i in ranked:
-        value = values[i]
-        assert value is not None
-        adjusted[i] = value.at(1 - (1 - LEVEL) / left)
+        levels[i] = bonferroni(left)
         if p <= (1 - LEVEL) / left:
             left -= 1
-    return adjusted
+    return levels
+
+
+def bonferroni(number: int) -> float:
+    """The level of each of ``number`` intervals that hold all true values together at 95 %."""
+    return 1 - (1 - LEVEL) / max(number, 1)
 
 
 # --- Equivalence ----------------------------------------------------------------------------------
 
 
-def equivalence(value: Estimate | None, bound: float) -> str:
+def equivalence(value: Estimate | None, bound: float, number: int = 1) -> str:
     """Whether a change is within ±``bound``: two one-sided t tests at 5 % (Schuirmann 1987).
 
-    DIFFERENT: it is shown to be beyond ``bound`` at the same level.
+    DIFFERENT: it is shown to be beyond ``bound``, at 5 % for all of ``number`` changes together
+    (Bonferroni). That all of several are within it takes no correction (Berger 1982).
     """
-    inner = None if value is None else value.at(2 * LEVEL - 1)
-    if inner is None or value is None or value.half is None:
+    if value is None or value.half is None:
         return UNDECIDED
+    inner = value.at(2 * LEVEL - 1)
     if inner.above(-bound) and inner.below(bound):
         return EQUIVALENT
-    return DIFFERENT if inner.above(bound) or inner.below(-bound) else UNDECIDED
+    outer = value.at(1 - 2 * (1 - LEVEL) / number)
+    return DIFFERENT if outer.above(bound) or outer.below(-bound) else UNDECIDED
 
 
 # --- How many seeds would tell --------------------------------------------------------------------
 
 
-def seeds_to_tell(first: Iterable[float], second: Iterable[float]) -> int | None:
+def seeds_to_tell(
+    first: Iterable[float], second: Iterable[float], level: float = LEVEL
+) -> int | None:
     """Seeds in each cell that would tell the difference from 0, were it and the spread as measured.
 
-    With a probability of 80 %. None where nothing can be said, or more than 100 would be needed.
+    With a probability of 80 %, by an interval of ``level``. None where nothing can be said, or more
+    than 100 would be needed.
     """
     one, other = list(first), list(second)
     if min(len(one), len(other)) < 2:
         return None
-    return _enough(
-        variance(one) + variance(other), abs(fmean(one) - fmean(other)), (1 + LEVEL) / 2, POWER
-    )
+    apart = abs(fmean(one) - fmean(other))
+    return _enough(variance(one) + variance(other), apart, (1 + level) / 2, POWER)
 
 
-def seeds_to_equal(first: Iterable[float], second: Iterable[float], bound: float) -> int | None:
-    """Seeds in each cell that would show a change within ±``bound``, were there none at all."""
+def seeds_to_settle(
+    first: Iterable[float], second: Iterable[float], bound: float, number: int = 1
+) -> int | None:
+    """Seeds in each cell that would show a change to be within ±``bound``, or beyond it.
+
+    Whichever is measured, were it as measured; with a probability of at least 80 %, by
+    :func:`equivalence` of ``number`` changes. None as above.
+    """
     one, other = list(first), list(second)
     if min(len(one), len(other)) < 2:
         return None
-    return _enough(variance(one) + variance(other), bound, LEVEL, (1 + POWER) / 2)
+    room = bound - abs(fmean(one) - fmean(other))
+    variances = variance(one) + variance(other)
+    if room > 0:
+        return _enough(variances, room, LEVEL, (1 + POWER) / 2)
+    return _enough(variances, -room, 1 - (1 - LEVEL) / number, POWER)
 
 
 def _enough(variances: float, size: float, share: float, power: float) -> int | None:

@@ -56,11 +56,13 @@ _METHOD = Folded(
             [
                 "Intervals are Student's t over seeds at 95 %; one seed has none. They are for this"
                 " one test set: another of 10,000 images adds about ± 0.9 points at 30 % error."
-                " Where each image's outcome is recorded, the tables say what it adds.",
+                " Where each image's outcome is recorded, the tables say what it makes of them;"
+                " clear is meant for these images.",
                 "Differences between cells are Welch's. Only evaluations of the same weights are"
                 " paired.",
                 "How many more seeds would tell: with a probability of 80 %, if difference and"
-                " spread are as measured.",
+                " spread are as measured. Differences that were just found tend to be too large, so"
+                " that it may take more.",
                 "Seeds that diverged or failed are listed and in no mean; a norm of which seeds"
                 " diverged at a place is in no comparison there.",
                 "Trained again, a seed agrees up to the rounding of float32, which training can"
@@ -81,7 +83,7 @@ def contents(
     trials: Sequence[RateTrial],
     *,
     papers: bool,
-    side_by_side: bool,
+    beside: Sequence[str] = (),
 ) -> list[Block]:
     """The whole report.
 
@@ -89,7 +91,7 @@ def contents(
         collection: all cells.
         comparisons, trials: what they make.
         papers: whether pictures of published lines stand beside the published numbers.
-        side_by_side: whether the first two comparisons are those of two folders to be compared.
+        beside: the names of two folders to be put side by side; empty: there is one.
     """
     blocks: list[Block] = [Heading(1, f"normbench: {collection.name}")]
     blocks.append(Text(f"{overview(collection.cells)}.", muted=True))
@@ -97,8 +99,8 @@ def contents(
     if bad:
         blocks.append(Text(f"Cannot be read: {join(bad)}; the reasons are at the end."))
     several = len(comparisons) > 1
-    if side_by_side and several:
-        blocks += _beside(comparisons[:2])
+    if beside:
+        blocks += _beside(beside, comparisons)
     elif several:
         rule = "only cells with the same data set, network and recipe are compared"
         blocks.append(Text(f"{len(comparisons)} comparisons: {rule}."))
@@ -113,10 +115,13 @@ def _section(comparison: Comparison, suffix: str, *, papers: bool) -> list[Block
     """One comparison, from the answer to the commands."""
     blocks: list[Block] = [Heading(2, comparison.title)]
     columns, rows = grid(comparison)
-    if any(line.measured for line in comparison.lines):
-        picture = error_drawing(comparison, f"error{suffix}")
-        blocks.append(First(_table(columns, rows), picture) if rows else Pictures([picture]))
-    blocks.append(Sentences(findings(comparison)))
+    said = findings(comparison)
+    measured = any(line.measured for line in comparison.lines)
+    drawings = [error_drawing(comparison, f"error{suffix}")] if measured else []
+    if rows and drawings:
+        blocks.append(First(_table(columns, rows), drawings[0], said))
+    else:
+        blocks += [*([Pictures(drawings)] if drawings else []), Sentences(said)]
     if rows:
         blocks.append(Text(_grid_note(comparison), muted=True))
     blocks += _trouble(comparison.cells)
@@ -143,28 +148,41 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
 def _grid_note(comparison: Comparison) -> str:
     why = untimed(comparison)
     said = (
-        "Lead: by how many points of test error the runner-up is worse; clear where that holds with"
-        " the leads of all rows taken together (Holm, 95 %)."
+        "Lead: by how many points of test error the runner-up is worse. Clear: every other norm is,"
+        " with all differences of this comparison taken together (Holm, 95 %)."
     )
+    if any(run.outcomes is not None for cell in comparison.cells for run in cell.seeds):
+        said += " New images: the interval if another test set were drawn as well."
     if why:
         return f"{said} Memory is a training step's, over batch norm's; no times, because {why}."
     return f"{said} Time and memory: of an epoch and of a training step, over batch norm's."
 
 
-def _beside(comparisons: Sequence[Comparison]) -> list[Block]:
-    """Two folders side by side: their pictures, and each norm's error in both."""
-    first, second = comparisons
+def _beside(names: Sequence[str], comparisons: Sequence[Comparison]) -> list[Block]:
+    """Two folders side by side: their pictures, and each norm's error in both.
+
+    Of each folder, the first comparison over what the other one has a comparison over.
+    """
+    of = [[c for c in comparisons if f"{c.experiment}/".startswith(f"{name}/")] for name in names]
+    pairs = [(a, b) for a in of[0] for b in of[1] if a.axis == b.axis]
+    head = Heading(2, "Side by side")
+    if not pairs:
+        have = [join(sorted({NAMES[c.axis] for c in found})) or "nothing" for found in of]
+        said = f"{names[0]} compares over {have[0]}, {names[1]} over {have[1]}"
+        return [head, Text(f"These two have nothing to be put side by side: {said}.")]
+    first, second = pairs[0]
     pictures = [
-        error_drawing(c, f"beside-{n}", beside=comparisons)
-        for n, c in enumerate(comparisons, start=1)
+        error_drawing(c, f"beside-{n}", beside=pairs[0]) for n, c in enumerate(pairs[0], start=1)
     ]
-    columns, rows = beside(comparisons)
-    blocks: list[Block] = [Heading(2, "Side by side"), Pictures(pictures)]
+    columns, rows = beside(pairs[0])
     note = (
         f"First: {first.title}. Second: {second.title}. Test error in %, and the second less the"
-        " first in points (Welch, 95 %): below 0 the second is better."
+        " first in points (Welch, 95 %): below 0 the second is better. Together: all rows of this"
+        " table at once (Holm); where both have the same seeds of the same training, what they"
+        " differ by is rounding."
     )
-    return [*blocks, Text(note, muted=True), *([Table(columns, rows)] if rows else [])]
+    blocks: list[Block] = [head, Pictures(pictures), Text(note, muted=True)]
+    return [*blocks, Table(columns, rows)] if rows else blocks
 
 
 def _differences(comparison: Comparison) -> list[Block]:
@@ -174,7 +192,9 @@ def _differences(comparison: Comparison) -> list[Block]:
     note = (
         "Test error in percentage points with 95 % intervals (Welch: seeds of different cells are"
         " not paired). Alone: each interval by itself. Together: all rows of this table at once"
-        f" (Holm, {count(len(rows), 'row')}); clear where that one does not hold 0."
+        f" (Holm, {count(len(rows), 'row')}); clear where that one does not hold 0. The intervals"
+        " decide together; how large several differences are together, they say a little less"
+        " often than in 95 % of cases."
     )
     blocks: list[Block] = [Text(note, muted=True), Table(columns, rows)]
     crossed = crossing_rows(comparison) if comparison.axis not in SIGNS else []

@@ -87,10 +87,18 @@ class Pictures:
 
 @dataclass(frozen=True, slots=True)
 class First:
-    """What the first screen shows: a table and its picture, side by side where there is room."""
+    """What the first screen shows: a table, sentences on it, and its picture beside them where
+    there is room."""
 
     table: Table
     drawing: Drawing
+    said: Sequence[str] = ()
+
+    @property
+    def parts(self) -> "list[Block]":
+        """The same one after the other."""
+        said: list[Block] = [Sentences(self.said)] if self.said else []
+        return [self.table, Pictures([self.drawing]), *said]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +122,9 @@ Block: TypeAlias = (
 )
 
 _NO_NUMBER = ("", "-", "any", "reference")
-_NUMBER = re.compile(r"(?:× )?[+\N{MINUS SIGN}-]?\d[\d.,–]*( ± [\d.,]+)?( [kMG]?B)?")
+_NUMBER = re.compile(
+    r"(?:× )?[+\N{MINUS SIGN}-]?\d[\d.,–]*( ± [\d.,]+)?( \(± [\d.,]+\))?( [kMG]?B)?"
+)
 _PHONE = 40  # characters
 
 
@@ -145,8 +155,8 @@ def _markdown(block: Block) -> str:
         case Pictures(drawings):
             shown = [f"![{_md(d.alt)}]({d.name}.png)" for d in drawings]
             return "\n\n".join([*shown, *(f"*{_md(note)}*" for note in block.notes)])
-        case First(table, drawing):
-            return "\n\n".join([_markdown(table), _markdown(Pictures([drawing]))])
+        case First():
+            return "\n\n".join(map(_markdown, block.parts))
         case CommandLines(lines):
             fence = "`" * max(
                 3, 1 + max((len(r) for x in lines for r in _TICKS.findall(x)), default=0)
@@ -224,9 +234,8 @@ def _html(block: Block, name: str) -> str:
             notes = [f'\n<p class="muted">{escape(note)}</p>' for note in block.notes]
             shown = _wrapped("div", drawings, _html_picture, ' class="pictures"')
             return "".join([shown, *notes])
-        case First(table, drawing):
-            both = _html(table, name), _html(Pictures([drawing]), name)
-            return _wrapped("div", both, str, ' class="first"')
+        case First():
+            return _wrapped("div", block.parts, lambda part: _html(part, name), ' class="first"')
         case CommandLines(lines):
             said = escape("\n".join(_one_line(line) for line in lines))
             return f"<pre {_region(name)}>{said}</pre>"

@@ -32,10 +32,12 @@ p,li,dd{max-width:46rem;overflow-wrap:anywhere}
 .findings li{margin:.25rem 0;max-width:60rem}
 .first{display:grid;gap:.4rem 2rem;align-items:start;
 grid-template-columns:repeat(auto-fit,minmax(min(100%,33rem),1fr))}
-@media (min-width:72rem){.first{grid-template-columns:4fr 3fr}}
+@media (min-width:72rem){.first{grid-template:"table picture" auto "said picture" 1fr/4fr 3fr}
+.first>.scroll{grid-area:table}.first>.pictures{grid-area:picture}.first>.findings{grid-area:said}}
 .first>*{min-width:0}
 .first tbody :not(.number),.first th{min-width:3rem}
 .first .scroll{font-size:.95rem}
+.first thead th{white-space:normal}
 .scroll{overflow-x:auto;margin:.6rem 0 1rem;-webkit-overflow-scrolling:touch}
 table{border-collapse:separate;border-spacing:0;font-size:.92rem;
 font-variant-numeric:tabular-nums}
@@ -74,9 +76,10 @@ justify-content:space-between}
 .cards tbody th{font-weight:600}
 .cards tr>*::before{content:attr(data-label);color:var(--muted);font-weight:400;font-size:.82rem;
 flex:0 0 40%}
-.first .cards tr{display:grid;grid-template-columns:repeat(3,1fr);gap:0 .6rem;font-size:.9rem}
-.first .cards tr>*{display:block!important}
-.first .cards tr>*::before{display:block}
+.first .cards tr{display:flex;flex-wrap:wrap;gap:0 .9rem;padding:.3rem .6rem;margin:0 0 .5rem;
+font-size:.88rem}
+.first .cards tr>*{display:block!important;padding:0;min-width:0}
+.first .cards tr>*::before{content:attr(data-label) " "}
 }
 @media print{
 :root{color-scheme:light}

@@ -72,11 +72,9 @@ def write(
     Raises:
         UsageError: there are no cells, or the folder cannot be written to.
     """
-    collection = collect(directory) if beside is None else _both(directory, beside)
+    collection, names = (collect(directory), []) if beside is None else _both(directory, beside)
     comparisons, trials = compare(collection), rate_trials(collection)
-    blocks = contents(
-        collection, comparisons, trials, papers=papers, side_by_side=beside is not None
-    )
+    blocks = contents(collection, comparisons, trials, papers=papers, beside=names)
     name = FOLDER if beside is None else f"{FOLDER}-{beside.resolve().name}"
     folder = directory / name if out is None else out
     texts = {
@@ -99,8 +97,8 @@ def write(
     return Report(folder, page, collection, tuple(comparisons), tuple(trials))
 
 
-def _both(first: Path, second: Path) -> Collection:
-    """The cells of two folders, each under its folder's name."""
+def _both(first: Path, second: Path) -> tuple[Collection, list[str]]:
+    """The cells of two folders, each under its folder's name, and these names."""
     found = [collect(first), collect(second)]
     names = [collection.name for collection in found]
     if names[0] == names[1]:
@@ -111,7 +109,7 @@ def _both(first: Path, second: Path) -> Collection:
         for cell in collection.cells
     ]
     problems = [problem for collection in found for problem in collection.problems]
-    return Collection(" and ".join(names), tuple(cells), tuple(problems))
+    return Collection(" and ".join(names), tuple(cells), tuple(problems)), names
 
 
 def _write_files(folder: Path, texts: Mapping[str, str], drawings: Sequence[Drawing]) -> None:
@@ -154,7 +152,7 @@ def _drawings(blocks: Sequence[Block]) -> Iterator[Drawing]:
         match block:
             case Pictures(drawings):
                 yield from drawings
-            case First(_, drawing):
+            case First(_, drawing, _):
                 yield drawing
             case Folded(_, inner):
                 yield from _drawings(inner)

@@ -19,6 +19,7 @@ from normbench.report.plots.lines import (
     name_lines,
     not_drawn,
     styles_of,
+    unused,
 )
 from normbench.report.plots.style import (
     COLORS,
@@ -37,7 +38,6 @@ from normbench.report.read.cells import CellRun
 from normbench.store.results import FINISHED
 
 _IN_TABLE = "are in the table of every cell"
-_REESTIMATED = 5  # a look that no norm has
 
 
 def error_drawing(
@@ -55,7 +55,7 @@ def error_drawing(
         values = {p.x: value for p in points if (value := error(p)) is not None}
         seeds = {p.x: list(p.errors.values()) for p in points}
         series.append(Series(line.label, styles[line.label], values, seeds, line.level))
-    series += _reestimated(lines)
+    series += _reestimated(lines, unused(styles))
     lost = [
         Lost(styles[line.label], point.x, count, len(point.cell.seeds))
         for line in lines
@@ -92,8 +92,11 @@ def _heights(comparisons: Sequence[Comparison]) -> list[float]:
     return found
 
 
-def _reestimated(lines: Sequence[Line]) -> list[Series]:
-    """Batch norm evaluated with re-estimated statistics, where the axis means something to it."""
+def _reestimated(lines: Sequence[Line], free: int) -> list[Series]:
+    """Batch norm evaluated with re-estimated statistics, where the axis means something to it.
+
+    ``free`` is a look that no line has.
+    """
     found = []
     for line in lines:
         errors = {point.x: reestimated(point) for point in line.measured}
@@ -101,7 +104,7 @@ def _reestimated(lines: Sequence[Line]) -> list[Series]:
             x: value for x, by_seed in errors.items() if (value := estimate(by_seed.values()))
         }
         if line.norm == "batch" and line.label == "batch" and not line.level and values:
-            found.append(Series("batch, re-est.", _REESTIMATED, values, {}))
+            found.append(Series("batch, re-est.", free, values, {}))
     return found
 
 
@@ -122,8 +125,8 @@ def published_drawing(publication: Publication, name: str) -> Drawing:
     """A publication's lines, in a picture of their own: other images, another network."""
     xs = sorted({x for line in publication.lines.values() for x in line})
     series = [
-        Series(norm, PREFERRED[norm], {x: _exactly(v) for x, v in line.items()}, {})
-        for norm, line in publication.lines.items()
+        Series(norm, PREFERRED.get(norm, i), {x: _exactly(v) for x, v in line.items()}, {})
+        for i, (norm, line) in enumerate(publication.lines.items(), start=len(PREFERRED))
     ]
     alt = f"Published: {publication.cite}; {publication.model} on {publication.data}"
     with style():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from itertools import count
 from statistics import fmean
 from textwrap import fill
 from typing import TYPE_CHECKING
@@ -34,6 +35,11 @@ def styles_of(lines: Sequence[Line]) -> dict[str, int]:
     return taken | dict(zip(others, free, strict=False))
 
 
+def unused(styles: Mapping[str, int]) -> int:
+    """A look that none of these lines has, and none of the preferred norms."""
+    return next(i for i in count(len(PREFERRED) + 1) if i not in styles.values())
+
+
 def drawn(comparison: Comparison) -> Sequence[Line]:
     """The lines that pictures show: all, or, where they are too many, the first with a record."""
     if len(comparison.lines) <= MOST_LINES:
@@ -52,11 +58,11 @@ def _begun(comparison: Comparison) -> list[Line]:
 
 def not_drawn(comparison: Comparison, where: str) -> str:
     """How many lines a picture leaves out, and where they are; "" if it has all."""
-    count = len(_begun(comparison))
-    if count <= MOST_LINES:
+    begun = len(_begun(comparison))
+    if begun <= MOST_LINES:
         return ""
-    rest = count - MOST_LINES
-    said = f"Of {count} lines measured here the first {MOST_LINES} are drawn"
+    rest = begun - MOST_LINES
+    said = f"Of {begun} lines measured here the first {MOST_LINES} are drawn"
     return f"{said}; the other {rest} {where}."
 
 

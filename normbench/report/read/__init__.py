@@ -7,6 +7,5 @@ From the top down::
     cells.py     folders -> cells and seeds
     seeds.py     folders of seeds -> how far each is, and what it has left
     defaults.py  what settings are unless they are given
-    outcomes.py  which test images a seed got right
     files.py     configurations, environments and curves, checked
 """

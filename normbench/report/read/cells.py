@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from normbench.errors import UnreadableError, UsageError
-from normbench.report.read.defaults import filled
+from normbench.report.read.defaults import filled, made
 from normbench.report.read.files import (
     check_settings,
     divisor,
@@ -59,6 +59,11 @@ class CellRun:
     seeds: tuple[SeedRun, ...] = ()
     choice: Mapping[str, Any] = field(default_factory=dict)
     problem: str | None = None
+
+    @property
+    def experiment(self) -> str:
+        """The folder that it is in, below the one that was asked for; "": that one."""
+        return self.folder.rpartition("/")[0]
 
     @property
     def finished(self) -> list[Result]:
@@ -118,7 +123,7 @@ def collect(directory: Path) -> Collection:
         )
     ordered = sorted(
         cells.values(),
-        key=lambda c: (c.folder.rpartition("/")[0], c.norm, c.batch, c.norm_batch, c.folder),
+        key=lambda c: (c.experiment, c.norm, c.batch, c.norm_batch, c.folder),
     )
     return Collection(printable(directory.resolve().name), tuple(ordered), tuple(problems))
 
@@ -221,9 +226,12 @@ def _wanted(settings: Mapping[str, Any]) -> list[int]:
 
 
 def _title(settings: Mapping[str, Any]) -> str:
-    """A network's title where no summary says it yet."""
+    """A network's title where no summary says it yet; its name where its settings make no sense."""
+    from normbench.models import MODELS  # brings torch
+
     model = settings.get("model", {})
-    names = {"resnet": "ResNet", "convnet": "ConvNet"}
     name = string(model, "name")
-    depth = model.get("depth")
-    return f"{names.get(name, name)}-{depth}" if isinstance(depth, int) else name
+    try:
+        return str(made(MODELS[name], model).title)
+    except (UsageError, KeyError, TypeError, ValueError):
+        return name

@@ -54,3 +54,16 @@ def filled(settings: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(settings.get(group), dict)
     }
     return {**known, **settings, **groups}
+
+
+def made(cls: Any, settings: dict[str, Any]) -> Any:
+    """A configuration from records, which may be of another version.
+
+    Raises:
+        UsageError, TypeError, ValueError: it makes no sense.
+    """
+    known = {field.name for field in fields(cls)}
+    values = {key: value for key, value in settings.items() if key in known}
+    if any(isinstance(value, list | dict) for value in values.values()):
+        raise TypeError
+    return cls(**values)

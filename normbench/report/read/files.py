@@ -28,12 +28,14 @@ class Moment:
         train_loss: mean since the line before, or None.
         eval_accuracy: 0..1 at the end of an epoch, or None.
         learning_rate: of the step, or None.
+        speed: training images a second since the line before, or None.
     """
 
     epoch: float
     train_loss: float | None
     eval_accuracy: float | None
     learning_rate: float | None
+    speed: float | None = None
 
 
 class _Loader(yaml.SafeLoader):
@@ -130,6 +132,7 @@ def read_curve(folder: Path) -> tuple[Moment, ...]:
                     train_loss=values.get("train/loss"),
                     eval_accuracy=values.get("eval/accuracy"),
                     learning_rate=values.get("train/learning_rate"),
+                    speed=values.get("train/images_per_second"),
                 )
             )
     return tuple(moments)

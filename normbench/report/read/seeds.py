@@ -6,13 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from normbench.errors import UnreadableError
 from normbench.files import is_locked
 from normbench.report.read.files import Moment, read_curve, read_environment
-from normbench.report.read.outcomes import read_outcomes
+from normbench.store.outcomes import Outcomes, read_outcomes
 from normbench.store.results import Result, read_result
 
 RUNNING, INTERRUPTED, WAITING = "running", "interrupted", "waiting"
@@ -34,7 +31,8 @@ class SeedRun:
         curve: what ``metrics.jsonl`` says so far.
         environment: versions and machine; empty where they are not recorded for this seed alone.
         problem: why it is unreadable or failed, or None.
-        outcomes: for each test image whether it was classified correctly; None where not recorded.
+        outcomes: for each test image whether it was classified correctly; None where that is not
+            recorded, or not to be believed.
     """
 
     seed: int
@@ -43,7 +41,7 @@ class SeedRun:
     curve: tuple[Moment, ...] = ()
     environment: Mapping[str, Any] = field(default_factory=dict)
     problem: str | None = None
-    outcomes: npt.NDArray[np.bool_] | None = field(default=None, compare=False, repr=False)
+    outcomes: Outcomes | None = field(default=None, compare=False, repr=False)
 
     @property
     def epoch(self) -> float:
@@ -84,8 +82,15 @@ def _seed(folder: Path, seed: int, *, locked: bool) -> SeedRun:
             curve=curve,
             environment=read_environment(folder),
             problem=result.error,
-            outcomes=read_outcomes(folder),
+            outcomes=_outcomes(folder, result),
         )
     begun = (folder / "metrics.jsonl").is_file()
     state = RUNNING if locked else INTERRUPTED if begun else WAITING
     return SeedRun(seed=seed, state=state, curve=curve, environment=read_environment(folder))
+
+
+def _outcomes(folder: Path, result: Result) -> Outcomes | None:
+    try:
+        return read_outcomes(folder, result)
+    except UnreadableError:
+        return None

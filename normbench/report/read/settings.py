@@ -1,10 +1,8 @@
 """What a cell's settings mean: the groups of channels they make."""
 
-from dataclasses import fields
-from typing import Any
-
 from normbench.errors import UsageError
 from normbench.report.read.cells import CellRun
+from normbench.report.read.defaults import made
 
 _MOST = 1 << 16  # channels; more are no network's, and finding their divisors takes a while
 
@@ -39,23 +37,10 @@ def _groups(cell: CellRun) -> list[tuple[int, int]]:
     if kind is None or not issubclass(kind, GroupedConfig) or not isinstance(model, dict):
         return []
     try:
-        channels = _made(MODELS[model["name"]], model).norm_channels
-        config = _made(kind, cell.settings.get("norm", {}))
+        channels = made(MODELS[model["name"]], model).norm_channels
+        config = made(kind, cell.settings.get("norm", {}))
         if max(channels, default=0) > _MOST:
             return []
         return [(g := config.num_groups(c), c // g) for c in channels]
     except (UsageError, KeyError, TypeError, ValueError, ArithmeticError):
         return []
-
-
-def _made(cls: Any, settings: dict[str, Any]) -> Any:
-    """A configuration from records, which may be of another version.
-
-    Raises:
-        UsageError, TypeError, ValueError: it makes no sense.
-    """
-    known = {field.name for field in fields(cls)}
-    values = {key: value for key, value in settings.items() if key in known}
-    if any(isinstance(value, list | dict) for value in values.values()):
-        raise TypeError
-    return cls(**values)

@@ -1,32 +1,37 @@
 """The first screen in words: which norm at which batch size, and one sentence for each finding."""
 
 from collections.abc import Sequence
+from itertools import combinations
 
 from normbench.report.compare.choice import Choice, all_at_chance, choices
-from normbench.report.compare.comparisons import NAMES, Comparison, Line, axis_value
+from normbench.report.compare.comparisons import NAMES, Comparison, Line, Point, axis_value
 from normbench.report.compare.differences import (
+    Parts,
     change,
     decomposition,
     error,
     meeting,
+    reestimated,
     reference,
     rivals,
+    with_new_images,
 )
-from normbench.report.compare.rates import RateTrial
+from normbench.report.compare.rates import RateLine, RateTrial
+from normbench.report.compare.recipes import rate_of
 from normbench.report.compare.statistics import (
+    DIFFERENT,
     EQUIVALENT,
     LEVEL,
-    UNDECIDED,
+    MOST_SEEDS,
     Estimate,
     equivalence,
     holm,
-    seeds_to_equal,
+    seeds_to_settle,
     welch,
 )
 from normbench.report.read.states import settled
 from normbench.report.text.wording import (
     count,
-    difference,
     fixed,
     join,
     number,
@@ -55,28 +60,35 @@ def grid(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     if comparison.axis not in ("batch", "norm_batch") or all_at_chance(comparison.cells):
         return [], []
     found = choices(comparison)
+    new = " (new images)" if any(choice.error_new is not None for choice in found) else ""
     columns = [
-        NAMES[comparison.axis], "lowest error", "error, %", "lead", "over", "how sure", "time",
-        "memory",
+        NAMES[comparison.axis], "lowest error", f"error, %{new}", f"lead{new}", "over", "how sure",
+        "time", "memory",
     ]  # fmt: skip
     return columns, [_grid_row(choice) for choice in found]
 
 
 def _grid_row(choice: Choice) -> list[str]:
-    ahead = "-" if choice.ahead is None else size(choice.ahead)
+    lead = "-" if choice.ahead is None else size(choice.ahead) + _wider(choice.ahead_new)
     over = "-" if choice.second is None else choice.second.label
-    said = plus_minus(choice.error)
-    if choice.error_new is not None:
-        said += f" (± {fixed(choice.error_new, 1)} on new images)"
+    said = plus_minus(choice.error) + _wider(choice.error_new)
     costs = ratio(choice.time), ratio(choice.memory)
-    return [str(choice.x), choice.best.label, said, ahead, over, sureness(choice), *costs]
+    return [str(choice.x), choice.best.label, said, lead, over, sureness(choice), *costs]
+
+
+def _wider(half: float | None, of: str = "") -> str:
+    """What another test set would make of an interval: `` (± 0.8)``."""
+    return "" if half is None else f" (± {fixed(half, 1)}{of})"
 
 
 def sureness(choice: Choice) -> str:
     """``clear``, or how many more seeds would tell."""
     if choice.second is None:
         return "nothing to compare"
-    return "clear" if choice.clear else f"unclear: {choice.more}"
+    if choice.doubt is None:
+        return "clear"
+    over = "" if choice.doubt is choice.second else f" beside {choice.doubt.label}"
+    return f"unclear{over}: {choice.more}"
 
 
 # --- Findings -------------------------------------------------------------------------------------
@@ -95,8 +107,8 @@ def findings(comparison: Comparison) -> list[str]:
         ]
     said = _diverged(comparison, lines)
     if comparison.axis in ("batch", "norm_batch"):
-        said += [*_fall(comparison), *_stable(comparison), *_crossing(comparison)]
-        said += _parts(comparison)
+        said += [*_use(comparison), *_crossing(comparison), *_fall(comparison)]
+        said += [*_parts(comparison), *_stable(comparison)]
     else:
         said += _best_along(comparison, lines)
     said = said or [_single(comparison, line) for line in lines if line.measured][:1]
@@ -132,6 +144,20 @@ def _diverged(comparison: Comparison, lines: Sequence[Line]) -> list[str]:
     return [f"Diverged: {join(said)}; these cells are in the table and in no comparison."]
 
 
+def _use(comparison: Comparison) -> list[str]:
+    """Which norm to use where, what is clear first; nothing where a norm stands alone."""
+    places: dict[tuple[bool, str], list[str]] = {}
+    for choice in choices(comparison):
+        if choice.second is not None:
+            places.setdefault((choice.clear, choice.best.named), []).append(str(choice.x))
+    said: list[str] = []
+    for (clear, norm), xs in sorted(places.items(), key=lambda one: not one[0][0]):
+        where = f"at {join(xs)}" if said else f"at {NAMES[comparison.axis]} {join(xs)}"
+        use = "" if said else "use "
+        said.append(f"{where} {use}{norm}" if clear else f"{where} {norm} leads, but not clearly")
+    return [f"{'; '.join(said)}."] if said else []
+
+
 def _fall(comparison: Comparison) -> list[str]:
     """How much batch norm's error rises from 32 to the smallest batch, and at least how much."""
     both = rivals(comparison)
@@ -145,6 +171,7 @@ def _fall(comparison: Comparison) -> list[str]:
     where = f"from {axis_value(comparison.axis, against.x)} to {points[0].x}"
     verb = "rises" if moved.mean > 0 else "falls"
     said = f"{where}, {line.named}'s test error {verb} by {size(moved)} points"
+    said += _wider(with_new_images(moved, points[0], against), " on new images")
     inner = moved.at(2 * LEVEL - 1)
     if inner.low is not None and inner.low > 0:
         said += f", by at least {fixed(inner.low, 1)} (95 %, one-sided)"
@@ -163,31 +190,62 @@ def _stable(comparison: Comparison) -> list[str]:
     both = rivals(comparison)
     if both is None or both[1].level:
         return []
-    found = [stability(both[1], comparison.axis, low, high) for low, high in RANGES]
+    asked = _moves(both[1], *RANGES[-1])
+    found = [_stability(both[1], comparison.axis, low, high, len(asked)) for low, high in RANGES]
     return [sentence for sentence in found if sentence]
 
 
-def stability(line: Line, axis: str, low: int, high: int) -> str:
-    """Whether every place of a range is within ± 1 point of its largest; "" if not measured."""
+Move = tuple[Point, Point, Estimate]
+"""Two places of a line, and how much higher its error is at the first, the smaller one."""
+
+
+def _moves(line: Line, low: int, high: int) -> list[Move]:
+    """Every two places of a range."""
     points = [p for p in line.measured if low <= p.x <= high and not p.diverged]
-    if len(points) < 2 or (points[0].x, points[-1].x) != (low, high):
+    moves = [(a, b, welch(a.errors, b.errors)) for a, b in combinations(points, 2)]
+    return [(a, b, value) for a, b, value in moves if value is not None]
+
+
+def _stability(line: Line, axis: str, low: int, high: int, number: int) -> str:
+    """Whether every two places of a range are within ± 1 point; "" where it was not measured.
+
+    Args:
+        number: how many pairs of places are asked in all, so that a range that holds another one
+            cannot be found more stable.
+    """
+    moves = _moves(line, low, high)
+    if not moves or (moves[0][0].x, moves[-1][1].x) != (low, high):
         return ""
-    last = points[-1]
-    moves = [(p, welch(p.errors, last.errors)) for p in points[:-1]]
-    results = [equivalence(move, BOUND) for _, move in moves]
-    point, worst = max(moves, key=lambda one: abs(one[1].mean) if one[1] else 0.0)
-    said = f"largest change {difference(worst)} points, at {point.x} against {last.x}"
+    results = [equivalence(value, BOUND, number) for _, _, value in moves]
     head = f"{line.named} from {axis_value(axis, low)} to {high}:"
     if all(result == EQUIVALENT for result in results):
-        return f"{head} equivalent, within ± {BOUND:g} point ({said})."
-    if any(result not in (EQUIVALENT, UNDECIDED) for result in results):
+        return f"{head} equivalent, within ± {BOUND:g} point ({_largest(moves)})."
+    beyond = [m for m, result in zip(moves, results, strict=True) if result == DIFFERENT]
+    if beyond:
+        said = _largest(beyond)
         return f"{head} different, by more than {BOUND:g} point (95 %, one-sided; {said})."
-    needed = seeds_to_equal(point.errors.values(), last.errors.values(), BOUND)
-    many = "more than 100" if needed is None else f"about {needed}"
+    worst = max(moves, key=lambda move: abs(move[2].mean))
+    within = abs(worst[2].mean) < BOUND
+    needed = [
+        seeds_to_settle(a.errors.values(), b.errors.values(), BOUND, number)
+        for a, b, _ in (moves if within else [worst])
+    ]
+    known = [count for count in needed if count is not None]
+    many = f"about {max(known)}" if len(known) == len(needed) else f"more than {MOST_SEEDS}"
     return (
-        f"{head} undecided whether within ± {BOUND:g} point ({said}); if it did not change at all,"
-        f" {many} seeds a cell would show it."
+        f"{head} undecided whether within ± {BOUND:g} point ({_largest(moves)}); if it is as"
+        f" measured, {many} seeds a cell would show that it is{'' if within else ' not'}."
     )
+
+
+def _largest(moves: Sequence[Move]) -> str:
+    """The largest change in words, and whether the learning rates changed as well."""
+    small, large, value = max(moves, key=lambda move: abs(move[2].mean))
+    word = "higher" if value.mean > 0 else "lower"
+    said = f"at {small.x} its error is {size(value)} points {word} than at {large.x}"
+    if rate_of(small.cell) != rate_of(large.cell):
+        said += f", with optim.lr={rate_of(small.cell)} and {rate_of(large.cell)}"
+    return said
 
 
 def _crossing(comparison: Comparison) -> list[str]:
@@ -233,7 +291,23 @@ def _parts(comparison: Comparison) -> list[str]:
     )
     if row.lost is not None and row.lost.above(0):
         said += f" of the {plus_minus(row.lost)} that it loses"
-    return [f"{said}{not_clear(row.gap)}."]
+    return [f"{said}{not_clear(row.gap)}{_with_them(comparison, row)}."]
+
+
+def _with_them(comparison: Comparison, row: Parts) -> str:
+    """How batch norm with re-estimated statistics then stands beside the other rival."""
+    both = rivals(comparison)
+    here, there = row.line.at(row.x), None if both is None else both[1].at(row.x)
+    if both is None or here is None or there is None or there.diverged:
+        return ""
+    ahead = welch(reestimated(here), there.errors)
+    if ahead is None:
+        return ""
+    word = "higher" if ahead.mean > 0 else "lower"
+    return (
+        f"; with them its error is {size(ahead)} points {word} than {both[1].named}'s"
+        f"{not_clear(ahead)}"
+    )
 
 
 def _best_along(comparison: Comparison, lines: Sequence[Line]) -> list[str]:
@@ -245,19 +319,19 @@ def _best_along(comparison: Comparison, lines: Sequence[Line]) -> list[str]:
         if best is None:
             continue
         others = [p for p in whole if p is not best]
-        moves = holm([welch(p.errors, best.errors) for p in others])
-        worse = [f"{p.x}" for p, move in zip(others, moves, strict=True) if _above(move)]
-        same = [f"{p.x}" for p, move in zip(others, moves, strict=True) if not _above(move)]
+        moves = [welch(p.errors, best.errors) for p in others]
+        above = [
+            move is not None and move.at(level).above(0)
+            for move, level in zip(moves, holm(moves), strict=True)
+        ]
+        worse = [f"{p.x}" for p, higher in zip(others, above, strict=True) if higher]
+        same = [f"{p.x}" for p, higher in zip(others, above, strict=True) if not higher]
         where = axis_value(comparison.axis, best.x)
         words = f"{line.named}'s lowest mean error is {plus_minus(error(best))} % at {where}"
         words += f"; clearly worse: {join(worse)}" if worse else ""
         words += f"; not clearly worse: {join(same)}" if same else ""
         said.append(f"{words}.")
     return said
-
-
-def _above(value: Estimate | None) -> bool:
-    return value is not None and value.above(0)
 
 
 # --- Learning rates -------------------------------------------------------------------------------
@@ -271,15 +345,23 @@ def rate_rows(trial: RateTrial) -> list[list[str]]:
     for line in trial.lines:
         best = line.best
         if best is None:
-            rows.append([line.norm, str(line.batch), "-", "-", "0", "-", "not finished yet"])
+            rows.append([_named(line), str(line.batch), "-", "-", "0", "-", "not finished yet"])
             continue
         means = {r: value.mean for r in line.errors if (value := line.at(r)) and r != best}
         following = min(means, key=lambda rate: means[rate], default=None)
         value = line.at(best)
-        told = f"{number(following)} ({fixed(means[following], 1)})" if following else "-"
+        told = "-"
+        if following is not None:
+            apart = welch(line.errors[following], line.errors[best])
+            word = "clear" if apart is not None and apart.clear else "unclear"
+            told = f"{number(following)} ({fixed(means[following], 1)}, {word})"
         note = "" if line.inside else "at the end of the rates tried"
         note = note if all(settled(cell) for cell in line.cells.values()) else "not finished yet"
         n = "0" if value is None else str(value.n)
-        row = [line.norm, str(line.batch), number(best), plus_minus(value), n, told, note]
+        row = [_named(line), str(line.batch), number(best), plus_minus(value), n, told, note]
         rows.append(row)
     return rows
+
+
+def _named(line: RateLine) -> str:
+    return f"{line.norm}, {line.variant}" if line.variant else line.norm

@@ -84,7 +84,6 @@ def difference_table(comparison: Comparison) -> tuple[list[str], Rows]:
     along a line): the difference with its own interval, and with Holm's for all rows together."""
     along = comparison.axis in SIGNS
     found = changes(comparison) if along else differences(comparison)
-    together = holm([one.points for one in found])
     rows = [
         [
             f"{one.first.named}, less at {one.first.measured[0].x}"
@@ -92,14 +91,14 @@ def difference_table(comparison: Comparison) -> tuple[list[str], Rows]:
             else f"{one.first.label} − {one.second.label}",
             "any" if one.first.level and one.second.level and not along else str(one.x),
             signed_difference(one.points),
-            signed_difference(wide),
-            "clear" if wide is not None and wide.clear else "unclear",
-            "-" if one.points is None else str(one.points.n),
+            signed_difference(one.together),
+            "clear" if one.clear else "unclear",
+            str(one.points.n),
         ]
-        for one, wide in zip(found, together, strict=True)
+        for one in found
     ]
     axis = SIGNS.get(comparison.axis, NAMES[comparison.axis])
-    return ["error of", axis, "points, alone", "points, together", "together", "n"], rows
+    return ["error of", axis, "points, alone", "points, together", "how sure", "n"], rows
 
 
 def crossing_rows(comparison: Comparison) -> Rows:
@@ -151,11 +150,12 @@ def beside(comparisons: Sequence[Comparison]) -> tuple[list[str], Rows]:
                 found.append(welch(there.errors, point.errors))
                 x = "any" if line.level else str(point.x)
                 rows.append([line.label, x, plus_minus(error(point)), plus_minus(error(there))])
-    together = holm(found)
-    for row, alone, wide in zip(rows, found, together, strict=True):
-        row += [signed_difference(alone), signed_difference(wide)]
+    for row, alone, level in zip(rows, found, holm(found), strict=True):
+        wide = None if alone is None else alone.at(level)
+        word = "clear" if wide is not None and wide.clear else "unclear"
+        row += [signed_difference(alone), signed_difference(wide), word]
     columns = ["norm", NAMES[first.axis], "first", "second"]
-    return [*columns, "second − first, alone", "together"], rows
+    return [*columns, "second − first, alone", "together", "how sure"], rows
 
 
 # --- CSV ------------------------------------------------------------------------------------------
@@ -230,10 +230,9 @@ def differences_csv(comparisons: Sequence[Comparison]) -> str:
     the ends of its own 95 % interval and of Holm's for all rows of its comparison."""
     rows: list[list[object]] = []
     for comparison in comparisons:
-        found = differences(comparison)
-        for one, wide in zip(found, holm([one.points for one in found]), strict=True):
+        for one in differences(comparison):
             names = [comparison.title, one.first.label, one.second.label, comparison.axis, one.x]
-            rows.append([*names, *_ends(one.points), *_ends(wide)[2:]])
+            rows.append([*names, *_ends(one.points), *_ends(one.together)[2:]])
     columns = ("comparison", "first", "second", "axis", "x", "n", "mean", "low", "high")
     return _csv((*columns, "low_holm", "high_holm"), rows)
 

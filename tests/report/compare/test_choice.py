@@ -40,6 +40,19 @@ def test_a_lead_is_clear_only_with_all_rows_taken_together(tmp_path: Path) -> No
     assert [(c.ahead is not None and c.ahead.clear, c.clear) for c in found] == [(True, False)] * 2
 
 
+def test_the_best_has_to_be_clear_of_every_other_norm(tmp_path: Path) -> None:
+    """The runner-up is told apart; the third, whose seeds scatter, is not."""
+    write_cell(tmp_path, "batch", 2, around(0.70, 3, 0.001))
+    write_cell(tmp_path, "group", 2, around(0.66, 3, 0.001))
+    write_cell(tmp_path, "layer", 2, [0.50, 0.62, 0.72])
+    (found,) = choices(only(tmp_path))
+
+    assert (found.best.norm, found.second and found.second.norm) == ("batch", "group")
+    assert found.doubt is not None
+    assert found.doubt.norm == "layer"
+    assert not found.clear
+
+
 def test_what_is_unclear_says_how_many_more_seeds_would_tell(tmp_path: Path) -> None:
     write_cell(tmp_path, "batch", 2, [0.60, 0.61, 0.62])
     write_cell(tmp_path, "group", 2, [0.61, 0.62, 0.63])
@@ -85,6 +98,23 @@ def test_times_of_a_busy_machine_are_not_compared(tmp_path: Path) -> None:
 
     assert found.time is None
     assert "1 of 2 cells" in untimed(only(tmp_path))
+
+
+def test_a_training_whose_speed_changed_was_on_a_busy_machine(tmp_path: Path) -> None:
+    """The seeds of one network share its time evenly: their times cannot show it."""
+    write_cell(tmp_path, "batch", 2, [0.5, 0.5])
+    group = write_cell(tmp_path, "group", 2, [0.6, 0.6])
+    for speeds, why in (((1000, 1010), ""), ((1000, 700), "the speed along the training")):
+        lines = [
+            {"step": i, "epoch": i / 40, "time": i, "train/images_per_second": speeds[i > 20]}
+            for i in range(1, 41)
+        ]
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (group / "seed-0" / "metrics.jsonl").write_text(text)
+
+        said = untimed(only(tmp_path))
+        assert why in said
+        assert bool(said) == bool(why)
 
 
 def test_times_of_two_machines_are_not_compared(tmp_path: Path) -> None:

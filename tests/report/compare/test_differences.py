@@ -1,6 +1,5 @@
 """Differences, crossings, what is lost to what, and costs, against NumPy and SciPy."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +9,11 @@ from scipy import stats
 
 from normbench.report.compare.comparisons import Comparison, compare
 from normbench.report.compare.differences import (
+    between,
     change,
     changes,
     cost,
     decomposition,
-    difference,
     differences,
     error,
     meeting,
@@ -22,6 +21,7 @@ from normbench.report.compare.differences import (
     with_new_images,
 )
 from normbench.report.read.cells import collect
+from normbench.store.outcomes import write_outcomes
 from tests.report_helpers import around, edit_result, write_cell, write_sweep
 
 RUNNING = {2: [0.600, 0.612, 0.591], 32: [0.701, 0.709, 0.699]}
@@ -62,9 +62,45 @@ def test_differences_are_welch_s(batch_norm: Comparison) -> None:
     interval = theirs.confidence_interval(0.95)
 
     assert (found.first.label, found.second.label, found.x) == ("batch", "group", 2)
-    assert found.points is not None
     assert (found.points.low, found.points.high) == pytest.approx((interval.low, interval.high))
-    assert difference(found.first, found.second, 32).points is None
+    assert found.together == found.points, "one difference alone needs no correction"
+
+
+def test_all_differences_of_a_comparison_are_one_family(tmp_path: Path) -> None:
+    for norm, accuracy in (("batch", 0.60), ("group", 0.62), ("layer", 0.55)):
+        for batch in (2, 4):
+            write_cell(tmp_path, norm, batch, around(accuracy, 3, 0.01))
+    found = differences(only(tmp_path))
+    ps = sorted(one.points.p or 0.0 for one in found)
+
+    assert len(found) == 6
+    by_p = sorted(found, key=lambda one: one.points.p or 0.0)
+    assert by_p[0].level == pytest.approx(1 - 0.05 / 6)
+    assert [one.clear for one in by_p] == [
+        all(p <= 0.05 / (6 - k) for k, p in enumerate(ps[: i + 1])) for i in range(6)
+    ]
+
+
+def test_a_difference_is_found_from_either_side(batch_norm: Comparison) -> None:
+    asked = differences(batch_norm)
+    batch, group = batch_norm.lines
+    there, back = between(asked, batch, group, 2), between(asked, group, batch, 2)
+
+    assert there is not None
+    assert back is not None
+    assert back.points.mean == pytest.approx(-there.points.mean)
+    assert (back.points.low, back.points.high) == pytest.approx(
+        (-(there.points.high or 0), -(there.points.low or 0))
+    )
+    assert back.clear == there.clear
+    assert between(asked, batch, group, 32) is None
+
+
+def test_norms_that_lost_seeds_are_in_no_difference(tmp_path: Path) -> None:
+    write_cell(tmp_path, "batch", 2, [0.7, 0.7, None])
+    write_cell(tmp_path, "group", 2, around(0.6))
+
+    assert differences(only(tmp_path)) == []
 
 
 def test_a_change_is_welch_s_too(batch_norm: Comparison) -> None:
@@ -140,11 +176,9 @@ def test_lines_with_one_common_place_do_not_meet(batch_norm: Comparison) -> None
 # --- A new test set -------------------------------------------------------------------------------
 
 
-def write_outcomes(cell: Path, correct: "npt.NDArray[np.bool_]") -> None:
+def write_all(cell: Path, correct: "npt.NDArray[np.bool_]") -> None:
     for seed, row in enumerate(correct):
-        packed = np.packbits(row).tobytes().hex()
-        text = json.dumps({"images": len(row), "correct": packed})
-        (cell / f"seed-{seed}" / "outcomes.json").write_text(text)
+        write_outcomes(cell / f"seed-{seed}", seed, row)
 
 
 def test_a_new_test_set_adds_the_variance_over_images(tmp_path: Path) -> None:
@@ -153,7 +187,7 @@ def test_a_new_test_set_adds_the_variance_over_images(tmp_path: Path) -> None:
     cell = write_cell(tmp_path, "group", 2, [float(row.mean()) for row in correct])
     point = only(tmp_path).lines[0].points[0]
     assert with_new_images(error(point), point) is None
-    write_outcomes(cell, correct)
+    write_all(cell, correct)
     point = only(tmp_path).lines[0].points[0]
     value = error(point)
     found = with_new_images(value, point)
@@ -168,12 +202,24 @@ def test_images_that_are_hard_for_both_cancel_in_a_difference(tmp_path: Path) ->
     correct = np.random.default_rng(0).random((3, 2000)) < 0.7
     for norm in ("batch", "group"):
         cell = write_cell(tmp_path, norm, 2, [float(row.mean()) for row in correct])
-        write_outcomes(cell, correct)
+        write_all(cell, correct)
     first, second = only(tmp_path).lines
-    value = difference(first, second, 2).points
+    (found,) = differences(only(tmp_path))
 
-    assert value is not None
-    assert with_new_images(value, first.points[0], second.points[0]) == pytest.approx(value.half)
+    assert with_new_images(found.points, first.points[0], second.points[0]) == pytest.approx(
+        found.points.half
+    )
+
+
+def test_outcomes_that_were_edited_are_not_believed(tmp_path: Path) -> None:
+    correct = np.random.default_rng(0).random((1, 800)) < 0.7
+    cell = write_cell(tmp_path, "group", 2, [float(correct.mean())])
+    write_all(cell, correct)
+    assert only(tmp_path).cells[0].seeds[0].outcomes is not None
+    path = cell / "seed-0" / "outcomes.json"
+    path.write_text(path.read_text().replace('"correct": "', '"correct": "ff')[:-3] + '"}')
+
+    assert only(tmp_path).cells[0].seeds[0].outcomes is None
 
 
 # --- Costs ----------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from normbench.report.compare.statistics import (
     EQUIVALENT,
     UNDECIDED,
     Estimate,
+    bonferroni,
     combine,
     correlation,
     equivalence,
@@ -16,7 +17,7 @@ from normbench.report.compare.statistics import (
     holm,
     of_deviations,
     paired,
-    seeds_to_equal,
+    seeds_to_settle,
     seeds_to_tell,
     welch,
 )
@@ -120,24 +121,38 @@ def test_holm_decides_as_its_definition() -> None:
             break
         rejected.add(i)
 
-    found = holm(values)
+    levels = holm(values)
 
     assert 0 < len(rejected) < m
-    assert {i for i, value in enumerate(found) if value and value.clear} == rejected
+    assert {i for i, v in enumerate(values) if v and v.at(levels[i]).clear} == rejected
 
 
 def test_together_intervals_are_no_narrower_than_alone() -> None:
     values = [welch(FIRST, SECOND), None, welch(by_seed(1, 2, 3), by_seed(1, 2, 4))]
-    wide, missing, other = holm(values)
+    levels = holm(values)
 
-    assert missing is None
-    for before, after in ((values[0], wide), (values[2], other)):
+    for before, level in ((values[0], levels[0]), (values[2], levels[2])):
         assert before is not None
-        assert after is not None
+        after = before.at(level)
         assert before.half is not None
         assert after.half is not None
         assert after.half >= before.half
         assert after.mean == before.mean
+
+
+def test_bonferroni_s_intervals_hold_all_values_together() -> None:
+    """Where all effects are real, Holm's hold them less often: they only decide."""
+    random = np.random.default_rng(0)
+    held = dict.fromkeys(("bonferroni", "holm"), 0)
+    for _ in range(400):
+        values = [welch(by_seed(*random.normal(9, 1, 5)), by_seed(*random.normal(0, 1, 5)))
+                  for _ in range(10)]  # fmt: skip
+        for kind, levels in (("bonferroni", [bonferroni(10)] * 10), ("holm", holm(values))):
+            wide = [v.at(level) for v, level in zip(values, levels, strict=True) if v]
+            held[kind] += all((v.low or 0) < 9 < (v.high or 0) for v in wide)
+
+    assert held["bonferroni"] >= 0.93 * 400
+    assert held["holm"] < held["bonferroni"]
 
 
 # --- Equivalence and seeds ------------------------------------------------------------------------
@@ -162,20 +177,39 @@ def test_equivalence_is_two_one_sided_tests(
     assert (max(lower, upper.pvalue) < 0.05) == (outcome == EQUIVALENT)
 
 
-def test_the_seeds_asked_for_would_tell() -> None:
+@pytest.mark.parametrize("number", [1, 10])
+def test_the_seeds_asked_for_would_tell(number: int) -> None:
     first, second = [30.0, 31.0, 32.0], [31.0, 32.0, 33.0]
-    n = seeds_to_tell(first, second)
+    n = seeds_to_tell(first, second, bonferroni(number))
     assert n is not None
 
     random = np.random.default_rng(0)
     draws = random.normal(0, 1, (2, 4000, n))
-    told = stats.ttest_ind(draws[0], draws[1] + 1, axis=1, equal_var=False).pvalue < 0.05
-    assert np.mean(told) == pytest.approx(0.8, abs=0.03)
+    p = stats.ttest_ind(draws[0], draws[1] + 1, axis=1, equal_var=False).pvalue
+    assert np.mean(p < 0.05 / number) == pytest.approx(0.8, abs=0.03)
 
 
-def test_seeds_that_would_show_a_flat_line_to_be_flat() -> None:
+def test_beyond_a_bound_is_asked_of_several_changes_together() -> None:
+    value = Estimate(2.0, None, None, 5, 0.45, 8.0)  # t = 2.2 from 1
+    value = value.at(0.95)
+
+    assert equivalence(value, 1.0) == DIFFERENT
+    assert equivalence(value, 1.0, number=10) == UNDECIDED
+
+
+def test_seeds_that_would_show_a_flat_line_to_be_flat_or_not() -> None:
     spread = [0.0, 0.77, 1.54]  # a standard deviation of 0.77
+    far = [value + 1.5 for value in spread]
 
-    assert seeds_to_equal(spread, spread, 1.0) == 12
+    assert seeds_to_settle(spread, spread, 1.0) == 12
+    assert seeds_to_settle(spread, [v + 1 for v in spread], 1.0) is None, "on the bound"
     assert seeds_to_tell(spread, spread) is None, "no number of seeds tells what is equal"
     assert seeds_to_tell([1.0], spread) is None
+    n = seeds_to_settle(spread, far, 1.0, 10)
+    assert n is not None
+    random = np.random.default_rng(0)
+    draws = random.normal(0, 0.77, (2, 4000, n))
+    p = stats.ttest_ind(
+        draws[1] + 1.5 - 1.0, draws[0], axis=1, equal_var=False, alternative="greater"
+    ).pvalue
+    assert np.mean(p < 0.05 / 10) == pytest.approx(0.8, abs=0.03)

@@ -77,6 +77,21 @@ def test_a_report_at_chance_concludes_nothing(tmp_path: Path, accuracy: float) -
 # --- Findings -------------------------------------------------------------------------------------
 
 
+def test_which_norm_to_use_comes_first(tmp_path: Path) -> None:
+    directory = write_sweep(tmp_path)
+    assert said(directory)[0] == "At batch size 2 use group norm; at 8, 32 and 128 batch norm."
+
+
+def test_what_is_unclear_is_led_but_not_decided(tmp_path: Path) -> None:
+    for batch, accuracies in ((2, around(0.70)), (4, [0.60, 0.66, 0.63])):
+        write_cell(tmp_path, "group", batch, around(0.60))
+        write_cell(tmp_path, "batch", batch, accuracies)
+
+    assert said(tmp_path)[0] == (
+        "At batch size 2 use batch norm; at 4 batch norm leads, but not clearly."
+    )
+
+
 def test_batch_norm_s_fall_has_a_lower_bound(tmp_path: Path) -> None:
     sentence = one(write_sweep(tmp_path), "batch norm's test error", "at least")
 
@@ -108,7 +123,7 @@ def test_stable_is_an_equivalence_test(tmp_path: Path, small: list[float], word:
     sentence = one(tmp_path, "Group norm from batch size 2 to 32")
 
     assert word in sentence
-    assert ("seeds a cell" in sentence) == (word == "undecided")
+    assert ("seeds a cell would show that it is" in sentence) == (word == "undecided")
 
 
 def test_every_place_of_the_range_has_to_be_stable(tmp_path: Path) -> None:
@@ -116,8 +131,28 @@ def test_every_place_of_the_range_has_to_be_stable(tmp_path: Path) -> None:
         write_cell(tmp_path, "group", batch, around(accuracy))
     write_cell(tmp_path, "batch", 2, around(0.5))
 
-    assert "different" in one(tmp_path, "2 to 32:")
-    assert "at 8 against 128" in one(tmp_path, "2 to 128:")
+    for where in ("2 to 32:", "2 to 128:"):
+        assert "different" in one(tmp_path, where)
+        assert "at 2 its error is 6.00 ± 0.4" in one(tmp_path, where)
+
+
+def test_a_range_is_never_more_stable_than_one_that_it_holds(tmp_path: Path) -> None:
+    """The two ends of 2 to 32 differ most; 128 lies between them."""
+    for batch, accuracy in ((2, 0.68), (32, 0.65), (128, 0.665)):
+        write_cell(tmp_path, "group", batch, around(accuracy, 3, 0.002))
+    write_cell(tmp_path, "batch", 2, around(0.5))
+
+    for where in ("2 to 32:", "2 to 128:"):
+        assert "different" in one(tmp_path, where)
+        assert "points lower than at 32" in one(tmp_path, where)
+
+
+def test_rates_that_changed_as_well_are_named(tmp_path: Path) -> None:
+    write_cell(tmp_path, "group", 2, around(0.60), changes={"optim.lr": 0.1})
+    write_cell(tmp_path, "group", 32, around(0.66), changes={"optim.lr": 0.2})
+    write_cell(tmp_path, "batch", 2, around(0.5), changes={"optim.lr": 0.1})
+
+    assert "with optim.lr=0.1 and 0.2" in one(tmp_path, "Group norm from batch size 2 to 32")
 
 
 def test_a_crossing_has_its_interval_and_its_straight_line(tmp_path: Path) -> None:
@@ -148,6 +183,8 @@ def test_what_re_estimated_statistics_give_back_is_paired(tmp_path: Path) -> Non
     sentence = one(write_sweep(tmp_path), "PreciseBN")
 
     assert "by 2.00 ± 0.00 points of the 11.00 ± 0.4" in sentence
+    assert "with them its error is 4.50 ± 0.4" in sentence
+    assert "points higher than group norm's" in sentence
 
 
 def test_diverged_seeds_come_first_and_leave_their_cells_out(tmp_path: Path) -> None:
@@ -210,5 +247,9 @@ def test_the_best_rate_is_in_the_table_and_the_edge_is_named(tmp_path: Path) -> 
     (trial,) = rate_trials(collect(tmp_path))
     batch, group = (dict(zip(RATE_COLUMNS, row, strict=True)) for row in rate_rows(trial))
 
-    assert (batch["best rate"], batch["next best"], batch["note"]) == ("0.1", "0.05 (30.0)", "")
+    assert (batch["best rate"], batch["next best"], batch["note"]) == (
+        "0.1",
+        "0.05 (30.0, unclear)",
+        "",
+    )
     assert (group["best rate"], group["note"]) == ("0.05", "at the end of the rates tried")

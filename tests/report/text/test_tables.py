@@ -80,7 +80,7 @@ def test_differences_have_their_own_interval_and_one_for_all_rows(tmp_path: Path
         "batch size",
         "points, alone",
         "points, together",
-        "together",
+        "how sure",
         "n",
     ]
     first = next(row for row in rows if row[0] == "batch − group")

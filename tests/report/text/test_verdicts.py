@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from normbench.norms import NORMS
 from normbench.report.compare.comparisons import Comparison, compare
+from normbench.report.compare.differences import between, differences
 from normbench.report.compare.published import (
     BEFRANKE,
     MABN,
@@ -19,9 +21,10 @@ from normbench.report.compare.statistics import Estimate
 from normbench.report.read.cells import collect
 from normbench.report.text.verdicts import (
     FLAT,
+    HIGHER,
     LARGER,
     LOST,
-    NOT_FLAT,
+    LOWER,
     OPEN_SIZE,
     OPPOSITE,
     SAME,
@@ -80,14 +83,51 @@ def ours(mean: float, half: float) -> Estimate:
         (-10.0, ours(-9.0, 1.0), SAME),
         (-10.0, ours(-2.0, 1.0), SMALLER),
         (0.5, ours(0.2, 0.3), FLAT),
-        (-0.5, ours(-12.0, 3.0), NOT_FLAT),
+        (-0.5, ours(-12.0, 3.0), LOWER),
+        (-0.5, ours(12.0, 3.0), HIGHER),
         (0.5, ours(0.5, 2.0), UNCLEAR),
         (10.0, None, UNCLEAR),
         (10.0, Estimate(9.0, None, None, 1), UNCLEAR),
     ],
 )
 def test_sign_and_size_decide(theirs: float, value: Estimate | None, outcome: str) -> None:
-    assert decide(theirs, value, value) == outcome
+    assert decide(theirs, value, value, 1) == outcome
+
+
+def test_a_size_is_held_against_all_contrasts() -> None:
+    """Alone 2 ± 2.5 is below half of 10; as one of ten it may be as large."""
+    value = ours(2.0, 1.8)
+
+    assert decide(10.0, value, value, 1) == SMALLER
+    assert decide(10.0, value, value, 1000) == OPEN_SIZE
+    assert decide(0.5, ours(3.0, 1.6), None, 1) == UNCLEAR
+    assert decide(0.5, ours(3.0, 1.6), ours(3.0, 1.6), 1) == HIGHER
+    assert decide(0.5, ours(3.0, 1.6), ours(3.0, 1.6), 1000) == UNCLEAR
+
+
+def test_two_norms_at_one_place_are_told_apart_as_in_the_table(tmp_path: Path) -> None:
+    """A publication asks of fewer norms than were measured; the family stays the table's."""
+    for norm, accuracy in (("batch", 0.67), ("group", 0.66), ("frn", 0.67), ("none", 0.66)):
+        write(tmp_path, norm, {32: accuracy}, 0.01)
+    found = verdict(tmp_path, "batch norm less group norm at 32")
+    comparison = only(tmp_path)
+    lines = {line.norm: line for line in comparison.lines}
+    table = between(differences(comparison), lines["batch"], lines["group"], 32)
+
+    assert table is not None
+    assert found.together == table.together
+    assert found.together != found.ours, "the family is larger than what is asked here"
+
+
+def test_what_has_no_published_group_norm_is_held_against_batch_norm(tmp_path: Path) -> None:
+    for norm, accuracy in (("batch", 0.65), ("moving_batch", 0.76)):
+        write(tmp_path, norm, {2: accuracy})
+
+    assert verdict(tmp_path, "moving_batch norm less batch norm at 2", MABN.key).outcome == SAME
+
+
+def test_every_published_norm_is_one_of_ours() -> None:
+    assert {norm for p in PUBLICATIONS for norm in p.lines} <= set(NORMS)
 
 
 def test_twelve_points_are_not_the_same_as_a_half(tmp_path: Path) -> None:
@@ -96,7 +136,7 @@ def test_twelve_points_are_not_the_same_as_a_half(tmp_path: Path) -> None:
     found = verdict(tmp_path, "batch norm less group norm at 32")
 
     assert found.published.mean == pytest.approx(-0.5)
-    assert found.outcome == NOT_FLAT
+    assert found.outcome == LOWER
 
 
 # --- What is asked --------------------------------------------------------------------------------
@@ -112,7 +152,7 @@ def test_changes_ends_and_the_fall_are_asked(tmp_path: Path) -> None:
         "group norm's change from 32 to 2": FLAT,
         "batch norm's change from 32 to 2 less group norm's": SAME,
         "batch norm less group norm at 2": SAME,
-        "batch norm less group norm at 32": NOT_FLAT,
+        "batch norm less group norm at 32": LOWER,
         "layer norm less group norm at 32": SAME,
     }
 
@@ -176,7 +216,7 @@ def test_one_group_against_several(tmp_path: Path, one: float, outcome: str) -> 
     found = verdict(tmp_path, "group norm with groups 1 less with 8")
 
     assert found.published.mean == pytest.approx(0.9)
-    assert found.outcome == (FLAT if outcome == SAME else NOT_FLAT)
+    assert found.outcome == (FLAT if outcome == SAME else LOWER)
 
 
 def test_a_difference_that_their_seeds_do_not_show_is_not_asked() -> None:
