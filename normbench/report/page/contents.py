@@ -35,12 +35,14 @@ from normbench.report.text.fairness import fairness
 from normbench.report.text.findings import RATE_COLUMNS, findings, grid, rate_rows
 from normbench.report.text.tables import (
     DECOMPOSED,
+    STARTED,
     beside,
     cell_columns,
     cell_rows,
     crossing_rows,
     decomposition_rows,
     difference_table,
+    started_rows,
 )
 from normbench.report.text.verdicts import RULE_TEXT, VERDICT_COLUMNS, judge, like, verdict_rows
 from normbench.report.text.wording import count, join
@@ -124,7 +126,7 @@ def _section(comparison: Comparison, suffix: str, *, papers: bool) -> list[Block
         blocks += [*([Pictures(drawings)] if drawings else []), Sentences(said)]
     if rows:
         blocks.append(Text(_grid_note(comparison), muted=True))
-    blocks += _trouble(comparison.cells)
+    blocks += [*_started(comparison), *_trouble(comparison.cells)]
     cells: list[Block] = [_table(cell_columns(comparison), cell_rows(comparison))]
     if comparison.left_out:
         cells.append(Text(f"The same cell again, left out: {', '.join(comparison.left_out)}."))
@@ -143,6 +145,20 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     """A table without the columns of which no row has a value."""
     kept = [i for i in range(len(columns)) if any(row[i] != "-" for row in rows)]
     return Table([columns[i] for i in kept], [[row[i] for i in kept] for row in rows])
+
+
+def _started(comparison: Comparison) -> list[Block]:
+    """What swapping the norms of given weights costs, and what training gives back."""
+    rows = started_rows(comparison)
+    if not rows:
+        return []
+    epochs = "" if comparison.epochs is None else f" of {comparison.epochs:g} epochs"
+    note = (
+        "Test error in % of the weights that training started from (model.weights): before their"
+        f" norms were swapped, at once after it, and now, after the training{epochs}."
+    )
+    columns = ["norm", NAMES[comparison.axis], *STARTED]
+    return [Heading(3, "From given weights"), Table(columns, rows), Text(note, muted=True)]
 
 
 def _grid_note(comparison: Comparison) -> str:

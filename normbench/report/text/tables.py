@@ -18,7 +18,7 @@ from normbench.report.compare.differences import (
 )
 from normbench.report.compare.rates import RateTrial
 from normbench.report.compare.regimes import SIGNS
-from normbench.report.compare.statistics import Estimate, holm, welch
+from normbench.report.compare.statistics import Estimate, estimate, holm, welch
 from normbench.report.read.cells import CellRun, Collection
 from normbench.report.read.settings import groups_of
 from normbench.report.read.states import state
@@ -138,6 +138,37 @@ def decomposition_rows(comparison: Comparison) -> Rows:
     ]
 
 
+STARTED = ("γ and β", "before", "at once after", "now", "n")
+
+
+def started_rows(comparison: Comparison) -> Rows:
+    """A row for every cell that started from given weights: their test error before their norms
+    were swapped, at once after it, and after training; and whether γ and β were carried over."""
+    rows = []
+    for line in comparison.lines:
+        for point in line.points[:1] if line.level else line.points:
+            ended = [r for r in point.cell.finished if r.test_accuracy_before is not None]
+            if ended:
+                before, swapped = (
+                    estimate(100 * (1 - v) for r in ended if (v := getattr(r, key)) is not None)
+                    for key in ("test_accuracy_before", "test_accuracy_swapped")
+                )
+                model = point.cell.settings.get("model")
+                carried = isinstance(model, dict) and model.get("carry") is True
+                rows.append(
+                    [
+                        line.label,
+                        "any" if line.level else str(point.x),
+                        "carried" if carried else "anew",
+                        plus_minus(before),
+                        plus_minus(swapped),
+                        plus_minus(error(point)),
+                        str(len(ended)),
+                    ]
+                )
+    return rows
+
+
 def beside(comparisons: Sequence[Comparison]) -> tuple[list[str], Rows]:
     """Columns and rows of two sweeps side by side: each norm's error in both, and the change."""
     first, second = comparisons
@@ -163,8 +194,9 @@ def beside(comparisons: Sequence[Comparison]) -> tuple[list[str], Rows]:
 _SEED_COLUMNS = (
     "folder", "norm", "batch", "norm_batch", "model", "data", "sha256", "seed", "state", "epochs",
     "steps", "test_accuracy", "test_accuracy_reestimated", "test_accuracy_batch", "val_accuracy",
-    "test_images", "test_loss", "train_accuracy", "train_loss", "seconds", "images_per_second",
-    "memory_bytes", "stacked", "threads", "diverged_at", "problem",
+    "test_accuracy_before", "test_accuracy_swapped", "test_images", "test_loss", "train_accuracy",
+    "train_loss", "seconds", "images_per_second", "memory_bytes", "stacked", "threads",
+    "diverged_at", "problem",
 )  # fmt: skip
 _RESULT_KEYS = _SEED_COLUMNS[10:-1]
 

@@ -17,6 +17,7 @@ from tests.conftest import Finished, files_below
 from tests.report.compare.test_rates import write_trial
 from tests.report_helpers import (
     around,
+    edit_result,
     failed,
     write_cell,
     write_curve,
@@ -194,6 +195,57 @@ def test_two_folders_stand_side_by_side(tmp_path: Path) -> None:
         "+0", "0"
     )
     assert start < text.index("## short: ") < text.index("## long: ")
+
+
+def test_a_folder_is_set_beside_the_other_and_never_beside_itself(tmp_path: Path) -> None:
+    """The first of two comparisons is alone in its folder; its second is the first's own."""
+    for epochs in (1, 3):
+        for norm in ("batch", "group"):
+            write_cell(tmp_path / "old", norm, 2, around(0.6), changes={"epochs": epochs})
+            write_cell(tmp_path / "new", norm, 2, around(0.7), changes={"epochs": 6})
+    made = write(tmp_path / "old", beside=tmp_path / "new")
+    text = (made.folder / "report.md").read_text(encoding="utf-8")
+    note = next(line for line in text.splitlines() if line.startswith("*First: "))
+
+    assert "First: old: " in note
+    assert "Second: new: " in note
+
+
+def test_folders_over_different_things_are_said_to_be(tmp_path: Path) -> None:
+    for batch in (2, 32):
+        write_cell(tmp_path / "sizes", "group", batch, around(0.6))
+    for groups in (1, 4):
+        write_cell(tmp_path / "groups", "group", 8, around(0.6), changes={"norm.groups": groups})
+    made = write(tmp_path / "sizes", beside=tmp_path / "groups")
+    text = (made.folder / "report.md").read_text(encoding="utf-8")
+
+    assert "nothing to be put side by side: sizes compares over batch size, groups over" in text
+
+
+def test_rates_of_two_variants_of_a_norm_are_two_lines(tmp_path: Path) -> None:
+    """As the first round of a race makes them: three rates, and one with another momentum."""
+    for rate, error in ((0.05, 30.0), (0.1, 28.0), (0.2, 33.0)):
+        write_trial(tmp_path, "batch", 2, rate, [error])
+    changes = {"optim.lr": 0.1, "data.val_fraction": 0.1, "norm.momentum": 0.02}
+    cell = write_cell(tmp_path, "batch", 2, [0.1], changes=changes)
+    edit_result(cell, val_accuracy=0.75)
+    text = (write(tmp_path).folder / "report.md").read_text(encoding="utf-8")
+
+    assert "| batch, momentum=0.1 | 2 | 0.1 | 28.0 |" in text
+    assert "| batch, momentum=0.02 | 2 | 0.1 | 25.0 |" in text
+
+
+def test_weights_that_training_started_from_have_a_table(tmp_path: Path) -> None:
+    cell = write_cell(tmp_path, "group", 2, [0.6, 0.62])
+    write_cell(tmp_path, "batch", 2, [0.5, 0.5])
+    for seed in (0, 1):
+        edit_result(cell, seed, test_accuracy_before=0.7, test_accuracy_swapped=0.2)
+    made = write(tmp_path)
+    text = (made.folder / "report.md").read_text(encoding="utf-8")
+
+    assert "### From given weights" in text
+    assert "| group | 2 | anew | 30.00 ± 0.00 | 80.00 ± 0.00 | 39.0" in text
+    assert "test_accuracy_before" in (made.folder / "seeds.csv").read_text(encoding="utf-8")
 
 
 def test_trials_of_learning_rates_have_a_picture_and_a_file(tmp_path: Path) -> None:
