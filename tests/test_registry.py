@@ -73,7 +73,7 @@ def test_what_needs_no_quotes_has_none(text: str) -> None:
     [
         (None, "null"),
         (True, "true"),
-        (0.1, "0.1"),
+        (1.0, "1.0"),
         (1e-08, "1e-08"),
         ("a b", "'a b'"),
         ("7", "'7'"),

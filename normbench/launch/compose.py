@@ -162,14 +162,12 @@ def by_key(texts: Iterable[str]) -> dict[str, str]:
     return {parse(text).key: text for text in texts}
 
 
-def split_launcher(arguments: Iterable[str]) -> tuple[list[str], list[str]]:
+def split_launcher(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Parts what says how cells are spread, which is checked, from the settings of the cells."""
-    launcher, settings = [], []
-    for text in arguments:
-        (launcher if text.startswith("hydra") else settings).append(text)
+    launcher = [text for text in arguments if text.startswith("hydra")]
     for text in launcher:
         check_launcher(text)
-    return launcher, settings
+    return launcher, [text for text in arguments if not text.startswith("hydra")]
 
 
 def check_launcher(text: str) -> None:
