@@ -13,6 +13,7 @@ from normbench.data.library import Description
 from normbench.errors import UsageError
 from normbench.models import ModelConfig
 from normbench.norms import NormConfig
+from normbench.registry import NAMED_BY
 from normbench.training.optim import OPTIMS, OptimConfig
 
 LIMITS = {"batch": 1_000_000, "seeds": 10_000, "threads": 1024}
@@ -139,6 +140,11 @@ class Config:
         """The seeds wanted, in order."""
         return list(range(self.seed, self.seed + self.seeds))
 
+    @property
+    def statistics_batch(self) -> int:
+        """How many images share batch norm's statistics: ``norm_batch``, or all of ``batch``."""
+        return self.norm_batch or self.batch
+
     def identity(self, images: Description) -> dict[str, Any]:
         """Everything that makes a result another one, as plain values.
 
@@ -148,9 +154,8 @@ class Config:
         has a folder of its own. The data set enters by name and content, not by how it was asked
         for, so that ``data=auto`` and ``data=cifar10`` share results where they are the same.
         """
-        own = _changes(self)
-        for key in PLACES:
-            own.pop(key, None)
+        own = _changes(self, *PLACES)
+        groups = {group: _changes(getattr(self, group), key) for group, key in NAMED_BY.items()}
         if self.norm_batch == self.batch or not self.norm.batch_dependent:
             own.pop("norm_batch", None)
         data = {"name": images.name, "sha256": images.sha256}
@@ -160,10 +165,10 @@ class Config:
             "batch": self.batch,
             "epochs": self.epochs,
             **own,
-            "norm": {"name": self.norm.name, **_changes(self.norm)},
-            "model": {"name": self.model.name, **_changes(self.model)},
-            "data": {**_changes(self.data), **data},
-            "optim": {**({} if first else {"name": self.optim.name}), **_changes(self.optim)},
+            "norm": {"name": self.norm.name, **groups["norm"]},
+            "model": {"name": self.model.name, **groups["model"]},
+            "data": {**groups["data"], **data},
+            "optim": {**({} if first else {"name": self.optim.name}), **groups["optim"]},
         }
 
     def stack_identity(self, images: Description) -> dict[str, Any]:
@@ -188,17 +193,17 @@ class Config:
         return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def _changes(settings: Any) -> dict[str, Any]:
+def _changes(settings: Any, *left_out: str) -> dict[str, Any]:
     """The plain settings of a configuration or a group of it that differ from their defaults.
 
     Of a file that one names only its SHA-256 counts.
     """
     changed = {}
     for each in fields(settings):
-        if "pinned" in each.metadata:
+        if "pinned" in each.metadata or each.name in left_out:
             continue
         value = getattr(settings, each.name)
         default = each.default if each.default_factory is MISSING else each.default_factory()
-        if not is_dataclass(value) and value != default and each.name not in ("name", "source"):
+        if not is_dataclass(value) and value != default:
             changed[each.name] = value.value if isinstance(value, Enum) else value
     return changed

@@ -1,4 +1,4 @@
-"""Names for the things a configuration can choose between.
+"""Names for the things a configuration can choose between, and how its values are typed.
 
 A family of choices (norms, models, data sets) is a package with one registry. A class enters it
 where it is defined, through a decorator, and the package imports every module it contains, so a new
@@ -7,10 +7,38 @@ choice is a new file and nothing else.
 
 import importlib
 import pkgutil
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from enum import Enum
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+
+NAMED_BY = {"norm": "name", "model": "name", "data": "source", "optim": "name"}
+"""The groups of settings, and the setting of each that says which of its choices it is."""
+
+# Text that Hydra takes for text without quotes; and what looks like it and is something else.
+_BARE = re.compile(r"\.{0,2}[A-Za-z_/][A-Za-z0-9_/.:+-]*")
+_TAKEN_FOR_VALUES = ("null", "true", "false", "nan", "inf")
+
+
+def as_override(value: object) -> str:
+    """A value as it is typed behind ``KEY=``, from which Hydra reads the same value.
+
+    Enums are typed as the names of their members. Text is quoted where it has to be.
+    """
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(as_override, value))}]"
+    text = value.name if isinstance(value, Enum) else str(value)
+    if _BARE.fullmatch(text) and text.lower() not in _TAKEN_FOR_VALUES:
+        return text
+    # Backslashes are escaped before a quote, and before the closing one, but nowhere else.
+    escaped = re.sub(r"(\\*)('|\Z)", lambda found: 2 * found[1] + (found[2] and "\\'"), text)
+    return f"'{escaped}'"
 
 
 class Registry(Mapping[str, type[T]], Generic[T]):

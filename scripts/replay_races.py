@@ -32,7 +32,7 @@ from statistics import fmean, variance
 
 from normbench.launch.advise.answer import Answer, OnTest, judge
 from normbench.launch.advise.book import Round
-from normbench.launch.advise.budget import Entrant, Score, Scores, course
+from normbench.launch.advise.budget import Entrant, Score, Scores, lengths_within
 from normbench.launch.advise.race import DRIFT, follow
 from normbench.store.advice import Plan, Timing
 
@@ -95,16 +95,16 @@ def replay(world: World, plan: Plan, random: Random) -> Answer:
 
     def train(step: Round) -> Scores:
         scores = {}
-        for trial, seconds in zip(step.trials, step.seconds, strict=True):
-            for entry in trial.entries:
+        for heat, seconds in zip(step.heats, step.seconds, strict=True):
+            for entry in heat.entries:
                 sd = world.sd[entry.candidate.norm]
                 truths[entry] = world.mean(entry) + random.gauss(0, sd)
                 accuracy = seen(truths[entry], plan.held_out, random)
-                scores[entry] = Score(accuracy, seconds / trial.seeds)
+                scores[entry] = Score(accuracy, seconds / heat.seeds)
         return scores
 
     finish = follow(plan, train)
-    last = [entry for trial in finish.finals for entry in trial.entries]
+    last = [entry for heat in finish.finals for entry in heat.entries]
     return judge(plan, finish, {entry: OnTest(truths[entry], TEST) for entry in last})
 
 
@@ -123,7 +123,7 @@ def planned(world: World, budget: float) -> Plan:
     ]
     full = sum(5 * world.epochs * (STEPS * each.step(5) / 5 + each.evaluation) for each in timings)
     within = budget * full + 60
-    raced, lengths = course(timings, STEPS, world.epochs, within, 10.0)
+    raced, lengths = lengths_within(timings, STEPS, world.epochs, within, 10.0)
     return Plan(
         question="replay",
         settings=[world.name],

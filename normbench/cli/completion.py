@@ -39,14 +39,8 @@ _normbench() {
 compdef _normbench normbench
 """
 
-VALUES = {
-    "device": ["auto", "cpu", "cuda"],
-    "precision": ["bf16", "float32"],
-    "stack": ["auto"],
-    "optim.scaling": ["linear", "none", "sqrt"],
-    "optim.schedule": ["constant", "cosine", "linear", "step"],
-}
-"""Values that are words, of keys that are no groups."""
+WORDS = {"device": ["auto", "cpu", "cuda"], "stack": ["auto"]}
+"""Values that are words, of keys that are no groups and have no Enum."""
 
 _COMMANDS = ("run", "sweep", "show", "advise", "diagnose")
 _SPREAD, _LAUNCHER = ("sweep", "advise"), "hydra/launcher"
@@ -118,7 +112,7 @@ def _values(key: str) -> Sequence[str]:
         return choices.LAUNCHERS
     if isinstance(choices.defaults().get(key), bool):
         return ["false", "true"]
-    return choices.groups().get(key) or VALUES.get(key) or []
+    return choices.groups().get(key) or choices.members().get(key) or WORDS.get(key) or []
 
 
 def _data_sets() -> list[str]:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from normbench.cli.endings import one_line
+from normbench.launch import choices
 
 Overrides = Annotated[
     list[str] | None,
@@ -116,7 +117,7 @@ def advise(
     ] = "30m",
     norms: Annotated[
         str, typer.Option(metavar="NAME,NAME", help="The norms to choose from.")
-    ] = "batch,group,layer,instance",
+    ] = ",".join(choices.USUAL),
 ) -> None:
     """Find the norm and the learning rate for a network, images and a batch size.
 

@@ -7,13 +7,19 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from normbench.registry import NAMED_BY
+
 CONFIGS = "normbench.configs"
 
 LAUNCHERS = ("basic", "joblib", "submitit_local", "submitit_slurm", "ray")
 """Hydra's launchers that are known to work here."""
 
+USUAL = ("batch", "group", "layer", "instance")
+"""The norms that race unless told otherwise."""
+
 # Where the classes are that a group chooses between, below the package, and their registry.
 _HOMES = {"norm": "norms", "model": "models", "data": "data", "optim": "training"}
+_CONFIG = ""  # stands for the group of all that has no dots
 _REGISTRIES = {"NORMS": "norm", "MODELS": "model", "DATA": "data", "OPTIMS": "optim"}
 
 
@@ -30,8 +36,20 @@ def defaults() -> dict[str, Any]:
     found = {key: value for key, value in _read("config").items() if key != "defaults"}
     for group in _HOMES:
         for name in _choices(group).values():
-            found |= {f"{group}.{key}": value for key, value in _fields(group, name).items()}
+            own = _fields(group, name).items()
+            found |= {f"{group}.{key}": _default(each.value) for key, each in own}
     return found
+
+
+def members() -> dict[str, list[str]]:
+    """Every key whose values are an Enum's, with its dots, and what they are called."""
+    classes = [(group, name) for group in _HOMES for name in _choices(group).values()]
+    found = {
+        f"{group}.{key}".removeprefix("."): _members(group, ast.unparse(each.annotation))
+        for group, name in [(_CONFIG, "Config"), *classes]
+        for key, each in _fields(group, name).items()
+    }
+    return {key: names for key, names in found.items() if names}
 
 
 def varied(experiment: str) -> set[str]:
@@ -53,8 +71,9 @@ def _read(file: str) -> dict[str, Any]:
 @cache
 def _classes(group: str) -> dict[str, ast.ClassDef]:
     """The classes in the files of a group, by name."""
-    folder = Path(__file__).parents[1] / _HOMES[group]
-    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.py"))]
+    package = Path(__file__).parents[1]
+    pattern = "config.py" if group == _CONFIG else f"{_HOMES[group]}/*.py"
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in sorted(package.glob(pattern))]
     nodes = [node for tree in trees for node in tree.body]
     return {node.name: node for node in nodes if isinstance(node, ast.ClassDef)}
 
@@ -72,23 +91,31 @@ def _choices(group: str) -> dict[str, str]:
     }
 
 
-def _fields(group: str, name: str) -> dict[str, Any]:
-    """The settings of a class and of those it derives from, and their defaults."""
+def _fields(group: str, name: str) -> dict[str, ast.AnnAssign]:
+    """The settings of a class and of those it derives from, as they are written."""
     node = _classes(group).get(name)
     if node is None:
         return {}
-    found: dict[str, Any] = {}
+    found: dict[str, ast.AnnAssign] = {}
     for base in reversed(node.bases):
         found |= _fields(group, ast.unparse(base))
     return found | dict(_own_fields(group, node))
 
 
-def _own_fields(group: str, node: ast.ClassDef) -> Iterator[tuple[str, Any]]:
+def _own_fields(group: str, node: ast.ClassDef) -> Iterator[tuple[str, ast.AnnAssign]]:
     for each in node.body:
         if isinstance(each, ast.AnnAssign) and "ClassVar" not in ast.unparse(each.annotation):
             name = ast.unparse(each.target)
-            if name not in ("name", "source") or (group == "data" and name == "name"):
-                yield name, _default(each.value)
+            if name != NAMED_BY.get(group):
+                yield name, each
+
+
+def _members(group: str, name: str) -> list[str]:
+    """The names of an Enum's members; none of what is no Enum in the files of a group."""
+    node = _classes(group).get(name)
+    if node is None or {"Enum", "StrEnum"}.isdisjoint(map(ast.unparse, node.bases)):
+        return []
+    return [ast.unparse(each.targets[0]) for each in node.body if isinstance(each, ast.Assign)]
 
 
 def _default(value: ast.expr | None) -> Any:

@@ -1,6 +1,6 @@
 """From overrides on the command line to a configuration. Only this and grid.py know Hydra."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,15 +21,11 @@ from omegaconf.errors import (
 )
 
 from normbench.config import Config
-from normbench.data import DATA
 from normbench.errors import UsageError
 from normbench.launch import hints
 from normbench.launch.choices import CONFIGS, LAUNCHERS
 from normbench.launch.hints import REGISTRIES, group_names, known_keys
-from normbench.models import MODELS
-from normbench.norms import NORMS
-from normbench.registry import Registry
-from normbench.training.optim import OPTIMS
+from normbench.registry import NAMED_BY
 
 _EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
 
@@ -161,6 +157,19 @@ def check(typed: Typed) -> None:
         raise hints.unknown_key(text, key)
 
 
+def by_key(texts: Iterable[str]) -> dict[str, str]:
+    """Overrides by what they set; of several for one key the last."""
+    return {parse(text).key: text for text in texts}
+
+
+def split_launcher(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Parts what says how cells are spread, which is checked, from the settings of the cells."""
+    launcher = [text for text in arguments if text.startswith("hydra")]
+    for text in launcher:
+        check_launcher(text)
+    return launcher, [text for text in arguments if not text.startswith("hydra")]
+
+
 def check_launcher(text: str) -> None:
     """Of Hydra's own settings, only the launcher's are for people to choose."""
     key, _, value = text.partition("=")
@@ -183,15 +192,13 @@ def _installed(group: str) -> list[str]:
 
 
 def check_names(config: Config) -> None:
-    """Refuses a configuration whose ``name`` says one thing and whose class another."""
-    pairs: list[tuple[Registry[Any], Any]] = [(NORMS, config.norm), (MODELS, config.model)]
-    for registry, chosen in [*pairs, (OPTIMS, config.optim)]:
-        if registry.get(chosen.name) is not type(chosen):
-            raise UsageError(
-                f"{registry.kind}.name={chosen.name}: write {registry.kind}={chosen.name} instead"
-            )
-    if DATA.get(config.data.source) is not type(config.data):
-        raise UsageError(f"data.source={config.data.source}: write data={config.data.source}")
+    """Refuses a configuration of which a group's name says one thing and its class another."""
+    for registry in REGISTRIES:
+        group, key = registry.kind, NAMED_BY[registry.kind]
+        chosen = getattr(config, group)
+        name = getattr(chosen, key)
+        if registry.get(name) is not type(chosen):
+            raise UsageError(f"{group}.{key}={name}: write {group}={name} instead")
 
 
 def in_words(error: Exception, parsed: Sequence[Typed]) -> str:

@@ -30,12 +30,12 @@ from normbench.launch.choices import CONFIGS
 from normbench.launch.compose import (
     Typed,
     check,
-    check_launcher,
     check_names,
     in_words,
     load_config,
     parse,
     register_schemas,
+    split_launcher,
 )
 from normbench.launch.planned import Cells, Planned, planned_cells
 from normbench.terminal.screen import Screen
@@ -112,10 +112,7 @@ def train_each(
 def _opened(arguments: Sequence[str]) -> Iterator["_Grid"]:
     """Composes what every job of a sweep begins with, and finds its launcher."""
     register_schemas()
-    launcher = [text for text in arguments if text.startswith("hydra")]
-    for text in launcher:
-        check_launcher(text)
-    typed = [text for text in arguments if text not in launcher]
+    launcher, typed = split_launcher(arguments)
     hints.check_arguments("sweep", typed)
     own = [parse(text) for text in typed]
     GlobalHydra.instance().clear()

@@ -14,6 +14,7 @@ from normbench.errors import UsageError
 from normbench.launch import choices
 from normbench.models import MODELS
 from normbench.norms import NORMS
+from normbench.registry import NAMED_BY
 from normbench.training.optim import OPTIMS
 
 REGISTRIES = (NORMS, MODELS, DATA, OPTIMS)
@@ -224,7 +225,8 @@ def has_no(cls: Any, key: object) -> str | None:
     """``norm=batch has no groups; its keys: …``; None where the class is no choice."""
     if cls not in _CHOICES:
         return None
-    keys = [field.name for field in fields(cls) if field.name not in ("name", "source")]
+    group = _CHOICES[cls].partition("=")[0]
+    keys = [field.name for field in fields(cls) if field.name != NAMED_BY[group]]
     return f"{_CHOICES[cls]} has no {key}; its keys: {', '.join(keys)}"
 
 

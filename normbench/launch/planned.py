@@ -12,6 +12,7 @@ from pathlib import Path
 
 from normbench.config import Config
 from normbench.errors import UsageError
+from normbench.registry import as_override
 from normbench.run import run as experiment
 from normbench.run.cell import Cell
 from normbench.run.stacks import LOG, companions
@@ -19,6 +20,7 @@ from normbench.store import plan
 from normbench.store.plan import PlannedCell
 from normbench.store.results import FAILED, FINISHED, Result, read_results
 from normbench.terminal.screen import Screen
+from normbench.terminal.words import count
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,7 @@ class Planned:
             folder=self.directory.name,
             norm=config.norm.name,
             batch=config.batch,
-            norm_batch=config.norm_batch or config.batch,
+            norm_batch=config.statistics_batch,
             model=config.model.title,
             data=self.cell.images.name,
             seeds=config.all_seeds,
@@ -96,8 +98,8 @@ class Job(list[Planned]):
         if not rest:
             return first.overrides
         optims = [each.cell.config.optim for each in self]
-        pairs = ",".join(f"[{optim.lr!r},{optim.weight_decay!r}]" for optim in optims)
-        return [*first.overrides, f"together=[{pairs}]"]
+        pairs = as_override([(optim.lr, optim.weight_decay) for optim in optims])
+        return [*first.overrides, f"together={pairs}"]
 
 
 class Cells(list[Planned]):
@@ -166,21 +168,20 @@ def planned_cells(
     """
     found: dict[Path, Planned] = {}
     with screen.working("planning") as bar:
-        for count, (config, overrides) in enumerate(configs):
+        for number, (config, overrides) in enumerate(configs, start=1):
             planned = Planned(Cell.of(config), overrides)
             if planned.directory not in found and planned.left:
                 if not elsewhere:
                     experiment.choose_device(config.device)
                 planned.cell.check_fit()
             found.setdefault(planned.directory, planned)
-            bar.update("planning", count + 1, None)
+            bar.update("planning", number, None)
     cells = Cells(found.values())
     if write:
         _write_plan(cells)
     left = len(cells.unfinished())
     done = "" if left == len(cells) else f", {len(cells) - left} of them trained already"
-    number = "1 cell" if len(cells) == 1 else f"{len(cells)} cells"
-    screen.line(f"{number}{done}: {cells.directory}")
+    screen.line(f"{count(len(cells), 'cell')}{done}: {cells.directory}")
     return cells
 
 

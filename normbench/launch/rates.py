@@ -13,8 +13,9 @@ from typing import Protocol
 from normbench.config import Config
 from normbench.errors import UnfinishedError, UsageError
 from normbench.launch.advise.budget import EXTENSIONS, FACTORS, beside, shortest
-from normbench.launch.compose import Typed, parse
+from normbench.launch.compose import Typed, by_key, parse
 from normbench.launch.planned import Cells, Planned
+from normbench.registry import as_override
 from normbench.run.cell import Cell
 from normbench.store.rate import write_rate
 from normbench.store.results import read_results
@@ -89,7 +90,7 @@ class _Search:
             f"epochs={self.epochs}",
             f"seed={config.seed + config.seeds}",
             "seeds=1",
-            f"name={config.name}-rates",
+            f"name={as_override(f'{config.name}-rates')}",
             f"data.val_fraction={config.data.val_fraction or HELD_OUT}",
         )
 
@@ -175,4 +176,4 @@ def _composed(trainer: Trainer, texts: list[str]) -> Composed:
 
 def _with(overrides: Sequence[str], *more: str) -> list[str]:
     """Overrides, of which the last of a key counts."""
-    return list({parse(text).key: text for text in [*overrides, *more]}.values())
+    return list(by_key([*overrides, *more]).values())

@@ -1,6 +1,5 @@
 """The configuration that weights were trained with, from the records beside them."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,13 +8,11 @@ from normbench.config import PLACES, Config
 from normbench.errors import UnreadableError, UsageError
 from normbench.files import as_mapping, read_json
 from normbench.launch.compose import load_config
+from normbench.registry import NAMED_BY, as_override
 from normbench.report.read.files import read_mapping
 from normbench.store.results import SUMMARY
 
 CONFIG = "config.yaml"
-
-GROUPS = {"norm": "name", "model": "name", "data": "source", "optim": "name"}
-"""The groups of settings, and the setting of each that says which of its choices it is."""
 
 FILES = ("model.file", "model.weights")
 """The settings that name a file, and what those of its SHA-256 begin with."""
@@ -64,21 +61,21 @@ def _recorded(cell: Path) -> Iterator[str]:
     """The settings of a cell as a person would type them; none where there are no records."""
     settings = read_mapping(cell / CONFIG) or {}
     for key, value in settings.items():
-        if key in GROUPS:
+        if key in NAMED_BY:
             yield from _of_group(key, as_mapping(value), _images(cell))
         elif key not in PLACES:
-            yield f"{key}={_typed(value)}"
+            yield f"{key}={as_override(value)}"
 
 
 def _of_group(key: str, own: Mapping[str, Any], images: str | None) -> Iterator[str]:
-    choice = own.get(GROUPS[key])
+    choice = own.get(NAMED_BY[key])
     if choice == "auto" and images is not None:  # what it meant then, it need not mean today
         choice = images
     if choice is not None:
-        yield f"{key}={_typed(choice)}"
+        yield f"{key}={as_override(choice)}"
     for name, value in own.items():
-        if name != GROUPS[key] and value is not None:
-            yield f"{key}.{name}={_typed(value)}"
+        if name != NAMED_BY[key] and value is not None:
+            yield f"{key}.{name}={as_override(value)}"
 
 
 def _images(cell: Path) -> str | None:
@@ -86,8 +83,3 @@ def _images(cell: Path) -> str | None:
     data = (read_json(cell / SUMMARY) or {}).get("data")
     name = data.get("name") if isinstance(data, dict) else None
     return name if isinstance(name, str) else None
-
-
-def _typed(value: object) -> str:
-    said = json.dumps(value, ensure_ascii=False, default=str)  # a date is no setting's value
-    return said.strip('"')

@@ -15,6 +15,7 @@ from normbench.data.library.importing import Imported
 from normbench.errors import UsageError
 from normbench.files import data_folder
 from normbench.norms import NORMS, NormConfig
+from normbench.registry import as_override
 from normbench.terminal.bars import duration
 from normbench.terminal.cubes import CubeSpec, cube_figure, cube_text
 from normbench.terminal.screen import Screen
@@ -89,7 +90,7 @@ def _show_norm(screen: Screen, norm: NormConfig) -> None:
             ("takes", _accepted(norm)),
             ("trains on a batch of one", _batch_of_one(norm)),
             ("its tensors", "\n".join(f"{key}, from {starts[key]:g}" for key in tensors) or "none"),
-            ("defaults", "\n".join(f"norm.{key}={_value(v)}" for key, v in defaults.items())),
+            ("defaults", "\n".join(f"norm.{key}={as_override(v)}" for key, v in defaults.items())),
             ("paper", fill(norm.paper, 48)),
             ("published", "\n".join(_published(norm))),
         ],
@@ -127,12 +128,6 @@ def _published(norm: NormConfig) -> list[str]:
     if not any(each.smallest is not None and each.smallest <= SMALL for each in norm.published):
         lines.append(f"no number at a batch of {SMALL} or less has been seen")
     return [fill(line, 48, break_on_hyphens=False) for line in lines]
-
-
-def _value(value: object) -> str:
-    if value is None:
-        return "null"
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _cube(name: str) -> CubeSpec:

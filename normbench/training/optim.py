@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import Enum
 from math import cos, isfinite, pi, sqrt
 from typing import Any, ClassVar
@@ -32,6 +32,13 @@ class Schedule(Enum):
     cosine = "cosine"
     step = "step"
     constant = "constant"
+
+
+_MOMENTA = ("momentum", "beta1", "beta2")
+"""What is said of an optimizer even where it is the default."""
+
+_SIGNS = {"beta1": "β₁", "beta2": "β₂", "eps": "ε", "nesterov": "Nesterov"}
+"""What people call settings of single optimizers; else it is the setting's name."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -106,6 +113,45 @@ class OptimConfig(ABC):
         replicas = model.replicas if isinstance(model, Stack) else 1
         return build_stacked([self] * replicas, model, norm_parameters)
 
+    @property
+    def title(self) -> str:
+        """The optimizer in a line, for people: ``SGD, momentum 0.9, Nesterov``."""
+        said = [_torch_name(self)]
+        for key, value in self._own().items():
+            sign = _SIGNS.get(key, key.replace("_", " "))
+            said.append(sign if value is True else f"{sign} {value}")
+        return ", ".join(said)
+
+    def in_torch(self, batch: int) -> tuple[str, list[str]]:
+        """torch's optimizer that computes the same at the peak of the learning rate, as Python.
+
+        Overridden where torch has none of this name, or calls its settings otherwise.
+
+        Args:
+            batch: how many images one step sees.
+
+        Returns:
+            What is called, such as ``torch.optim.SGD``, and its arguments, from
+            ``model.parameters()`` on. Settings ``beta1``, ``beta2`` are its ``betas``.
+        """
+        own = self._own()
+        betas = [repr(own.pop(key)) for key in list(own) if key.startswith("beta")]
+        arguments = ["model.parameters()", f"lr={self.peak(batch):g}"]
+        arguments += [f"betas=({', '.join(betas)})"] if betas else []
+        arguments += [f"{key}={value!r}" for key, value in own.items()]
+        arguments.append(f"weight_decay={self.weight_decay!r}")
+        return f"torch.optim.{_torch_name(self)}", arguments
+
+    def _own(self) -> dict[str, Any]:
+        """The settings that not every optimizer has: the momenta, and what is not the default."""
+        every = {each.name for each in fields(OptimConfig)}
+        return {
+            each.name: getattr(self, each.name)
+            for each in fields(self)
+            if each.name not in every
+            and (each.name in _MOMENTA or getattr(self, each.name) != each.default)
+        }
+
     def decay(self, is_norm: bool) -> float:
         """The weight decay of a parameter that is a norm's γ or β, or of another one."""
         return self.weight_decay if self.decay_norm or not is_norm else 0.0
@@ -167,6 +213,11 @@ class SGDConfig(OptimConfig):
         **more: Any,
     ) -> SGD:
         return SGD(parameters, decays, momentum=self.momentum, nesterov=self.nesterov, **more)
+
+
+def _torch_name(config: OptimConfig) -> str:
+    """``SGD`` of an ``SGDConfig``: optimizers are called as torch's that compute the same."""
+    return type(config).__name__.removesuffix("Config")
 
 
 def check(key: str, value: object, holds: bool, allowed: str) -> None:

@@ -1,5 +1,6 @@
 """The TAB key in bash and zsh: commands, keys and values, whole or after an equals sign."""
 
+import inspect
 import os
 import pty
 import select
@@ -7,18 +8,20 @@ import shutil
 import subprocess
 import sys
 import time
+from enum import EnumType
 from pathlib import Path
 
 import pytest
 import typer
 
+from normbench import advise
 from normbench.cli.app import app
-from normbench.cli.completion import VALUES, complete
+from normbench.cli.completion import WORDS, complete
 from normbench.files import DATA_SET
-from normbench.launch.choices import defaults, varied
+from normbench.launch.advise.command import advise as race
+from normbench.launch.choices import USUAL, defaults, members, varied
 from normbench.launch.compose import load_config
 from normbench.launch.hints import known_keys
-from normbench.training.optim import Scaling, Schedule
 from tests.conftest import Command, process_environment
 
 ROOT = typer.main.get_command(app)
@@ -48,6 +51,8 @@ LINES = {
     "normbench sweep norm=batch,g": ["norm=batch,group"],
     "normbench run norm.affine=": ["norm.affine=false", "norm.affine=true"],
     "normbench run precision=": ["precision=bf16", "precision=float32"],
+    "normbench run model.stem=": ["model.stem=cifar", "model.stem=original"],
+    "normbench sweep optim.schedule=step,": ["optim.schedule=step,cosine"],
     "normbench run data=images data.name=": ["data.name=animals"],
     "normbench data verify ": ["animals"],
     "normbench sweep hyd": ["hydra/launcher="],
@@ -78,15 +83,24 @@ def test_the_keys_are_those_that_can_be_set() -> None:
     of_choice = {"norm.name", "model.name", "optim.name", "data.source"}  # set by norm= and so on
 
     assert set(defaults()) == set(known_keys()) - of_choice
-    assert all(key in known_keys() for key in VALUES)
 
 
 def test_the_values_are_those_that_there_are() -> None:
-    assert VALUES["optim.scaling"] == sorted(Scaling.__members__)
-    assert VALUES["optim.schedule"] == sorted(Schedule.__members__)
-    for key in ("device", "precision", "stack"):
-        for value in VALUES[key]:
+    kinds = known_keys().items()
+    enums = {key: list(kind.__members__) for key, kind in kinds if isinstance(kind, EnumType)}
+
+    assert members() == enums
+    assert {"precision", "optim.scaling", "model.stem"} <= enums.keys()
+    for key, values in WORDS.items():
+        for value in values:
             load_config([f"{key}={value}"])
+
+
+def test_the_norms_that_race_are_written_once(nb: Command) -> None:
+    defaults = {inspect.signature(each).parameters["norms"].default for each in (race, advise)}
+
+    assert defaults == {USUAL}
+    assert ",".join(USUAL) in nb("advise", "--help").output
 
 
 def test_an_experiment_varies_the_keys_of_its_grids() -> None:

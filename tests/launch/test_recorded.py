@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from normbench.errors import UsageError
-from normbench.launch.compose import load_config
+from normbench.launch.compose import load_config, to_yaml
 from normbench.launch.recorded import load_recorded
 from normbench.run.cell import Cell
 from tests.conftest import TINY, Finished
@@ -67,6 +67,30 @@ def test_auto_is_what_it_was(seed: Path) -> None:
     (seed.parent / "summary.json").write_text(summary.replace('"tiny"', '"synthetic"'))
 
     assert load_recorded([], seed).data.source == "synthetic"
+
+
+@pytest.mark.parametrize(
+    "name", ['/data/"a"', "a\\b", "a\\'", "it's, well", "1e3", "null", "[x]", " x ", "x=y", ""]
+)
+def test_names_are_as_they_were_recorded_whatever_is_in_them(seed: Path, name: str) -> None:
+    settings = yaml.safe_load((seed.parent / "config.yaml").read_text())
+    settings["data"] |= {"source": "images", "name": name}
+    edit(seed, yaml.safe_dump(settings))
+
+    assert load_recorded([], seed).data.name == name
+
+
+def test_every_setting_of_every_choice_comes_back(seed: Path) -> None:
+    overrides = [
+        *("norm=switchable", "norm_batch=4", "precision=bf16", "model.stem=cifar"),
+        *("model=torchvision", "model.arch=resnet18", "optim=adamw", "optim.eps=1e-12"),
+        *("optim.schedule=step", "optim.steps_at=[0.25,0.5]", "optim.decay_norm=false"),
+        *("data=images", "data.name=tiny", "data.limit=20", "data.flip=false"),
+    ]
+    wanted = load_config(overrides)
+    edit(seed, to_yaml(wanted))
+
+    assert load_recorded([], seed) == wanted
 
 
 def test_weights_without_records_have_batch_norm_by_default(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The learning rate's course, the parameter groups, and what the optimizer does with them."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from math import cos, inf, nan, pi, sqrt
 from typing import Any
 
@@ -15,8 +16,11 @@ from normbench.models.resnet import ResNetConfig
 from normbench.norms import Norm
 from normbench.norms.group import GroupNormConfig
 from normbench.norms.none import NoNormConfig
+from normbench.training.adamw import AdamWConfig
 from normbench.training.loop import norm_parameters
 from normbench.training.optim import (
+    OPTIMS,
+    OptimConfig,
     Scaling,
     Schedule,
     SGDConfig,
@@ -279,6 +283,85 @@ def test_a_network_that_changes_its_memory_format_afterwards_is_still_trained() 
     optimizer.step()
     for parameter, old in zip(model.parameters(), before, strict=True):
         assert not torch.equal(parameter, old)
+
+
+# How it is told to others.
+
+
+@dataclass(kw_only=True, slots=True)
+class RMSpropConfig(OptimConfig):
+    """Stands for an optimizer that somebody adds."""
+
+    name: str = "rmsprop"
+    alpha: float = 0.99
+    momentum: float = 0.0
+    centered: bool = False
+
+    def optimizer(self, *_: Any, **__: Any) -> Any:
+        raise NotImplementedError
+
+
+TOLD: list[tuple[OptimConfig, str, str]] = [
+    (SGDConfig(), "SGD, momentum 0.9", "lr=0.0125, momentum=0.9, weight_decay=0.0005"),
+    (
+        SGDConfig(nesterov=True, momentum=0.85, weight_decay=0.0),
+        "SGD, momentum 0.85, Nesterov",
+        "lr=0.0125, momentum=0.85, nesterov=True, weight_decay=0.0",
+    ),
+    (
+        AdamWConfig(scaling=Scaling.none),
+        "AdamW, β₁ 0.9, β₂ 0.999",
+        "lr=0.001, betas=(0.9, 0.999), weight_decay=0.01",
+    ),
+    (
+        AdamWConfig(scaling=Scaling.none, beta2=0.9999999, eps=1e-5),
+        "AdamW, β₁ 0.9, β₂ 0.9999999, ε 1e-05",
+        "lr=0.001, betas=(0.9, 0.9999999), eps=1e-05, weight_decay=0.01",
+    ),
+    (
+        RMSpropConfig(centered=True),
+        "RMSprop, momentum 0.0, centered",
+        "lr=0.0125, momentum=0.0, centered=True, weight_decay=0.0005",
+    ),
+]
+
+
+@pytest.mark.parametrize(("config", "title", "arguments"), TOLD)
+def test_an_optimizer_says_what_it_is_to_people_and_to_python(
+    config: OptimConfig, title: str, arguments: str
+) -> None:
+    called, given = config.in_torch(batch=4)
+
+    assert config.title == title
+    assert called == f"torch.optim.{title.partition(',')[0]}"
+    assert ", ".join(given) == f"model.parameters(), {arguments}"
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        *(OPTIMS[name](name=name) for name in OPTIMS),
+        SGDConfig(lr=0.3, momentum=0.8, nesterov=True, weight_decay=0.02),
+        SGDConfig(lr=0.3, momentum=0.0),
+        AdamWConfig(lr=0.3, beta1=0.8, beta2=0.7, eps=0.01, weight_decay=0.2),
+    ],
+)
+def test_what_it_says_to_python_takes_the_same_steps(config: OptimConfig) -> None:
+    mine, theirs = nn.Linear(3, 2), nn.Linear(3, 2)
+    theirs.load_state_dict(mine.state_dict())
+    called, given = config.in_torch(batch=16)
+    reference = eval(f"{called}({', '.join(given)})", {"torch": torch, "model": theirs})
+    optimizer = config.build(mine, [])
+    optimizer.lr = config.peak(16)
+    for step in range(4):
+        reference.zero_grad()
+        for network in (mine, theirs):
+            network(torch.full((2, 3), step + 0.5)).square().mean().backward()
+        optimizer.step()
+        reference.step()
+
+    for parameter, other in zip(mine.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(parameter, other, rtol=1e-5, atol=1e-6)
 
 
 # Replicas with rates and decays of their own.

@@ -16,7 +16,7 @@ from normbench.launch.advise.budget import (
     Candidate,
     Entrant,
     Heat,
-    foreseen,
+    expected,
     price,
     shortest,
 )
@@ -125,8 +125,8 @@ def judge(plan: Plan, finish: Finish, tests: Mapping[Entrant, OnTest]) -> Answer
         finish: how it ended.
         tests: how the last trainings did on the test set.
     """
-    finals = {trial.candidate.norm: trial for trial in finish.finals}
-    errors = {norm: _errors(trial, tests) for norm, trial in finals.items()}
+    finals = {heat.candidate.norm: heat for heat in finish.finals}
+    errors = {norm: _errors(heat, tests) for norm, heat in finals.items()}
     leader = next(iter(finals), None)
     p = {norm: _p(errors, leader, norm, finish, tests) for norm in finals if norm != leader}
     rows = [_row(plan, s, leader, errors, p, finals, tests) for s in finish.standings]
@@ -146,9 +146,9 @@ def judge(plan: Plan, finish: Finish, tests: Mapping[Entrant, OnTest]) -> Answer
     )
 
 
-def _errors(trial: Heat, tests: Mapping[Entrant, OnTest]) -> list[float]:
+def _errors(heat: Heat, tests: Mapping[Entrant, OnTest]) -> list[float]:
     """Test errors, one a seed; 1 for one that diverged."""
-    return [1.0 - (tests[entry].accuracy or 0.0) for entry in trial.entries]
+    return [1.0 - (tests[entry].accuracy or 0.0) for entry in heat.entries]
 
 
 def _p(
@@ -233,11 +233,11 @@ def _missing(
             return None
         for each in (leader, norm):
             more = Heat(Candidate(each, 1.0), plan.epochs, 0, max(2, seeds - len(errors[each])))
-            total += finish.pace * foreseen(plan, [more])
+            total += finish.pace * expected(plan, [more])
     return total or None
 
 
 def _placing(plan: Plan, finish: Finish, row: Row) -> float:
     """The seconds in which a norm that was set aside is trained in full."""
-    trial = Heat(Candidate(row.norm, 1.0), finish.finals[0].epochs, 0, SEEDS)
-    return finish.pace * foreseen(plan, [trial])
+    heat = Heat(Candidate(row.norm, 1.0), finish.finals[0].epochs, 0, SEEDS)
+    return finish.pace * expected(plan, [heat])

@@ -10,7 +10,7 @@ from normbench.launch.advise.budget import (
     Heat,
     Score,
     Scores,
-    foreseen,
+    expected,
 )
 from normbench.store.advice import Plan
 
@@ -51,14 +51,14 @@ class Round:
 
     Attributes:
         title: what this round is.
-        trials: one a cell.
+        heats: one a cell.
         seconds: what each will take, about.
         remaining: seconds that are left of the budget before it.
         standings: how the norms stand, given the scores that are known of this round.
     """
 
     title: str
-    trials: list[Heat]
+    heats: list[Heat]
     seconds: list[float]
     remaining: float
     standings: Callable[[Scores], list[Standing]] = field(compare=False)
@@ -97,14 +97,14 @@ class Book:
     scores: dict[Entrant, Score] = field(default_factory=dict)
     expected: float = 0.0
 
-    def take(self, trials: Sequence[Heat], scores: Scores) -> None:
+    def take(self, heats: Sequence[Heat], scores: Scores) -> None:
         """Adds a round that was trained."""
-        self.expected += foreseen(self.plan, trials)
-        self.scores |= {entry: scores[entry] for trial in trials for entry in trial.entries}
+        self.expected += expected(self.plan, heats)
+        self.scores |= {entry: scores[entry] for heat in heats for entry in heat.entries}
 
-    def seconds(self, trials: Sequence[Heat]) -> float:
+    def seconds(self, heats: Sequence[Heat]) -> float:
         """What a round will take, at the pace so far."""
-        return self.pace * foreseen(self.plan, trials)
+        return self.pace * expected(self.plan, heats)
 
     @property
     def taken(self) -> float:
@@ -154,7 +154,7 @@ class Book:
         ]
         return max(seen, default=None)
 
-    def values(self, trial: Heat) -> list[float]:
-        """The accuracies of a trial, one a seed; 0 for one that diverged."""
-        known = [entry for entry in trial.entries if entry in self.scores]
+    def values(self, heat: Heat) -> list[float]:
+        """The accuracies of a heat, one a seed; 0 for one that diverged."""
+        known = [entry for entry in heat.entries if entry in self.scores]
         return [self.scores[entry].accuracy or 0.0 for entry in known]

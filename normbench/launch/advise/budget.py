@@ -87,22 +87,22 @@ def whole(timing: Timing, steps: int, epochs: int, replicas: int) -> float:
     return timing.start + epochs * epoch + replicas * timing.ending
 
 
-def taken(timings: Iterable[Timing], steps: int, trials: Iterable[Heat]) -> float:
-    """The seconds that a round of ``trials`` takes."""
+def seconds_of(timings: Iterable[Timing], steps: int, heats: Iterable[Heat]) -> float:
+    """The seconds that a round of ``heats`` takes."""
     by_norm = {timing.norm: timing for timing in timings}
     together: Counter[tuple[str, float | None, int]] = Counter()
-    for trial in trials:
-        candidate = trial.candidate
-        together[candidate.norm, candidate.momentum, trial.epochs] += trial.seeds
+    for heat in heats:
+        candidate = heat.candidate
+        together[candidate.norm, candidate.momentum, heat.epochs] += heat.seeds
     return sum(
         whole(by_norm[norm], steps, epochs, replicas)
         for (norm, _, epochs), replicas in together.items()
     )
 
 
-def foreseen(plan: Plan, trials: Iterable[Heat]) -> float:
-    """The seconds that a round of ``trials`` takes on the machine as it was measured."""
-    return taken(plan.timings, plan.steps, trials)
+def expected(plan: Plan, heats: Iterable[Heat]) -> float:
+    """The seconds that a round of ``heats`` takes on the machine as it was measured."""
+    return seconds_of(plan.timings, plan.steps, heats)
 
 
 def starters(timings: Iterable[Timing]) -> list[Candidate]:
@@ -115,7 +115,7 @@ def starters(timings: Iterable[Timing]) -> list[Candidate]:
     return found
 
 
-def course(
+def lengths_within(
     timings: Collection[Timing], steps: int, epochs: int, within: float, used: float
 ) -> tuple[int, list[int]]:
     """How long the last trainings can be, and which short ones come first.
@@ -174,4 +174,4 @@ def price(timings: Collection[Timing], steps: int, raced: int, lengths: list[int
         ),
     ]
     last = sorted((whole(timing, steps, raced, SEEDS) for timing in timings), reverse=True)
-    return sum(taken(timings, steps, trials) for trials in rounds) + sum(last[:2])
+    return sum(seconds_of(timings, steps, heats) for heats in rounds) + sum(last[:2])

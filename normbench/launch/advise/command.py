@@ -21,24 +21,23 @@ from normbench.launch.advise.budget import (
     FACTORS,
     SEEDS,
     Entrant,
-    course,
+    lengths_within,
     price,
     shortest,
 )
 from normbench.launch.advise.larger import larger
-from normbench.launch.advise.odds import detectable, epochs
+from normbench.launch.advise.odds import detectable
 from normbench.launch.advise.question import Question
 from normbench.launch.advise.race import LAST_LOOKS, follow
 from normbench.launch.advise.rounds import by_seed, train
+from normbench.launch.choices import USUAL
 from normbench.launch.compose import load_config
 from normbench.run.cell import Cell
 from normbench.run.estimate import measure
 from normbench.store.advice import ADVICE, Plan, read_plan, write_plan
 from normbench.terminal.bars import duration
 from normbench.terminal.screen import Screen
-
-USUAL = ("batch", "group", "layer", "instance")
-"""The norms that race unless told otherwise."""
+from normbench.terminal.words import count
 
 TYPICAL_SD = 0.008
 """Of accuracy, 0..1: the standard deviation over seeds in most of the committed results."""
@@ -124,7 +123,7 @@ def _planned(
     if plan is None:
         plan = _measured(question, cells, digest, since, within, screen)
     elif plan.within != within:
-        raced, lengths = course(plan.timings, plan.steps, plan.epochs, within, plan.used)
+        raced, lengths = lengths_within(plan.timings, plan.steps, plan.epochs, within, plan.used)
         plan = replace(plan, within=within, raced=raced, lengths=lengths)
     else:
         return plan
@@ -147,21 +146,21 @@ def _measured(
 ) -> Plan:
     """A new plan."""
     config = cells[0].config
-    count, held_out = config.data.num_training(cells[0].images.num_train)
-    steps = count // config.batch
+    images, held_out = config.data.num_training(cells[0].images.num_train)
+    steps = images // config.batch
     timings = []
     with screen.working("measuring") as bar:
         for number, cell in enumerate(cells):
             norm = cell.config.norm.name
             bar.update(f"measuring {norm} norm", number, len(cells))
             timings.append(measure(cell, (len(FACTORS), SEEDS)))
-            alone, together = (timings[-1].step(count) / count for count in (1, SEEDS))
+            alone, together = (timings[-1].step(n) / n for n in (1, SEEDS))
             screen.line(
                 f"{norm} norm: {1000 * alone:.2f} ms a step, {1000 * together:.2f} ms a step and"
                 f" seed where {SEEDS} train together"
             )
     used = perf_counter() - since
-    raced, lengths = course(timings, steps, config.epochs, within, used)
+    raced, lengths = lengths_within(timings, steps, config.epochs, within, used)
     return Plan(
         question=digest,
         settings=question.said,
@@ -182,12 +181,13 @@ def forecast(plan: Plan) -> list[str]:
     """What will be trained, and what that can and cannot tell."""
     looks = len(plan.lengths) + LAST_LOOKS
     clear = detectable(SEEDS, TYPICAL_SD, looks)
-    short = " and ".join(map(epochs, plan.lengths))
+    short = " and ".join(count(length, "epoch") for length in plan.lengths)
+    raced = count(plan.raced, "epoch")
     expected = price(plan.timings, plan.steps, plan.raced, plan.lengths)
     said = [
         f"budget {duration(plan.within)}, of which {duration(plan.used)} went into measuring; the"
         f" race takes about {duration(expected)}, and more seeds if they are needed",
-        f"{', '.join(plan.norms)}: trainings of {short} with one seed, then of {epochs(plan.raced)}"
+        f"{', '.join(plan.norms)}: trainings of {short} with one seed, then of {raced}"
         f" with {SEEDS} seeds or more",
         f"with {SEEDS} seeds a difference of {100 * clear:.1f} points between two norms would be"
         f" clear, if seeds scatter as usual (SD {100 * TYPICAL_SD:g} points)",
@@ -196,7 +196,7 @@ def forecast(plan: Plan) -> list[str]:
         full = price(plan.timings, plan.steps, plan.epochs, [shortest(plan.epochs)]) + plan.used
         said.append(
             f"the budget does not pay for epochs={plan.epochs}, which takes about {duration(full)}:"
-            f" {epochs(plan.raced)} tell which rates work and which norm learns faster at first,"
+            f" {raced} tell which rates work and which norm learns faster at first,"
             f" not which is best after {plan.epochs}; leads change with length"
         )
     return said
@@ -205,10 +205,10 @@ def forecast(plan: Plan) -> list[str]:
 def _tests(question: Question, plan: Plan, finish: Finish) -> dict[Entrant, OnTest]:
     """How the last trainings did on the test images; nothing before looks at that."""
     found = {}
-    for trial in finish.finals:
-        cell = Cell.of(load_config(question.cell(plan, trial)))
+    for heat in finish.finals:
+        cell = Cell.of(load_config(question.cell(plan, heat)))
         results = by_seed(cell.directory)
-        for entry in trial.entries:
+        for entry in heat.entries:
             result = results[entry.seed]
             images = result.test_images or cell.images.num_test
             found[entry] = OnTest(result.test_accuracy, images, result.memory_bytes)
@@ -217,9 +217,9 @@ def _tests(question: Question, plan: Plan, finish: Finish) -> dict[Entrant, OnTe
 
 def _command(question: Question, plan: Plan, finish: Finish) -> str:
     """What trains the best norm on all training images."""
-    trial = replace(finish.finals[0], epochs=plan.epochs)
+    heat = replace(finish.finals[0], epochs=plan.epochs)
     dropped = ("data.val_fraction=", "name=", "seed=", "seeds=")
-    words = [text for text in question.cell(plan, trial) if not text.startswith(dropped)]
+    words = [text for text in question.cell(plan, heat) if not text.startswith(dropped)]
     return shlex.join(["normbench", "run", *words, f"seeds={SEEDS}"])
 
 

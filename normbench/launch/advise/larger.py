@@ -25,7 +25,7 @@ def larger(question: Question, finish: Finish, cell: Cell) -> str:
         finish: how it ended.
         cell: of its last trainings.
     """
-    norms = [trial.candidate.norm for trial in finish.finals]
+    norms = [heat.candidate.norm for heat in finish.finals]
     tied = [norm for norm in norms if NORMS[norm].batch_dependent]
     free = [norm for norm in norms if norm not in tied]
     if not tied or not free:

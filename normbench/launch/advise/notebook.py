@@ -6,18 +6,22 @@ from html import escape
 from statistics import fmean
 from typing import Any
 
+from normbench.errors import UsageError
 from normbench.launch.advise import command
 from normbench.launch.advise.answer import Answer
 from normbench.launch.advise.odds import half_width
+from normbench.launch.choices import USUAL
+from normbench.launch.compose import split_launcher
 from normbench.launch.grid import train_each
 from normbench.launch.planned import Planned
+from normbench.registry import as_override
 from normbench.store.results import read_results
 from normbench.terminal.screen import Screen
 
 
 def advise(
     *overrides: str,
-    norms: Sequence[str] = command.USUAL,
+    norms: Sequence[str] = USUAL,
     within: str = "30m",
     screen: Screen | None = None,
 ) -> Answer:
@@ -104,10 +108,13 @@ def compare(
     Raises:
         UsageError: a setting or a cell cannot be; nothing has been trained then.
     """
-    launcher = [text for text in overrides if text.startswith("hydra")]
-    own = [text for text in overrides if text not in launcher]
+    if not len(norms):
+        raise UsageError(f'norms={norms!r}: give one or more, for example norms=["batch", "group"]')
+    if not len(batches):
+        raise UsageError(f"batches={batches!r}: give one or more, for example batches=[2]")
+    launcher, own = split_launcher(overrides)
     each = [
-        [f"name={name}", *own, f"norm={norm}", f"batch={batch}", f"seeds={seeds}"]
+        [f"name={as_override(name)}", *own, f"norm={norm}", f"batch={batch}", f"seeds={seeds}"]
         for batch in batches
         for norm in norms
     ]

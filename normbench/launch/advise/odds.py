@@ -86,8 +86,3 @@ def detectable(seeds: int, sd: float, looks: int, comparisons: int = 1) -> float
 
     error, freedom = _error([sd**2] * 2, [seeds] * 2, CHOICE_SD)
     return float(stdtrit(freedom, 1 - ALPHA / (2 * looks * comparisons))) * error
-
-
-def epochs(number: int) -> str:
-    """A length in words."""
-    return "1 epoch" if number == 1 else f"{number} epochs"

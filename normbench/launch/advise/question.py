@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from normbench.config import PLACES
 from normbench.errors import UsageError
 from normbench.launch.advise.budget import Heat
-from normbench.launch.compose import check_launcher, load_config, parse
+from normbench.launch.compose import by_key, load_config, split_launcher
 from normbench.launch.hints import check_arguments
 from normbench.launch.rates import AUTO
 from normbench.norms import NORMS
@@ -39,12 +39,9 @@ class Question:
         Raises:
             UsageError: it is no question.
         """
-        launcher = [text for text in overrides if text.startswith("hydra")]
-        for text in launcher:
-            check_launcher(text)
-        settings = [text for text in overrides if text not in launcher]
+        launcher, settings = split_launcher(overrides)
         check_arguments("advise", settings)
-        typed = {parse(text).key: text for text in settings}
+        typed = by_key(settings)
         for key in typed.keys() & {"norm", "seeds"}:
             instead = "--norms NAME,NAME" if key == "norm" else "--within: it buys seeds"
             raise UsageError(f"{typed[key]}: advise chooses; use {instead}")
@@ -68,19 +65,19 @@ class Question:
         ]
         return [f"norm={norm}", *own]
 
-    def cell(self, plan: Plan, trial: Heat) -> list[str]:
-        """What composes the cell of a trial."""
-        candidate = trial.candidate
+    def cell(self, plan: Plan, heat: Heat) -> list[str]:
+        """What composes the cell of a heat."""
+        candidate = heat.candidate
         every = [
             *self.overrides(candidate.norm),
             f"optim.lr={plan.lr * candidate.factor:.6g}",
-            f"epochs={trial.epochs}",
-            f"seed={trial.seed}",
-            f"seeds={trial.seeds}",
+            f"epochs={heat.epochs}",
+            f"seed={heat.seed}",
+            f"seeds={heat.seeds}",
         ]
         if candidate.momentum is not None:
             every.append(f"norm.momentum={candidate.momentum:.6g}")
-        return list({parse(text).key: text for text in every}.values())
+        return list(by_key(every).values())
 
     def fitting(self, screen: Screen) -> tuple["Question", list[Cell]]:
         """The same for the norms that the network, its images and the batch can have, a cell each.

@@ -1,6 +1,6 @@
 """The race: which trainings come next, which norms drop out, and when it ends. Trains nothing.
 
-A race is a generator: it yields rounds of trials, is sent how they ended, and returns who is left.
+A race is a generator: it yields rounds of heats, is sent how they ended, and returns who is left.
 It depends on the plan and on what it is sent alone; run again over the same records, it takes the
 same course, and that is how it resumes.
 
@@ -43,8 +43,9 @@ from normbench.launch.advise.budget import (
     beside,
     starters,
 )
-from normbench.launch.advise.odds import ALPHA, epochs, half_width, said_p, welch
+from normbench.launch.advise.odds import ALPHA, half_width, said_p, welch
 from normbench.store.advice import Plan
+from normbench.terminal.words import count
 
 SEED_SD = 0.015
 """The standard deviation of accuracy over seeds; in the committed results it is 0.002 to 0.020."""
@@ -71,24 +72,19 @@ def race(plan: Plan) -> Generator[Round, Scores, Finish]:
     """Runs a race; yields its rounds, and is sent the scores of each round's trainings."""
     state = _State(plan, Book(plan))
     for length in plan.lengths:
-        trials = state.starters(length)
-        while trials:
-            title = f"{epochs(length)}, one seed, {settings(len(trials))}"
-            state.book.take(trials, (yield state.round(title, trials)))
-            trials = state.neighbours(length)
+        heats = state.starters(length)
+        while heats:
+            title = f"{count(length, 'epoch')}, one seed, {count(len(heats), 'setting')}"
+            state.book.take(heats, (yield state.round(title, heats)))
+            heats = state.neighbours(length)
         state.drop(length)
-    trials = state.finals()
-    while trials:
-        count = trials[0].seed + trials[0].seeds - plan.seed - 1
-        title = f"{epochs(trials[0].epochs)}, {count} seeds"
-        state.book.take(trials, (yield state.round(title, trials)))
-        trials = state.more_seeds()
+    heats = state.finals()
+    while heats:
+        seeds = heats[0].seed + heats[0].seeds - plan.seed - 1
+        title = f"{count(heats[0].epochs, 'epoch')}, {count(seeds, 'seed')}"
+        state.book.take(heats, (yield state.round(title, heats)))
+        heats = state.more_seeds()
     return state.finish()
-
-
-def settings(number: int) -> str:
-    """``1 setting``, ``7 settings``."""
-    return "1 setting" if number == 1 else f"{number} settings"
 
 
 def follow(plan: Plan, train: Callable[[Round], Scores]) -> Finish:
@@ -121,11 +117,11 @@ class _State:
     def looks(self) -> int:
         return len(self.plan.lengths) + LAST_LOOKS
 
-    def round(self, title: str, trials: list[Heat]) -> Round:
-        seconds = [self.book.seconds([trial]) for trial in trials]
-        share = self.book.seconds(trials) / sum(seconds)
+    def round(self, title: str, heats: list[Heat]) -> Round:
+        seconds = [self.book.seconds([heat]) for heat in heats]
+        share = self.book.seconds(heats) / sum(seconds)
         return Round(
-            title, trials, [share * each for each in seconds], self.book.remaining, self.standings
+            title, heats, [share * each for each in seconds], self.book.remaining, self.standings
         )
 
     # ---- the short trainings ----
@@ -136,15 +132,15 @@ class _State:
             wanted = starters(self.plan.timings)
         else:
             wanted = [each for norm in self.racing for each in self.book.ranked(norm)[:2]]
-        trials = [Heat(candidate, length, self.plan.seed) for candidate in wanted]
+        heats = [Heat(candidate, length, self.plan.seed) for candidate in wanted]
         first = length == self.plan.lengths[0]
-        return trials if first or self.affordable(trials) else []
+        return heats if first or self.affordable(heats) else []
 
-    def affordable(self, trials: Sequence[Heat]) -> bool:
-        """Whether enough is left for the last trainings of two norms after ``trials``."""
+    def affordable(self, heats: Sequence[Heat]) -> bool:
+        """Whether enough is left for the last trainings of two norms after ``heats``."""
         last = [self.final(Candidate(norm, 1.0)) for norm in self.racing]
-        reserve = sorted((self.book.seconds([trial]) for trial in last), reverse=True)[:2]
-        return self.book.seconds(trials) + sum(reserve) <= self.book.remaining
+        reserve = sorted((self.book.seconds([heat]) for heat in last), reverse=True)[:2]
+        return self.book.seconds(heats) + sum(reserve) <= self.book.remaining
 
     def neighbours(self, length: int) -> list[Heat]:
         """The rates beside each norm's best that were not tried, as far as they can be paid for."""
@@ -182,7 +178,8 @@ class _State:
                 p = self.short_p(known[leader], value, length) * self.looks * (len(known) - 1)
                 if p < ALPHA:
                     behind = f"{100 * (known[leader] - value):.1f} points behind {leader}"
-                    self.left[norm] = DROPPED, f"{behind} after {epochs(length)} ({said_p(p)})"
+                    after = f"after {count(length, 'epoch')} ({said_p(p)})"
+                    self.left[norm] = DROPPED, f"{behind} {after}"
 
     def short_p(self, first: float, second: float, length: int) -> float:
         """p of the difference of two norms after short trainings, as said above."""
@@ -200,15 +197,15 @@ class _State:
         """The last trainings of the best norms, of as many as can be paid for."""
         best = [ranked[0] for norm in self.racing if (ranked := self.book.ranked(norm))]
         best.sort(key=self.order)
-        for count in range(min(FINALISTS, len(best)), 0, -1):
-            self.last = [self.final(candidate) for candidate in best[:count]]
-            if count <= 2 or self.book.seconds(self.last) <= self.book.remaining:
+        for number in range(min(FINALISTS, len(best)), 0, -1):
+            self.last = [self.final(candidate) for candidate in best[:number]]
+            if number <= 2 or self.book.seconds(self.last) <= self.book.remaining:
                 break
         # Slower than measured beforehand: better shorter trainings than a broken promise.
         epochs, most = self.plan.raced, self.book.remaining + OVER * self.plan.within
         while epochs > 1 and self.book.seconds(self.last) > most:
             epochs -= 1
-            self.last = [self.final(trial.candidate, epochs) for trial in self.last]
+            self.last = [self.final(heat.candidate, epochs) for heat in self.last]
         for candidate in best[len(self.last) :]:
             self.left[candidate.norm] = ASIDE, "no time to train it in full"
         return list(self.last)
@@ -225,12 +222,12 @@ class _State:
         if self.last[0].seeds > SEEDS:
             return []
         leader, *others = self.by_mean()
-        open_ = [trial for trial in others if self.final_p(leader, trial, len(others)) >= ALPHA]
+        open_ = [heat for heat in others if self.final_p(leader, heat, len(others)) >= ALPHA]
         for extra in range(MOST_SEEDS - SEEDS, 1, -1) if open_ else ():
             first = self.last[0].seed + SEEDS
             more = [Heat(t.candidate, t.epochs, first, extra) for t in (leader, *open_)]
             if self.book.seconds(more) <= self.book.remaining:
-                kept = [trial for trial in others if trial not in open_]
+                kept = [heat for heat in others if heat not in open_]
                 grown = [
                     Heat(t.candidate, t.epochs, t.seed, SEEDS + extra) for t in (leader, *open_)
                 ]
@@ -240,7 +237,7 @@ class _State:
 
     def by_mean(self) -> list[Heat]:
         """The last trainings, the best first."""
-        return sorted(self.last, key=lambda trial: -fmean(self.book.values(trial)))
+        return sorted(self.last, key=lambda heat: -fmean(self.book.values(heat)))
 
     def final_p(self, first: Heat, second: Heat, comparisons: int) -> float:
         """Welch's p of two finalists, corrected."""
@@ -262,11 +259,11 @@ class _State:
 
     def standing(self, norm: str) -> Standing:
         state, why = self.left.get(norm, (RACING, ""))
-        for trial in self.last:
-            values = self.book.values(trial)
-            if trial.candidate.norm == norm and len(values) > 1:
+        for heat in self.last:
+            values = self.book.values(heat)
+            if heat.candidate.norm == norm and len(values) > 1:
                 half = half_width(values)
-                return Standing(norm, state, trial.candidate, values, trial.epochs, half, why)
+                return Standing(norm, state, heat.candidate, values, heat.epochs, half, why)
         best = next(iter(self.book.ranked(norm)), None)
         for length in reversed(self.plan.lengths):
             if best is not None and (value := self.book.short(norm, length)) is not None:
@@ -281,7 +278,7 @@ class _State:
             finals=finals,
             looks=self.looks,
             pace=self.book.pace,
-            leads={trial.candidate.norm: self.lead(finals[0], trial) for trial in finals[1:]},
+            leads={heat.candidate.norm: self.lead(finals[0], heat) for heat in finals[1:]},
         )
 
     def lead(self, first: Heat, second: Heat) -> dict[int, float]:

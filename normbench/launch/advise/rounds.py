@@ -38,10 +38,10 @@ def train(question: Question, plan: Plan, screen: Screen, step: Round) -> Scores
 
     def table() -> Shown:
         left = max(0.0, step.remaining - (perf_counter() - began))
-        rows = wording.standings(step.standings(_scores(folders, step.trials)), plan.lr)
+        rows = wording.standings(step.standings(_scores(folders, step.heats)), plan.lr)
         return f"The race so far; {clock(left)} left", STANDINGS, rows, DROPPABLE
 
-    each = [question.cell(plan, trial) for trial in step.trials]
+    each = [question.cell(plan, heat) for heat in step.heats]
     with screen.watching(table, live=not question.launcher):
         cells = train_each(each, question.launcher, screen, planned)
         folders = [cell.directory for cell in cells]
@@ -49,7 +49,7 @@ def train(question: Question, plan: Plan, screen: Screen, step: Round) -> Scores
         if cell.left:
             raise UnfinishedError(f"{cell.directory}: {cell.problem} (see {cell.log})")
     _note_time(perf_counter() - began, folders, step)
-    return _scores(folders, step.trials)
+    return _scores(folders, step.heats)
 
 
 def _note_time(seconds: float, folders: Sequence[Path], step: Round) -> None:
@@ -57,9 +57,9 @@ def _note_time(seconds: float, folders: Sequence[Path], step: Round) -> None:
     runs = folders[0].parent
     known = read_taken(runs)
     shares = {
-        _key(folder, entry): share / len(trial.entries)
-        for folder, trial, share in zip(folders, step.trials, step.seconds, strict=True)
-        for entry in trial.entries
+        _key(folder, entry): share / len(heat.entries)
+        for folder, heat, share in zip(folders, step.heats, step.seconds, strict=True)
+        for entry in heat.entries
     }
     new = {key: share for key, share in shares.items() if key not in known}
     if new:
@@ -71,13 +71,13 @@ def _key(folder: Path, entry: Entrant) -> str:
     return f"{folder.name}/seed-{entry.seed}"
 
 
-def _scores(folders: Sequence[Path], trials: Sequence[Heat]) -> Scores:
+def _scores(folders: Sequence[Path], heats: Sequence[Heat]) -> Scores:
     """How those trainings have ended that have; of a cell each, as far as there are folders."""
     taken = read_taken(folders[0].parent) if folders else {}
     found = {}
-    for folder, trial in zip(folders, trials, strict=False):
+    for folder, heat in zip(folders, heats, strict=False):
         results = by_seed(folder)
-        for entry in trial.entries:
+        for entry in heat.entries:
             result = results.get(entry.seed)
             if result is not None and result.status != FAILED:
                 seconds = taken.get(_key(folder, entry), result.seconds)

@@ -2,16 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import fields
+from enum import Enum
 from html import escape
 
 from normbench.config import Config
 from normbench.launch.advise.answer import CLEAR, CLOSE, Answer, Row
 from normbench.launch.advise.book import Standing
-from normbench.launch.advise.odds import epochs, said_p
+from normbench.launch.advise.odds import said_p
+from normbench.registry import NAMED_BY
 from normbench.report.compare.choice import CHANCE
 from normbench.terminal.bars import duration
-from normbench.training.adamw import AdamWConfig
-from normbench.training.optim import SGDConfig
+from normbench.terminal.words import count
 
 COLUMNS = (
     "norm",
@@ -24,6 +25,9 @@ COLUMNS = (
     "memory",
     "",
 )
+
+WIDTH = 100
+"""The most characters in a line of Python."""
 
 
 def headline(answer: Answer) -> list[str]:
@@ -54,10 +58,11 @@ def at_chance(answer: Answer, classes: int) -> str:
     finalists = [row for row in answer.rows if row.state in ("best", "close", "behind")]
     if any(row.error is not None and 1 - row.error > CHANCE / classes for row in finalists):
         return ""
+    length = count(finalists[0].epochs, "epoch")
     return (
-        f"these are errors of guessing among {classes} classes: nothing was learned in"
-        f" {epochs(finalists[0].epochs)}, so that nothing is known of the norms; train longer"
-        " (epochs=), with more images, or at another optim.lr"
+        f"these are errors of guessing among {classes} classes: nothing was learned in {length}, so"
+        " that nothing is known of the norms; train longer (epochs=), with more images, or at"
+        " another optim.lr"
     )
 
 
@@ -96,7 +101,10 @@ def _outlook(answer: Answer) -> list[str]:
     """How leads moved, and what more time would bring."""
     said = []
     for norm, leads in answer.leads.items():
-        moved = ", ".join(f"{100 * lead:+.1f} points at {epochs(n)}" for n, lead in leads.items())
+        moved = ", ".join(
+            f"{100 * lead:+.1f} points at {count(length, 'epoch')}"
+            for length, lead in leads.items()
+        )
         if moved and answer.verdict != CLEAR:
             said.append(f"its lead over {norm} norm in short trainings: {moved}")
     if answer.seconds is not None:
@@ -161,30 +169,34 @@ def _percent(mean: float | None, half: float | None) -> str:
 def code(config: Config) -> str:
     """The lines of Python that put a configuration's norm into a network of one's own."""
     norm = config.norm
+    values = {each.name: getattr(norm, each.name) for each in fields(norm)}
     changed = [
-        f"{each.name}={getattr(norm, each.name)!r}".replace("'", '"')
+        f"{each.name}={_literal(values[each.name])}"
         for each in fields(norm)
-        if each.name != "name" and getattr(norm, each.name) != each.default
+        if each.name != NAMED_BY["norm"] and values[each.name] != each.default
     ]
-    given = ", ".join(changed)
-    name, arguments = _optimizer(config)
-    arguments += f", weight_decay={config.optim.weight_decay:g}"
-    short = f"optimizer = torch.optim.{name}({arguments})"
+    swapped = ["model", f'NORMS["{norm.name}"]({", ".join(changed)})']
+    if norm.batch_dependent and config.statistics_batch != config.batch:
+        swapped.append(f"norm_batch={config.norm_batch}")
+    optimizer, arguments = config.optim.in_torch(config.batch)
     return (
         "from normbench import NORMS, swap_norm\n\n"
-        f'model = swap_norm(model, NORMS["{norm.name}"]({given}))\n'
-        + (short if len(short) <= 100 else f"optimizer = torch.optim.{name}(\n    {arguments}\n)")
+        f"{_call('model = swap_norm', swapped)}\n{_call(f'optimizer = {optimizer}', arguments)}"
     )
 
 
-def _optimizer(config: Config) -> tuple[str, str]:
-    """The optimizer's name in torch, and all of its arguments but the last."""
-    optim, rate = config.optim, f"lr={config.optim.peak(config.batch):g}"
-    if isinstance(optim, SGDConfig):
-        return "SGD", f"model.parameters(), {rate}, momentum={optim.momentum:g}"
-    assert isinstance(optim, AdamWConfig)
-    betas = f"betas=({optim.beta1:g}, {optim.beta2:g})"
-    return "AdamW", f"model.parameters(), {rate}, {betas}"
+def _literal(value: object) -> str:
+    """A setting in Python; an Enum's member is as good as its text."""
+    return repr(value.value if isinstance(value, Enum) else value).replace("'", '"')
+
+
+def _call(function: str, arguments: Sequence[str]) -> str:
+    """A call as one formats it: in a line if it fits, else its arguments in one, or in one each."""
+    given = ", ".join(arguments)
+    for text in (f"{function}({given})", f"{function}(\n    {given}\n)"):
+        if max(map(len, text.splitlines())) <= WIDTH:
+            return text
+    return f"{function}(\n" + "".join(f"    {each},\n" for each in arguments) + ")"
 
 
 NOTE = (

@@ -32,9 +32,9 @@ def finish(*norms: str, epochs: int = 20, seeds: int = 5) -> Finish:
 def on_test(end: Finish, **means: float) -> dict[object, OnTest]:
     """Test accuracies around these means."""
     return {
-        entry: OnTest(means[trial.candidate.norm] + SPREAD[i % 5], TEST, 2000 if i else 1000)
-        for trial in end.finals
-        for i, entry in enumerate(trial.entries)
+        entry: OnTest(means[heat.candidate.norm] + SPREAD[i % 5], TEST, 2000 if i else 1000)
+        for heat in end.finals
+        for i, entry in enumerate(heat.entries)
     }
 
 
@@ -161,6 +161,7 @@ def test_the_answer_is_plain_records_markdown_and_html() -> None:
         (["norm=group"], 0.05 * 2 / 32),
         (["norm=batch", "norm.momentum=0.02"], 0.05 * 2 / 32),
         (["norm=group", "optim=adamw", "optim.scaling=none"], 0.05),
+        (["norm=layer", "norm.over=channels"], 0.05 * 2 / 32),
     ],
 )
 def test_the_lines_of_python_put_the_norm_into_a_network_of_one_s_own(
@@ -177,10 +178,24 @@ def test_the_lines_of_python_put_the_norm_into_a_network_of_one_s_own(
     model, optimizer = namespace["model"], namespace["optimizer"]
     assert isinstance(model, torch.nn.Sequential)
     assert type(model[1]).__module__ == type(config.norm).__module__
+    assert repr(model[1]) == repr(config.norm.build(8, act=False))
     assert getattr(model[1], "momentum", None) == getattr(config.norm, "momentum", None)
     assert isinstance(optimizer, torch.optim.Optimizer)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(rate)
     assert len(re.findall("\n", code)) == 3
+
+
+def test_the_lines_of_python_have_all_that_won() -> None:
+    winner = ["batch=32", "norm_batch=2", "optim.nesterov=true"]
+    batch, group = (wording.code(load_config([f"norm={n}", *winner])) for n in ("batch", "group"))
+
+    assert 'swap_norm(model, NORMS["batch"](), norm_batch=2)' in batch
+    assert 'swap_norm(model, NORMS["group"]())' in group, "its statistics are not the batch's"
+    assert "momentum=0.9, nesterov=True, weight_decay=0.0005" in batch
+    whole = wording.code(load_config(["norm=batch", "batch=2", "norm_batch=2"]))
+    assert 'swap_norm(model, NORMS["batch"]())' in whole
+    adamw = wording.code(load_config(["optim=adamw", "optim.eps=1e-5"]))
+    assert "betas=(0.9, 0.999), eps=1e-05, weight_decay=0.01" in adamw
 
 
 @pytest.mark.parametrize(
@@ -189,6 +204,12 @@ def test_the_lines_of_python_put_the_norm_into_a_network_of_one_s_own(
         ["norm=batch"],
         ["norm=group", "norm.groups=C//16", "optim=adamw", "batch=2"],
         ["norm=batch", "batch=2", "optim.lr=0.0123456", "optim.weight_decay=0.000123456"],
+        ["norm=batch", "norm_batch=2", "optim.nesterov=true", "optim.weight_decay=0.000123456"],
+        [
+            *("norm=batch_renorm", "norm.momentum=0.0123456", "norm.eps=0.000123456"),
+            *("norm_batch=16", "optim=adamw", "optim.beta1=0.91234567", "optim.beta2=0.987654321"),
+            *("optim.eps=0.0000123456", "optim.weight_decay=0.000123456", "optim.lr=0.0123456"),
+        ],
     ],
 )
 def test_the_lines_of_python_are_written_as_one_formats_them(settings: list[str]) -> None:

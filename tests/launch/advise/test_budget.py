@@ -10,10 +10,10 @@ from normbench.launch.advise.budget import (
     Candidate,
     Heat,
     Score,
-    course,
-    foreseen,
+    expected,
+    lengths_within,
     price,
-    taken,
+    seconds_of,
     whole,
 )
 from tests.launch.advise.worlds import STEPS, plan, timing
@@ -29,7 +29,7 @@ def test_trainings_take_their_start_steps_evaluations_and_end() -> None:
 def test_of_a_round_what_differs_in_the_rate_alone_goes_together() -> None:
     rates = [Heat(Candidate("batch", factor), 2, 0) for factor in FACTORS]
     slower, group = Heat(Candidate("batch", 1.0, 0.02), 2, 0), Heat(Candidate("group", 1.0), 2, 0)
-    found = taken(TIMINGS, STEPS, [*rates, slower, group])
+    found = seconds_of(TIMINGS, STEPS, [*rates, slower, group])
 
     together = whole(TIMINGS[0], STEPS, 2, 3)
     assert found == pytest.approx(
@@ -54,14 +54,14 @@ def test_the_price_of_a_race_is_that_of_its_trainings() -> None:
 def test_short_trainings_have_an_eighth_and_half_of_the_length(
     epochs: int, lengths: list[int]
 ) -> None:
-    assert course(TIMINGS, STEPS, epochs, 1e6, 0.0) == (epochs, lengths)
+    assert lengths_within(TIMINGS, STEPS, epochs, 1e6, 0.0) == (epochs, lengths)
 
 
 def test_the_second_round_is_given_up_before_the_length() -> None:
     enough = price(TIMINGS, STEPS, 20, [2])
 
-    assert course(TIMINGS, STEPS, 20, enough, 0.0) == (20, [2])
-    raced, _ = course(TIMINGS, STEPS, 20, enough, 1.0)
+    assert lengths_within(TIMINGS, STEPS, 20, enough, 0.0) == (20, [2])
+    raced, _ = lengths_within(TIMINGS, STEPS, 20, enough, 1.0)
     assert raced == 19
 
 
@@ -69,12 +69,12 @@ def test_a_budget_that_is_too_small_for_any_race_is_told_what_the_shortest_takes
     least = price(TIMINGS, STEPS, 1, [1])
     assert least == pytest.approx(76, abs=1)
     with pytest.raises(UsageError) as caught:
-        course(TIMINGS, STEPS, 20, 90.0, 20.0)
+        lengths_within(TIMINGS, STEPS, 20, 90.0, 20.0)
     assert str(caught.value) == (
         "--within 1 min 30 s: too little for any race: measuring took 20.0 s and the shortest race"
         " takes 1 min 16 s; give --within 2m, fewer --norms or a smaller data.limit"
     )
-    assert course(TIMINGS, STEPS, 20, 120.0, 20.0)[0] >= 1
+    assert lengths_within(TIMINGS, STEPS, 20, 120.0, 20.0)[0] >= 1
 
 
 def test_the_pace_and_what_is_left_follow_from_what_rounds_took() -> None:
@@ -82,12 +82,12 @@ def test_the_pace_and_what_is_left_follow_from_what_rounds_took() -> None:
     rounds = [[Heat(Candidate("batch", 1.0), 2, 0)], [Heat(Candidate("group", 1.0), 20, 1, 5)]]
     book = Book(planned)
     assert (book.pace, book.remaining) == (1.0, planned.within - 10)
-    for trials in rounds:
-        entries = [entry for trial in trials for entry in trial.entries]
-        share = 1.5 * foreseen(planned, trials) / len(entries)
-        book.take(trials, {entry: Score(0.7, share) for entry in entries})
+    for heats in rounds:
+        entries = [entry for heat in heats for entry in heat.entries]
+        share = 1.5 * expected(planned, heats) / len(entries)
+        book.take(heats, {entry: Score(0.7, share) for entry in entries})
 
     assert book.pace == pytest.approx(1.5)
-    took = 1.5 * sum(foreseen(planned, trials) for trials in rounds)
+    took = 1.5 * sum(expected(planned, heats) for heats in rounds)
     assert book.remaining == pytest.approx(planned.within - 10 - took)
-    assert book.seconds(rounds[0]) == pytest.approx(1.5 * foreseen(planned, rounds[0]))
+    assert book.seconds(rounds[0]) == pytest.approx(1.5 * expected(planned, rounds[0]))

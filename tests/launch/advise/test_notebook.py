@@ -4,6 +4,7 @@ import io
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -46,6 +47,29 @@ def test_what_cannot_be_is_refused_before_anything_is_trained(
     with pytest.raises(UsageError, match="grop"):
         compare(*tiny, norms=["batch", "grop"], screen=quiet())
     assert files_below(tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"norms": ()}, 'norms=(): give one or more, for example norms=["batch", "group"]'),
+        ({"batches": []}, "batches=[]: give one or more, for example batches=[2]"),
+    ],
+)
+def test_nothing_to_compare_is_refused_with_what_to_give(
+    tmp_path: Path, given: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(UsageError) as refused:
+        compare(**given, screen=quiet())
+    assert str(refused.value) == said
+    assert files_below(tmp_path) == {}
+
+
+def test_a_name_is_one_name_whatever_is_in_it(tiny: list[str]) -> None:
+    name = """a,b 'c' "d" [e]"""
+    found = compare(*tiny, "epochs=1", norms=["group"], batches=[4], name=name, screen=quiet())
+
+    assert Path(found.rows[0].folder).parts[:2] == ("runs", name)
 
 
 def test_the_example_prints_a_line_a_norm(tiny: list[str], tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ FOUR = ("batch", "group", "layer", "instance")
 TWO = ("batch", "group")
 
 
-def run(world: World, course: Plan) -> Finish:
-    return follow(course, lambda step: world.train(course, step))
+def run(world: World, planned: Plan) -> Finish:
+    return follow(planned, lambda step: world.train(planned, step))
 
 
 def world(**settings: object) -> World:
@@ -28,7 +28,7 @@ def world(**settings: object) -> World:
 
 
 def trained(step: Round) -> list[tuple[str, float, int, int]]:
-    return [(t.candidate.norm, t.candidate.factor, t.epochs, t.seeds) for t in step.trials]
+    return [(t.candidate.norm, t.candidate.factor, t.epochs, t.seeds) for t in step.heats]
 
 
 def test_short_trainings_come_first_with_every_rate_and_one_seed() -> None:
@@ -36,23 +36,23 @@ def test_short_trainings_come_first_with_every_rate_and_one_seed() -> None:
     run(everything, plan(TWO))
     first = everything.rounds[0]
 
-    assert [t.candidate for t in first.trials if t.candidate.norm == "group"] == [
+    assert [t.candidate for t in first.heats if t.candidate.norm == "group"] == [
         Candidate("group", factor) for factor in (0.5, 1.0, 2.0)
     ]
-    momenta = [t.candidate.momentum for t in first.trials if t.candidate.norm == "batch"]
+    momenta = [t.candidate.momentum for t in first.heats if t.candidate.norm == "batch"]
     assert momenta == [None, None, None, pytest.approx(0.02)]
-    assert {(t.epochs, t.seed, t.seeds) for t in first.trials} == {(2, 0, 1)}
+    assert {(t.epochs, t.seed, t.seeds) for t in first.heats} == {(2, 0, 1)}
 
 
 def test_the_last_trainings_are_as_long_as_planned_with_five_seeds_no_choice_saw() -> None:
     everything = world()
     finish = run(everything, plan(TWO))
 
-    seen = {t.seed for step in everything.rounds for t in step.trials if t.epochs < 20}
-    for trial in finish.finals:
-        assert trial.epochs == 20
-        assert trial.seeds >= SEEDS
-        assert seen.isdisjoint(entry.seed for entry in trial.entries)
+    seen = {t.seed for step in everything.rounds for t in step.heats if t.epochs < 20}
+    for heat in finish.finals:
+        assert heat.epochs == 20
+        assert heat.seeds >= SEEDS
+        assert seen.isdisjoint(entry.seed for entry in heat.entries)
 
 
 def test_what_is_hopeless_is_dropped_after_short_trainings_and_never_trained_in_full() -> None:
@@ -71,14 +71,14 @@ def test_a_best_rate_at_the_edge_is_looked_for_beyond_it(best: float) -> None:
     everything = world(best=best, curve=0.04, sd=0.001)
     finish = run(everything, plan(TWO))
 
-    assert {trial.candidate.factor for trial in finish.finals} == {best}
+    assert {heat.candidate.factor for heat in finish.finals} == {best}
 
 
 def test_rates_are_extended_twice_at_most() -> None:
     everything = world(best=64.0, curve=0.005, sd=0.001)
     run(everything, plan(TWO))
 
-    assert max(t.candidate.factor for s in everything.rounds for t in s.trials) == 8.0
+    assert max(t.candidate.factor for s in everything.rounds for t in s.heats) == 8.0
 
 
 def test_where_all_rates_diverge_smaller_ones_are_tried_and_what_still_diverges_is_dropped() -> (
@@ -89,7 +89,7 @@ def test_where_all_rates_diverge_smaller_ones_are_tried_and_what_still_diverges_
 
     (group,) = (s for s in finish.standings if s.norm == "group")
     assert (group.state, group.why) == (DROPPED, "diverged at every learning rate")
-    factors = {t.candidate.factor for s in everything.rounds for t in s.trials}
+    factors = {t.candidate.factor for s in everything.rounds for t in s.heats}
     assert min(factors) == 0.125
 
     everything = world(diverges=lambda c: c.norm == "group" and c.factor > 0.3)
@@ -102,15 +102,15 @@ def test_where_everything_diverges_nothing_is_trained_in_full() -> None:
     finish = run(everything, plan(TWO))
 
     assert finish.finals == []
-    assert all(t.epochs < 20 for step in everything.rounds for t in step.trials)
+    assert all(t.epochs < 20 for step in everything.rounds for t in step.heats)
 
 
 def test_seeds_are_added_only_where_five_do_not_decide() -> None:
     far = World(accuracy={"batch": 0.70, "group": 0.78}, random=Random(1), drift={"batch": -0.03})
-    assert {trial.seeds for trial in run(far, plan(TWO)).finals} == {SEEDS}
+    assert {heat.seeds for heat in run(far, plan(TWO)).finals} == {SEEDS}
 
     close = World(accuracy={"batch": 0.77, "group": 0.77}, random=Random(1))
-    assert {trial.seeds for trial in run(close, plan(TWO)).finals} == {MOST_SEEDS}
+    assert {heat.seeds for heat in run(close, plan(TWO)).finals} == {MOST_SEEDS}
 
 
 def test_three_norms_are_trained_in_full_where_there_is_time_and_the_others_set_aside() -> None:
@@ -124,9 +124,9 @@ def test_three_norms_are_trained_in_full_where_there_is_time_and_the_others_set_
     ] * 2
 
 
-def seconds(everything: World, course: Plan) -> float:
+def seconds(everything: World, planned: Plan) -> float:
     """What a race really took."""
-    return course.used + sum(everything.seconds(course, step) for step in everything.rounds)
+    return planned.used + sum(everything.seconds(planned, step) for step in everything.rounds)
 
 
 @pytest.mark.parametrize(
@@ -137,11 +137,11 @@ def seconds(everything: World, course: Plan) -> float:
 def test_the_budget_is_kept_to_a_tenth_even_on_a_slower_machine(
     norms: tuple[str, ...], within: float, slower: float
 ) -> None:
-    course = plan(norms, within=within)
+    planned = plan(norms, within=within)
     everything = World(dict.fromkeys(norms, 0.75), Random(0), slower=slower)
-    run(everything, course)
+    run(everything, planned)
 
-    assert seconds(everything, course) <= 1.1 * within
+    assert seconds(everything, planned) <= 1.1 * within
 
 
 @pytest.mark.parametrize("within", [180.0, 300.0, 600.0, 1200.0, 3600.0])
@@ -151,9 +151,9 @@ def test_the_budget_is_kept_to_a_tenth_where_a_part_takes_a_quarter_more_or_less
     within: float, part: str, wrong: float
 ) -> None:
     """Whatever was measured wrong: what the first rounds took corrects the rest."""
-    course = plan(TWO, within=within)
+    planned = plan(TWO, within=within)
     real = []
-    for one in course.timings:
+    for one in planned.timings:
         at = {n: "alone" if n == 1 else "together" for n in one.steps}
         steps = {n: t * (wrong if part == at[n] else 1.0) for n, t in one.steps.items()}
         others = {
@@ -162,18 +162,18 @@ def test_the_budget_is_kept_to_a_tenth_where_a_part_takes_a_quarter_more_or_less
         }
         real.append(replace(one, steps=steps, **others))
     everything = World(dict.fromkeys(TWO, 0.75), Random(0), really=real)
-    run(everything, course)
+    run(everything, planned)
 
-    assert seconds(everything, course) <= 1.1 * within
+    assert seconds(everything, planned) <= 1.1 * within
 
 
 def test_time_that_is_left_is_used_for_seeds_as_far_as_the_budget_goes() -> None:
     """Trainings alone, in threes and in fives have each their own price: the sum is exact."""
-    course = plan(TWO, within=330.0)
+    planned = plan(TWO, within=330.0)
     everything = World(dict.fromkeys(TWO, 0.75), Random(0))
-    run(everything, course)
+    run(everything, planned)
 
-    assert 0.9 * 330 <= seconds(everything, course) <= 330
+    assert 0.9 * 330 <= seconds(everything, planned) <= 330
 
 
 def test_a_smaller_budget_makes_trainings_shorter() -> None:
@@ -186,37 +186,37 @@ def test_a_smaller_budget_makes_trainings_shorter() -> None:
 def test_a_race_that_is_run_again_over_its_records_takes_the_same_course() -> None:
     records: dict[object, Score] = {}
 
-    def go(everything: World, course: Plan, rounds: int | None) -> list[Round]:
-        taken: list[Round] = []
-        running = race(course)
+    def go(everything: World, planned: Plan, rounds: int | None) -> list[Round]:
+        found: list[Round] = []
+        running = race(planned)
         scores: Scores | None = None
-        while rounds is None or len(taken) < rounds:
+        while rounds is None or len(found) < rounds:
             try:
                 step = next(running) if scores is None else running.send(scores)
             except StopIteration:
                 break
-            taken.append(step)
-            for trial in step.trials:
-                for entry in trial.entries:
+            found.append(step)
+            for heat in step.heats:
+                for entry in heat.entries:
                     if entry not in records:
-                        records[entry] = everything.score(course, entry, 1.0)
-            scores = {entry: records[entry] for t in step.trials for entry in t.entries}
-        return taken
+                        records[entry] = everything.score(planned, entry, 1.0)
+            scores = {entry: records[entry] for t in step.heats for entry in t.entries}
+        return found
 
-    everything, course = world(), plan(FOUR)
-    begun = go(everything, course, 2)
-    whole_race = go(everything, course, None)
+    everything, planned = world(), plan(FOUR)
+    begun = go(everything, planned, 2)
+    whole_race = go(everything, planned, None)
     assert whole_race[: len(begun)] == begun
     before = dict(records)
-    assert go(everything, course, None) == whole_race
+    assert go(everything, planned, None) == whole_race
     assert records == before, "nothing is trained twice"
 
 
 def test_with_more_time_the_race_goes_on_with_longer_trainings() -> None:
-    course = plan(TWO, within=200.0)
-    more = with_budget(course, 2000.0)
+    planned = plan(TWO, within=200.0)
+    more = with_budget(planned, 2000.0)
 
-    assert (course.raced < 20, more.raced) == (True, 20)
+    assert (planned.raced < 20, more.raced) == (True, 20)
 
 
 # ---- how often it is wrong ----
@@ -226,11 +226,11 @@ def firm(
     make: Callable[[Random], World], norms: tuple[str, ...], races: int, within: float = 3600.0
 ) -> tuple[int, int]:
     """How many of so many races ended with a clear answer, and how many of those were wrong."""
-    course = plan(norms, within=within)
+    planned = plan(norms, within=within)
     clear = bad = 0
     for number in range(races):
         everything = make(Random(number))
-        answer = everything.run(course)
+        answer = everything.run(planned)
         clear += answer.verdict == "clear"
         bad += answer.verdict == "clear" and wrong(answer, everything)
     return clear, bad

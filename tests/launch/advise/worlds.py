@@ -7,7 +7,14 @@ from random import Random
 
 from normbench.launch.advise.answer import Answer, OnTest, judge
 from normbench.launch.advise.book import Finish, Round
-from normbench.launch.advise.budget import Candidate, Entrant, Score, Scores, course, taken
+from normbench.launch.advise.budget import (
+    Candidate,
+    Entrant,
+    Score,
+    Scores,
+    lengths_within,
+    seconds_of,
+)
 from normbench.launch.advise.race import DRIFT, follow
 from normbench.store.advice import Plan, Timing
 
@@ -28,7 +35,7 @@ def timing(norm: str, step: float = 0.01) -> Timing:
 
 def plan(norms: Sequence[str], *, epochs: int = 20, within: float = 3600.0) -> Plan:
     timings = [timing(norm) for norm in norms]
-    raced, lengths = course(timings, STEPS, epochs, within, 10.0)
+    raced, lengths = lengths_within(timings, STEPS, epochs, within, 10.0)
     return Plan(
         question="q",
         settings=["batch=2"],
@@ -75,13 +82,13 @@ class World:
     def train(self, plan: Plan, step: Round) -> Scores:
         """A round; its time is divided among its trainings."""
         self.rounds.append(step)
-        entries = [entry for trial in step.trials for entry in trial.entries]
+        entries = [entry for heat in step.heats for entry in heat.entries]
         share = self.seconds(plan, step) / len(entries)
         return {entry: self.score(plan, entry, share) for entry in entries}
 
     def seconds(self, plan: Plan, step: Round) -> float:
         """What a round really takes."""
-        return self.slower * taken(self.really or plan.timings, plan.steps, step.trials)
+        return self.slower * seconds_of(self.really or plan.timings, plan.steps, step.heats)
 
     def score(self, plan: Plan, entry: Entrant, seconds: float) -> Score:
         if self.diverges(entry.candidate):
@@ -104,7 +111,7 @@ class World:
 
     def tests(self, plan: Plan, finish: Finish) -> dict[Entrant, OnTest]:
         """Test accuracies; all networks see the same images, so that their error is shared."""
-        entries = [entry for trial in finish.finals for entry in trial.entries]
+        entries = [entry for heat in finish.finals for entry in heat.entries]
         values = {entry: self.truths.get(entry) for entry in entries}
         return {entry: OnTest(value, TEST, 1000) for entry, value in values.items()}
 
@@ -132,5 +139,5 @@ def wrong(answer: Answer, world: World) -> bool:
 
 
 def with_budget(plan: Plan, within: float) -> Plan:
-    raced, lengths = course(plan.timings, plan.steps, plan.epochs, within, plan.used)
+    raced, lengths = lengths_within(plan.timings, plan.steps, plan.epochs, within, plan.used)
     return replace(plan, within=within, raced=raced, lengths=lengths)
