@@ -124,7 +124,7 @@ def run_together(
             pending += own
         if pending:
             spent.started()
-            train_replicas(pending, cells[0].splits(device), screen, spent)
+            train_replicas(pending, cells[0].splits(device), screen, spent, fresh=fresh)
         shares = [sum(r.cell is cell for r in pending) / max(1, len(pending)) for cell in cells]
         return [
             _outcome(cell, share, screen, spent.seconds(), brief=brief)
