@@ -163,6 +163,7 @@ class Replicas:
             steps=config.epochs * self.training.steps,
             epochs=config.epochs,
             tested=len(evaluation) * len(self.members),
+            evaluate_every=config.evaluate_every,
         ) as bar:
 
             def tested() -> None:

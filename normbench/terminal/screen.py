@@ -158,7 +158,9 @@ class Screen:
 
     def ansi(self, text: str) -> None:
         """Prints one line that brings its own colours."""
-        self.console.print(Text.from_ansi(text), soft_wrap=True)
+        line = Text.from_ansi(text)
+        self.log(line.plain)
+        self.console.print(line, soft_wrap=True)
 
     def table(
         self,
@@ -168,7 +170,11 @@ class Screen:
         droppable: Sequence[str] | None = None,
     ) -> None:
         """Prints a table, see :func:`normbench.terminal.tables.laid_out`."""
-        self.console.print(laid_out(title, columns, rows, droppable, self.console.width))
+        rows, width = list(rows), self.console.width
+        self.console.print(laid_out(title, columns, rows, droppable, width))
+        if self._logs:
+            width = max(PLAIN_WIDTH, width)
+            self.log(_plain(laid_out(title, columns, rows, droppable, width), width))
 
     @contextmanager
     def watching(self, table: Callable[[], Shown], *, live: bool) -> Iterator[None]:
@@ -188,19 +194,20 @@ class Screen:
 
     @contextmanager
     def training(
-        self, label: str, *, steps: int, epochs: int, tested: int = 0
+        self, label: str, *, steps: int, epochs: int, tested: int = 0, evaluate_every: int = 1
     ) -> Iterator[TrainingBar]:
         """Shows the progress of ``steps`` steps in ``epochs`` epochs.
 
         Several may be shown at once, from several threads: their bars stand below one another, and
         below them that of the sweep, if there is one. ``tested`` is how many images an evaluation
-        looks at.
+        looks at, and ``evaluate_every`` how many epochs lie between two.
         """
         bar = TrainingBar(
             label,
             steps,
             epochs,
             tested,
+            evaluate_every,
             wide=lambda: self.console.width >= WIDE,
             say=self.line,
             moved=self.show_overall,
@@ -269,3 +276,11 @@ class Screen:
         ]
         with Progress(*columns, console=self.console, expand=True, transient=True) as progress:
             yield WorkBar(progress, progress.add_task(label, total=0))
+
+
+def _plain(shown: RenderableType, width: int) -> str:
+    """The lines of what is shown, in ``width`` characters and without colours."""
+    paper = StringIO()
+    Console(file=paper, width=width, force_terminal=False, color_system=None).print(shown)
+    lines = (line.rstrip() for line in paper.getvalue().splitlines())
+    return "\n".join(line for line in lines if line)
