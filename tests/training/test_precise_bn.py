@@ -127,7 +127,8 @@ def test_a_layer_used_twice_gets_the_statistics_of_all_its_calls() -> None:
 
         def forward(self, x: Tensor) -> Tensor:
             self.seen += [x, 5 * self.norm(x) + 7]
-            return self.norm(self.seen[-1])
+            y: Tensor = self.norm(self.seen[-1])
+            return y
 
     model = Shared()
     batches = Batches(SPLITS.train, seeds=[0], batch=40, flip=False)  # three
