@@ -43,8 +43,6 @@ PLAIN_WIDTH = 120
 WIDE = 100
 """The width from which a terminal's bar shows everything."""
 
-_NO_LINKS = getattr(os, "O_NOFOLLOW", 0)
-
 
 class _Lasting:
     """A stream to write to, whose failures are kept from whoever has something to say.
@@ -118,10 +116,11 @@ class Screen:
     @contextmanager
     def logged(self, *paths: Path) -> Iterator[None]:
         """Within it, all lines go to the end of files too, as far as they can be written."""
+        # A link that somebody put there must not have us write elsewhere.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
         for path in paths:
             with suppress(OSError):
-                # A link that somebody put there must not have us write elsewhere.
-                handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | _NO_LINKS, 0o666)
+                handle = os.open(path, flags, 0o666)
                 self._logs.append(open(handle, "a", encoding="utf-8", buffering=1))  # noqa: PTH123, SIM115
         try:
             yield
