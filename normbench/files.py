@@ -4,6 +4,7 @@ Every file that normbench writes is made beside its place, synced and renamed in
 file that is there is whole, whatever was killed when.
 """
 
+import fcntl
 import json
 import os
 import secrets
@@ -80,8 +81,6 @@ def sweep(folder: Path) -> None:
 
 def _sync(path: Path) -> None:
     """Has the system put a file or folder on the disk before anything relies on it."""
-    if path.is_dir() and os.name == "nt":  # Windows cannot open a folder, and needs no such step
-        return
     handle = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -189,8 +188,6 @@ def is_locked(path: Path) -> bool:
     A shared lock on a descriptor that only reads is refused exactly while another process has the
     exclusive one (flock, as FileLock takes it), and is given back at once.
     """
-    import fcntl
-
     try:
         if not path.is_file():
             return False

@@ -4,8 +4,8 @@
 
 A kernel sums in another order for another number of channels or threads. Training multiplies such
 rounding errors, whatever their cause; so a stack is measured against a control that nobody calls
-another training: the same network alone on two threads. A stack of one replica less is what is left
-when one is dropped. ResNet-8 on random images.
+another training: the same network alone on two threads. A stack is also measured against one of one
+replica less. ResNet-8 on random images.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """How a command ends: mistakes, full disks and interruptions are one line each, and an exit code.
 
 Ctrl-C is heard from the first import on. It raises an exception, so that half-written files are
-put away; two seconds later the process is gone in any case, for a library may swallow exceptions.
+put away; a second later the process is gone in any case, for a library may swallow exceptions.
 """
 
 import os

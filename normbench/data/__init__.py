@@ -4,6 +4,7 @@ From the top down::
 
     batches.py      the epoch plan: order, crops and flips, from (seed, epoch) alone
     sheet.py        a sheet of sample images
+    sources.py      the sources of images: built in, CIFAR, one's own
     base.py         what all sources share: the configuration
     synthetic.py    the built-in images
     library/        the data sets on this machine: import, fetch, read, check

@@ -8,7 +8,6 @@ trained, no cell is trained twice, and a launcher gets only those that are not f
 import copy
 import itertools
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,6 +37,7 @@ from normbench.launch.compose import (
     split_launcher,
 )
 from normbench.launch.planned import Cells, Planned, planned_cells
+from normbench.store.environment import cores
 from normbench.terminal.screen import Screen
 
 MOST_CELLS = 10_000
@@ -224,7 +224,7 @@ class _Grid:
         )
         workers = self._workers()
         jobs = Cells(cells).jobs(workers or 1)
-        threads = None if workers is None else max(1, _cores() // min(workers, len(jobs)))
+        threads = None if workers is None else max(1, cores() // min(workers, len(jobs)))
         extra = [] if threads is None else [f"threads={threads}"]
         # What was typed comes last and wins.
         launcher.launch([[*extra, *each.overrides] for each in jobs], initial_job_idx=0)
@@ -234,19 +234,15 @@ class _Grid:
         match _launcher_of(self._master):
             case "joblib":
                 workers = int(self._master.hydra.launcher.n_jobs or 1)
-                return workers if workers > 0 else max(1, _cores() + 1 + workers)
+                return workers if workers > 0 else max(1, cores() + 1 + workers)
             case "submitit_local" | "ray":  # all at once; a core a job, unless told otherwise
-                return _cores()
+                return cores()
             case _:
                 return None
 
 
 def _launcher_of(config: DictConfig) -> str:
     return str(config.hydra.runtime.choices["hydra/launcher"])
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _values(typed: Typed) -> list[Typed]:

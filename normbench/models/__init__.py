@@ -2,11 +2,15 @@
 
 From the top down::
 
-    python.py        a network of one's own
-    foreign.py       networks of torchvision and timm
-    inspection.py    a network layer by layer: shapes, averaged axes, parameters, FLOPs
-    base.py          what all networks share: configuration, initialization, a file of weights
-    files.py         files that networks come from
+    convnet.py          a plain convolutional network
+    preact_resnet.py    pre-activation residual networks
+    resnet.py           residual networks
+    wide_resnet.py      wide residual networks
+    python.py           a network of one's own
+    foreign.py          networks of torchvision and timm
+    inspection.py       a network layer by layer: shapes, averaged axes, parameters, FLOPs
+    base.py             what all networks share: configuration, initialization, a file of weights
+    files.py            files that networks come from
 """
 
 from normbench.models.base import MODELS, ModelConfig

@@ -110,8 +110,8 @@ def _check_numbers(values: Mapping[str, Any], replicas: int) -> None:
     steps = [step, recorded, *(each for each in diverged if each is not None)]
     if any(type(each) is not int for each in steps) or not 0 <= recorded <= step < 2**63:
         raise ValueError("its steps make no sense")
-    held = position["evaluation"]
-    scores = [] if held is None else [held["loss"], held["accuracy"]]
+    evaluation = position["evaluation"]
+    scores = [] if evaluation is None else [evaluation["loss"], evaluation["accuracy"]]
     if any(len(each) != replicas for each in (diverged, *scores)):
         raise ValueError("is of other replicas")
     if any(type(each) is not float for score in scores for each in score):

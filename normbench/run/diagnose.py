@@ -142,20 +142,28 @@ def diagnose(
 def _copied(network: nn.Module) -> nn.Module:
     """A copy of a network in which torch's batch norm is this package's."""
     network = deepcopy(network)
-    for name, old in list(network.named_modules()):
+    made: dict[nn.Module, BatchNorm] = {}  # a layer used in several places stays one layer
+    for name, old in list(network.named_modules(remove_duplicate=False)):
         if isinstance(old, nn.modules.batchnorm._BatchNorm) and old.running_mean is not None:
-            new = BatchNorm(
-                old.num_features,
-                eps=old.eps,
-                momentum=old.momentum or ALL,
-                affine=old.affine,
-                act=False,
-            ).to(old.running_mean)
-            new.load_state_dict({k: v for k, v in old.state_dict().items() if k in KEPT})
+            if old not in made:
+                made[old] = _own(old, old.running_mean)
             if not name:
-                return new
-            network.set_submodule(name, new)
+                return made[old]
+            network.set_submodule(name, made[old])
     return network
+
+
+def _own(old: nn.modules.batchnorm._BatchNorm, like: Tensor) -> BatchNorm:
+    """This package's batch norm with the tensors of torch's, placed and typed as ``like``."""
+    new = BatchNorm(
+        old.num_features,
+        eps=old.eps,
+        momentum=old.momentum or ALL,
+        affine=old.affine,
+        act=False,
+    ).to(like)
+    new.load_state_dict({k: v for k, v in old.state_dict().items() if k in KEPT})
+    return new
 
 
 def _evaluated(statistics: str, network: nn.Module, test: Split, autocast: bool) -> Accuracy:

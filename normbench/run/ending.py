@@ -18,6 +18,9 @@ from normbench.training.loop import evaluate
 from normbench.training.precise_bn import Decomposition, decompose
 from normbench.training.progress import Evaluation, Progress
 
+_MEMORY: dict[str, int | None] = {}
+"""What a training step holds, by cell: its stacks need not each count it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Ending:
@@ -62,7 +65,7 @@ class Ending:
             test = self._test(progress)
         with spent.on("decomposing", running()):
             parts = self._decomposition()
-        held = progress.evaluation if self.splits.validation is not None else None
+        evaluation = progress.evaluation if self.splits.validation is not None else None
         memory, starts = self._memory(), self._starts()
         for replica, member in enumerate(self.members):
             if member.done:
@@ -80,7 +83,7 @@ class Ending:
                 test_images=len(self.splits.test),
             )
             if result.status == FINISHED:
-                result = _with_accuracies(result, replica, held, parts)
+                result = _with_accuracies(result, replica, evaluation, parts)
                 if test.correct is not None:
                     write_outcomes(member.folder, member.seed, test.correct[replica].numpy())
             write_result(member.folder, result)
@@ -126,20 +129,30 @@ class Ending:
             network.to(device=test.pixels.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return evaluate(networks, test, autocast=self._autocast, check=self.check).accuracy
 
-    def _memory(self) -> int:
-        """The bytes that a training step of one seed holds."""
-        size = (self._config.batch, 3, *self.members[0].cell.images.image_size)
-        labels = torch.zeros(size[0], dtype=torch.int64)
-        model = self.members[0].build_model().train()
-        return memory_of_step(model, torch.zeros(size), labels, means=self.kept)
+    def _memory(self) -> int | None:
+        """The bytes that a training step of one seed holds; None where they cannot be counted.
+
+        They are counted on the CPU: what has been trained on a GPU may not fit this memory.
+        """
+        cell = self.members[0].cell
+        if cell.digest not in _MEMORY:
+            size = (cell.config.batch, 3, *cell.images.image_size)
+            labels = torch.zeros(size[0], dtype=torch.int64)
+            try:
+                model = self.members[0].build_model().train()
+                found = memory_of_step(model, torch.zeros(size), labels, means=self.kept)
+            except (MemoryError, RuntimeError):
+                found = None
+            _MEMORY[cell.digest] = found
+        return _MEMORY[cell.digest]
 
 
 def _with_accuracies(
-    result: Result, replica: int, held: Evaluation | None, parts: Decomposition | None
+    result: Result, replica: int, evaluation: Evaluation | None, parts: Decomposition | None
 ) -> Result:
     """``result`` with the accuracies on held-out images and with other statistics."""
-    if held is not None:
-        result = replace(result, val_accuracy=held.accuracy[replica])
+    if evaluation is not None:
+        result = replace(result, val_accuracy=evaluation.accuracy[replica])
     if parts is not None:
         result = replace(
             result,

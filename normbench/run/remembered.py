@@ -18,7 +18,7 @@ from normbench.errors import UnreadableError
 from normbench.files import read_json, write_json
 from normbench.run.cell import Cell
 from normbench.run.placement import LARGEST_STACK, Arrangement, Pace
-from normbench.store.environment import processor
+from normbench.store.environment import cores, processor
 from normbench.store.results import BIG
 
 _meanwhile: dict[Path, Pace] = {}
@@ -33,7 +33,7 @@ def case_of(cell: Cell, seeds: int, device: torch.device) -> Case:
     optim = {k: v for k, v in asdict(config.optim).items() if k not in PER_REPLICA}
     return {
         "processor": processor(),
-        "cores": os.cpu_count(),
+        "cores": cores(),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "torch": torch.__version__,
@@ -93,8 +93,8 @@ def remember(case: Case, pace: Pace, *, lasting: bool = True) -> None:
 def busy() -> bool:
     """Whether others want this machine too, so that what is measured now holds for now only."""
     try:
-        return os.getloadavg()[0] > 1.5 * (os.cpu_count() or 1)
-    except (AttributeError, OSError):  # not on Windows
+        return os.getloadavg()[0] > 1.5 * cores()
+    except OSError:  # the system does not tell
         return False
 
 

@@ -124,7 +124,7 @@ def run_together(
             pending += own
         if pending:
             spent.started()
-            train_replicas(pending, cells[0].splits(device), screen, spent)
+            train_replicas(pending, cells[0].splits(device), screen, spent, fresh=fresh)
         shares = [sum(r.cell is cell for r in pending) / max(1, len(pending)) for cell in cells]
         return [
             _outcome(cell, share, screen, spent.seconds(), brief=brief)
@@ -197,16 +197,14 @@ def reserved(cell: Cell) -> Iterator[None]:
         HeldError: another process does.
         UsageError: its directory cannot be written to.
     """
-    lock = holding(cell.directory)
-    try:
-        lock.__enter__()
-    except OSError as error:
-        raise UsageError(
-            f"runs={cell.config.runs} name={cell.config.name}: cannot write to {cell.directory}:"
-            f" {error.strerror}; choose another folder with runs=FOLDER"
-        ) from None
     with ExitStack() as stack:
-        stack.push(lock)
+        try:
+            stack.enter_context(holding(cell.directory))
+        except OSError as error:
+            raise UsageError(
+                f"runs={cell.config.runs} name={cell.config.name}: cannot write to"
+                f" {cell.directory}: {error.strerror}; choose another folder with runs=FOLDER"
+            ) from None
         yield
 
 

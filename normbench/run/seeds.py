@@ -20,7 +20,7 @@ from normbench.training.loop import (
     EVALUATION_BATCH,
     networks_of,
     norm_parameters,
-    step_function,
+    step_functions,
     train,
 )
 from normbench.training.optim import OptimConfig, build_stacked
@@ -94,7 +94,7 @@ class Replicas:
     def stepper(self) -> Callable[[], None]:
         """What trains one step and waits for its end, to be timed."""
         batches = self.training.batches()
-        train_on = step_function(
+        _, train_on = step_functions(
             self.model,
             self.training,
             self.optimizer,
@@ -163,6 +163,7 @@ class Replicas:
             steps=config.epochs * self.training.steps,
             epochs=config.epochs,
             tested=len(evaluation) * len(self.members),
+            evaluate_every=config.evaluate_every,
         ) as bar:
 
             def tested() -> None:

@@ -1,7 +1,7 @@
 """Which replicas are trained together, in how many lanes, and what becomes of those that fail."""
 
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -29,7 +29,12 @@ LOG = "log.txt"
 
 
 def train_replicas(
-    pending: Sequence[Replica], splits: Splits, screen: Screen, spent: Spent
+    pending: Sequence[Replica],
+    splits: Splits,
+    screen: Screen,
+    spent: Spent,
+    *,
+    fresh: bool = False,
 ) -> None:
     """Trains ``pending``: first the stacks that have begun, as they began, then the others.
 
@@ -41,8 +46,10 @@ def train_replicas(
         splits: the images.
         screen: where progress is shown.
         spent: told what the time goes to.
+        fresh: whether to start over, in stacks of their own: a checkpoint in the folder of another
+            cell may name ``pending`` and is left to that cell.
     """
-    begun = _begun(pending, screen)
+    begun = [] if fresh else _begun(pending, screen)
     taken = {_place(replica) for each in begun for replica in each.replicas}
     rest = [replica for replica in pending if _place(replica) not in taken]
     try:
@@ -159,7 +166,7 @@ def _begun(pending: Sequence[Replica], screen: Screen) -> list[_Begun]:
     for first in _firsts(pending):
         try:
             begun = _as_begun(first)
-        except ValueError as error:  # nothing there can be used; loading says why
+        except ValueError as error:  # none of them can be used; loading says why
             checkpoint.load(first.folder, partial(_refuse, error), screen.line)
             continue
         places = {_place(replica) for replica in begun.replicas}
@@ -173,14 +180,16 @@ def _begun(pending: Sequence[Replica], screen: Screen) -> list[_Begun]:
 
 def companions(cell: Cell) -> set[str]:
     """The folders of the cells with which replicas of ``cell`` have begun in one stack."""
-    keys = [key for replica in cell.replicas() for key in _named(replica.folder)]
-    return {str(key.get("cell")) for key in keys}
+    stacks = [keys for replica in cell.replicas() for keys in _named(replica.folder)]
+    return {str(key.get("cell")) for keys in stacks for key in keys}
 
 
-def _named(folder: Path) -> list[dict[str, Any]]:
-    """The replicas that the newest checkpoint in ``folder`` says it is of."""
-    keys = (checkpoint.head(folder) or {}).get("replicas")
-    return [key for key in keys if isinstance(key, dict)] if isinstance(keys, list) else []
+def _named(folder: Path) -> Iterator[list[dict[str, Any]]]:
+    """The replicas that each checkpoint in ``folder`` says it is of, the newest first."""
+    for head in checkpoint.heads(folder):
+        keys = head.get("replicas")
+        if isinstance(keys, list) and keys and all(isinstance(key, dict) for key in keys):
+            yield keys
 
 
 def _firsts(pending: Sequence[Replica]) -> Iterator[Replica]:
@@ -193,19 +202,34 @@ def _firsts(pending: Sequence[Replica]) -> Iterator[Replica]:
     experiment = pending[0].cell.directory.parent
     beside = {path.parent for path in experiment.glob("*/seed-*/step-*.checkpoint")}
     for folder in sorted(beside - {replica.folder for replica in own}):
-        named = _named(folder)
-        if any((key.get("cell"), key.get("seed")) in names for key in named):
-            with suppress(ValueError, UsageError):
-                yield Replica.of_key(named[0], pending[0].cell)
+        for keys in _named(folder):
+            if any((key.get("cell"), key.get("seed")) in names for key in keys):
+                with suppress(ValueError, UsageError):
+                    yield Replica.of_key(keys[0], pending[0].cell)
+                    break  # else the one before it may make more sense
 
 
 def _as_begun(first: Replica) -> _Begun:
-    """Whose checkpoint it is that lies in the folder of ``first``.
+    """Whose checkpoint it is that lies in the folder of ``first``: the newest that is sound.
+
+    Raises:
+        ValueError: none is, or what they say makes no sense.
+    """
+    reason = ValueError("there is no sound checkpoint")
+    for head in checkpoint.heads(first.folder, verified=True):
+        try:
+            return _stack_of(head, first)
+        except ValueError as error:
+            reason = error
+    raise reason
+
+
+def _stack_of(head: Mapping[str, Any], first: Replica) -> _Begun:
+    """Whose the checkpoint with this head is, where it lies in the folder of ``first``.
 
     Raises:
         ValueError: what it says makes no sense.
     """
-    head = checkpoint.head(first.folder) or {}
     keys, threads = head.get("replicas"), head.get("threads")
     if not isinstance(keys, list) or not 1 <= len(keys) <= LIMITS["seeds"]:
         raise ValueError("it names no replicas")

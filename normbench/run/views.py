@@ -15,7 +15,7 @@ from normbench.run.cell import Cell
 from normbench.run.placement import Arrangement, Pace
 from normbench.store import curves
 from normbench.store.lock import holder
-from normbench.store.results import Result, read_results, summarize
+from normbench.store.results import RESULT, Result, is_done, read_results, summarize
 from normbench.terminal.bars import duration
 from normbench.terminal.screen import Screen
 
@@ -182,9 +182,10 @@ def _arranged(arrangement: Arrangement) -> str:
 def check_curves(screen: Screen, directory: Path, *, rebuild: bool) -> None:
     """Compares the event files of all finished seeds below ``directory`` with their metrics.
 
-    Those that differ, for example because a disk was full, are named, or made anew.
+    Those that differ, for example because a disk was full, are named, or made anew. A seed that
+    has failed is left alone: it may be training again.
     """
-    folders = sorted(path.parent for path in directory.rglob("result.json"))
+    folders = sorted(path.parent for path in directory.rglob(RESULT) if is_done(path.parent))
     bad: list[Path] = []
     with screen.working("checking the curves") as bar:
         for done, folder in enumerate(folders):
@@ -206,7 +207,7 @@ def check_curves(screen: Screen, directory: Path, *, rebuild: bool) -> None:
 
 def show_runs(screen: Screen, directory: Path) -> None:
     """Prints a line for each cell below ``directory``: its seeds, its state, its result."""
-    folders = sorted({path.parent.parent for path in directory.glob("**/seed-*/metrics.jsonl")})
+    folders = sorted({seed.parent for seed in _begun(directory, "**/seed-*")})
     with screen.working("reading") as bar:
         rows = []
         for number, folder in enumerate(folders):
@@ -220,9 +221,15 @@ def show_runs(screen: Screen, directory: Path) -> None:
     )
 
 
+def _begun(directory: Path, seeds: str) -> set[Path]:
+    """The folders of seeds that have begun: one that failed before its first step has no curves."""
+    names = (curves.METRICS, RESULT)
+    return {path.parent for name in names for path in directory.glob(f"{seeds}/{name}")}
+
+
 def _run_row(folder: Path) -> tuple[str, ...]:
     ended = read_results(folder)
-    begun = len(list(folder.glob("seed-*/metrics.jsonl")))
+    begun = len(_begun(folder, "seed-*"))
     summary = summarize(ended)
     if holder(folder) is not None:
         state = "running"

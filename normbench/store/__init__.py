@@ -7,7 +7,7 @@ From the top down::
     curves.py         metrics.jsonl, and when TensorBoard's copy of it is written
     events.py         TensorBoard's file, byte for byte what the JSON files say; its server
     checkpoint.py     the state of a training in one file, checked before it is loaded
-    results.py        results, summary, configuration
+    results.py        result.json and summary.json: how seeds ended
     rate.py           rate.json: how a cell's learning rate was chosen
     outcomes.py       outcomes.json: which test images a seed got right
     weights.py        model.safetensors: the tensors of a network

@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,21 +94,40 @@ def files(folder: Path) -> list[Path]:
     return [path for _, path in sorted(found, key=lambda pair: int(pair[0][1]), reverse=True)]
 
 
-def head(folder: Path) -> Mapping[str, Any] | None:
-    """The values of the newest checkpoint in ``folder`` that says any; nothing is verified.
+def heads(folder: Path, *, verified: bool = False) -> Iterator[Mapping[str, Any]]:
+    """The values of the checkpoints in ``folder`` that say any, the newest first.
 
     Whoever goes on from a checkpoint uses :func:`load`; this only tells what to build for it.
+
+    Args:
+        folder: where the checkpoints of a training are.
+        verified: whether to leave out those that are not what was saved; each is then read whole.
     """
     for path in files(folder):
+        values = None
         with suppress(OSError, ValueError, RecursionError):
-            if not path.is_file():  # a pipe would be waited for
-                continue
-            with path.open("rb") as file:
-                file.seek(len(MAGIC) + _DIGEST_BYTES)
-                values = json.loads(file.readline(_LONGEST_HEAD))
-            if isinstance(values, dict):
-                return values
-    return None
+            values = _head(path, verified=verified)
+        if isinstance(values, dict):
+            yield values
+
+
+def _head(path: Path, *, verified: bool) -> object:
+    """What the head of a file says; None where the file is none, or not what was saved.
+
+    Raises:
+        OSError, ValueError, RecursionError: it cannot be read, or is no JSON.
+    """
+    if not path.is_file():  # a pipe would be waited for
+        return None
+    with path.open("rb") as file:
+        start = file.read(len(MAGIC) + _DIGEST_BYTES)
+        values: object = json.loads(file.readline(_LONGEST_HEAD))
+        if verified:
+            file.seek(len(start))
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            if start != MAGIC + digest.encode() + b"\n":
+                return None
+    return values
 
 
 def read(path: Path) -> Checkpoint:
@@ -151,7 +170,7 @@ def load(
         folder: where the checkpoints of this training are.
         use: takes a checkpoint over; LookupError, TypeError, ValueError or RuntimeError from it
             mean that the checkpoint does not fit, which counts as damage.
-        warn: told, in one line, of each one that is damaged.
+        warn: told, in one line, of each one that is damaged, where one before it is used.
 
     Returns:
         The checkpoint used; None where there is none at all.
@@ -162,8 +181,8 @@ def load(
     for half_written in folder.glob(".step-*"):
         _remove(half_written)
     found = files(folder)
-    reasons = []
-    for number, path in enumerate(found):
+    reasons: list[str] = []
+    for path in found:
         try:
             checkpoint = read(path)
             use(checkpoint)
@@ -175,16 +194,16 @@ def load(
             RuntimeError,
             AttributeError,
         ) as error:
-            reason = str(error).partition("\n")[0]
-            reasons.append(f"{path.name} {reason}")
-            warn(f"damaged checkpoint, the one before it is used: {path}: {reason}")
+            reasons.append(str(error).partition("\n")[0])
         else:
-            for damaged in found[:number]:  # out of the way of the next ones
-                damaged.replace(damaged.with_suffix(DAMAGED))
+            for damaged, reason in zip(found, reasons, strict=False):
+                warn(f"damaged checkpoint, the one before it is used: {damaged}: {reason}")
+                damaged.replace(damaged.with_suffix(DAMAGED))  # out of the way of the next ones
             return checkpoint
     if found:
+        each = [f"{path.name} {reason}" for path, reason in zip(found, reasons, strict=True)]
         raise UsageError(
-            f"{folder}: no checkpoint can be used ({'; '.join(reasons)}); put a sound copy there,"
+            f"{folder}: no checkpoint can be used ({'; '.join(each)}); put a sound copy there,"
             " or start this cell over with normbench run --fresh"
         )
     return None

@@ -28,6 +28,11 @@ def environment(device: torch.device) -> dict[str, Any]:
     }
 
 
+def cores() -> int:
+    """How many cores this process may use, where the system tells; else how many there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @cache
 def processor() -> str:
     """The processor's name."""

@@ -40,8 +40,8 @@ class Result:
             the network's own norms; else None.
         test_accuracy_swapped: likewise, at once after the norms were swapped.
         val_accuracy: on the held-out images; None without ``data.val_fraction``.
-        train_loss: mean over the last record of training; None where it was not finite.
-        train_accuracy: 0..1, over the last epoch of training, on augmented images.
+        train_loss: mean over the last epoch of training; None where it was not finite.
+        train_accuracy: 0..1, likewise, on augmented images.
         epochs: done.
         steps: done.
         seconds: of training, without evaluation. In a stack, the stack's divided by its replicas.

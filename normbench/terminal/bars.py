@@ -100,6 +100,7 @@ class TrainingBar:
         label: what is trained.
         steps, epochs: how long.
         tested: how many images an evaluation looks at.
+        evaluate_every: epochs between two evaluations; the last epoch always has one.
         wide: whether there is room for everything now.
         say: prints a line.
         moved: told that the bar has moved.
@@ -114,6 +115,7 @@ class TrainingBar:
         steps: int,
         epochs: int,
         tested: int,
+        evaluate_every: int = 1,
         *,
         wide: Callable[[], bool],
         say: Callable[[str], None],
@@ -127,14 +129,16 @@ class TrainingBar:
         self._steps = steps
         self._epochs = epochs
         self._tested = tested
+        self._evaluate_every = evaluate_every
         self._live: Progress | None = None
         self._task: TaskID | None = None
         self._state = ""
         self._begun = perf_counter()
-        # Steps and seconds since the first metrics: it may have gone on from a checkpoint.
+        # Steps, seconds and images since the first metrics: it may have gone on from a checkpoint.
         self._first: int | None = None
         self._last = 0
         self._training = 0.0
+        self._images = 0.0
         # Images looked at in this evaluation, its beginning, and the seconds of the last one.
         self._seen = 0
         self._since = 0.0
@@ -161,6 +165,7 @@ class TrainingBar:
             self._first = metrics.step
         else:
             self._training += metrics.seconds
+            self._images += metrics.seconds * metrics.images_per_second
         self._last = metrics.step
         if self._seen:
             self._testing, self._seen = perf_counter() - self._since, 0
@@ -195,12 +200,17 @@ class TrainingBar:
         done = self._last - (self._first or 0)
         if done == 0:
             return None
-        a_step = self._training / done
-        evaluations = self._epochs - self._last * self._epochs // self._steps
+        left = (self._steps - self._last) * self._training / done
         # Until one has been seen: an evaluation has a forward pass where training has three.
-        guess = a_step * self._tested * self._epochs / (3 * self._steps)
-        each = guess if self._testing is None else self._testing
-        return (self._steps - self._last) * a_step + evaluations * each
+        guess = self._tested * self._training / (3 * self._images)
+        return left + self._evaluations() * (guess if self._testing is None else self._testing)
+
+    def _evaluations(self) -> int:
+        """How many evaluations are still to come."""
+        epoch = self._last * self._epochs // self._steps
+        if epoch >= self._epochs:
+            return 0
+        return ceil(self._epochs / self._evaluate_every) - epoch // self._evaluate_every
 
     def _show(self, state: str) -> None:
         if self._live is None or self._task is None:

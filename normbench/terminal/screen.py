@@ -43,8 +43,6 @@ PLAIN_WIDTH = 120
 WIDE = 100
 """The width from which a terminal's bar shows everything."""
 
-_NO_LINKS = getattr(os, "O_NOFOLLOW", 0)
-
 
 class _Lasting:
     """A stream to write to, whose failures are kept from whoever has something to say.
@@ -118,10 +116,11 @@ class Screen:
     @contextmanager
     def logged(self, *paths: Path) -> Iterator[None]:
         """Within it, all lines go to the end of files too, as far as they can be written."""
+        # A link that somebody put there must not have us write elsewhere.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
         for path in paths:
             with suppress(OSError):
-                # A link that somebody put there must not have us write elsewhere.
-                handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | _NO_LINKS, 0o666)
+                handle = os.open(path, flags, 0o666)
                 self._logs.append(open(handle, "a", encoding="utf-8", buffering=1))  # noqa: PTH123, SIM115
         try:
             yield
@@ -158,7 +157,9 @@ class Screen:
 
     def ansi(self, text: str) -> None:
         """Prints one line that brings its own colours."""
-        self.console.print(Text.from_ansi(text), soft_wrap=True)
+        line = Text.from_ansi(text)
+        self.log(line.plain)
+        self.console.print(line, soft_wrap=True)
 
     def table(
         self,
@@ -168,7 +169,11 @@ class Screen:
         droppable: Sequence[str] | None = None,
     ) -> None:
         """Prints a table, see :func:`normbench.terminal.tables.laid_out`."""
-        self.console.print(laid_out(title, columns, rows, droppable, self.console.width))
+        rows, width = list(rows), self.console.width
+        self.console.print(laid_out(title, columns, rows, droppable, width))
+        if self._logs:
+            width = max(PLAIN_WIDTH, width)
+            self.log(_plain(laid_out(title, columns, rows, droppable, width), width))
 
     @contextmanager
     def watching(self, table: Callable[[], Shown], *, live: bool) -> Iterator[None]:
@@ -188,19 +193,20 @@ class Screen:
 
     @contextmanager
     def training(
-        self, label: str, *, steps: int, epochs: int, tested: int = 0
+        self, label: str, *, steps: int, epochs: int, tested: int = 0, evaluate_every: int = 1
     ) -> Iterator[TrainingBar]:
         """Shows the progress of ``steps`` steps in ``epochs`` epochs.
 
         Several may be shown at once, from several threads: their bars stand below one another, and
         below them that of the sweep, if there is one. ``tested`` is how many images an evaluation
-        looks at.
+        looks at, and ``evaluate_every`` how many epochs lie between two.
         """
         bar = TrainingBar(
             label,
             steps,
             epochs,
             tested,
+            evaluate_every,
             wide=lambda: self.console.width >= WIDE,
             say=self.line,
             moved=self.show_overall,
@@ -269,3 +275,11 @@ class Screen:
         ]
         with Progress(*columns, console=self.console, expand=True, transient=True) as progress:
             yield WorkBar(progress, progress.add_task(label, total=0))
+
+
+def _plain(shown: RenderableType, width: int) -> str:
+    """The lines of what is shown, in ``width`` characters and without colours."""
+    paper = StringIO()
+    Console(file=paper, width=width, force_terminal=False, color_system=None).print(shown)
+    lines = (line.rstrip() for line in paper.getvalue().splitlines())
+    return "\n".join(line for line in lines if line)

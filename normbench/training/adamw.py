@@ -1,6 +1,6 @@
 """Adam with decoupled weight decay."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -69,23 +69,6 @@ class AdamW(Optimizer):
             eps=self.eps,
             amsgrad=False,
             maximize=False,
-        )
-
-    def _like(
-        self,
-        parameters: Sequence[nn.Parameter],
-        decays: Sequence[Sequence[float]],
-        replicas: int,
-        before_step: Sequence[Callable[[], None]],
-    ) -> "AdamW":
-        return AdamW(
-            parameters,
-            decays,
-            beta1=self.beta1,
-            beta2=self.beta2,
-            eps=self.eps,
-            replicas=replicas,
-            before_step=before_step,
         )
 
 

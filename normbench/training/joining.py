@@ -101,10 +101,10 @@ def join(modules: Sequence[nn.Module], path: str = "", seen: Any = None) -> nn.M
     return joined
 
 
-def share(module: nn.Module, kept: Sequence[int], replicas: int, seen: Any = None) -> nn.Module:
-    """The share of the replicas ``kept`` in one layer, or in one part, of a stack of ``replicas``.
+def share(module: nn.Module, replica: int, replicas: int, seen: Any = None) -> nn.Module:
+    """The share of ``replica`` in one layer, or in one part, of a stack of ``replicas``.
 
-    It has tensors of its own. Of a single replica it is an ordinary layer again.
+    It is an ordinary layer again, with tensors of its own.
     """
     seen = {} if seen is None else seen
     if id(module) in seen:
@@ -115,20 +115,14 @@ def share(module: nn.Module, kept: Sequence[int], replicas: int, seen: Any = Non
     counts = _counts(solo)
     if counts is not None:
         for name, tensor in tensors_of(module).items():
-            rows = tensor.chunk(replicas) if tensor.dim() else [tensor] * replicas
-            _set_tensor(part, name, [rows[replica] for replica in kept], seen, like=tensor)
+            own = tensor.chunk(replicas)[replica] if tensor.dim() else tensor
+            _set_tensor(part, name, [own], seen, like=tensor)
         for count in counts:
-            setattr(part, count, getattr(module, count) // replicas * len(kept))
+            setattr(part, count, getattr(module, count) // replicas)
+        part.__class__ = solo
     for name, child in children_of(module).items():
-        part._modules[name] = share(child, kept, replicas, seen)
+        part._modules[name] = share(child, replica, replicas, seen)
     return part
-
-
-def as_solo(module: nn.Module) -> nn.Module:
-    """Gives the layers of a stack of one the classes they have in a network."""
-    for layer in module.modules():
-        layer.__class__ = _SWAPPED_BACK.get(type(layer), type(layer))
-    return module
 
 
 def _shell(module: nn.Module) -> nn.Module:

@@ -76,11 +76,9 @@ def train(
     networks = networks_of(model) if networks is None else networks
     total = epochs * training.steps
     model.train()
-    smoothing = optims[0].label_smoothing
     at_share = share_hooks(model)
     draw_for = seed_dropout(model, training.seeds)
-    eager = partial(training_step, model, optimizer, label_smoothing=smoothing, autocast=autocast)
-    train_on = step_function(model, training, optimizer, optims[0], autocast=autocast)
+    eager, train_on = step_functions(model, training, optimizer, optims[0], autocast=autocast)
     batches = training.batches(progress.step)
     while True:
         if progress.due:
@@ -113,8 +111,8 @@ def _evaluated(
 ) -> Metrics:
     """``metrics`` with an evaluation on ``split``."""
     start = perf_counter()
-    held = evaluate(networks, split, autocast=autocast, check=check)
-    return replace(metrics, evaluation=held, evaluation_seconds=perf_counter() - start)
+    evaluation = evaluate(networks, split, autocast=autocast, check=check)
+    return replace(metrics, evaluation=evaluation, evaluation_seconds=perf_counter() - start)
 
 
 def _diagnosed(
@@ -130,15 +128,16 @@ def _diagnosed(
     return logits, diagnosis.values
 
 
-def step_function(
+def step_functions(
     model: nn.Module,
     training: Batches,
     optimizer: Optimizer,
     optim: OptimConfig,
     *,
     autocast: bool = False,
-) -> TrainingStep:
-    """What trains one step as fast as the device can: on a GPU, recorded and replayed."""
+) -> tuple[Callable[..., Tensor], TrainingStep]:
+    """What trains one step, see :func:`training_step`, and what does so as fast as the device can:
+    on a GPU, recorded and replayed."""
     eager = partial(
         training_step,
         model,
@@ -147,7 +146,7 @@ def step_function(
         autocast=autocast,
     )
     on_cuda = training.split.pixels.device.type == "cuda"
-    return CapturedStep(eager, forget=optimizer.forget) if on_cuda else eager
+    return eager, CapturedStep(eager, forget=optimizer.forget) if on_cuda else eager
 
 
 def training_step(

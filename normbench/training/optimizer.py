@@ -3,12 +3,10 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-
-from normbench.norms.parts import update_hooks
 
 
 class Optimizer(ABC):
@@ -60,16 +58,6 @@ class Optimizer(ABC):
     @abstractmethod
     def _update(self, span: "_Span", decay: float, members: list[int], above: list[Tensor]) -> None:
         """Updates those weights of ``span`` that ``members`` says, by their gradients."""
-
-    @abstractmethod
-    def _like(
-        self,
-        parameters: Sequence[nn.Parameter],
-        decays: Sequence[Sequence[float]],
-        replicas: int,
-        before_step: Sequence[Callable[[], None]],
-    ) -> Self:
-        """An optimizer of other parameters with the same settings."""
 
     @property
     def lr(self) -> float | Sequence[float]:
@@ -129,27 +117,6 @@ class Optimizer(ABC):
             raise ValueError("the optimizer's state is that of other parameters")
         for mine, other in pairs:
             mine.copy_(other)
-
-    def without(self, replica: int, rest_of_stack: nn.Module) -> Self:
-        """The optimizer of all replicas but one.
-
-        Args:
-            replica: which, from 0.
-            rest_of_stack: the stack without it.
-        """
-        kept = [k for k in range(self.replicas) if k != replica]
-        decays = [[decay[k] for k in kept] for decay in self._decays]
-        parameters = list(rest_of_stack.parameters())
-        rest = self._like(parameters, decays, len(kept), update_hooks(rest_of_stack))
-        rest.restore({name: self._share(value, kept) for name, value in self.state().items()})
-        lr = self._lr
-        rest.lr = lr if isinstance(lr, float) else [lr[k] for k in kept]
-        return rest
-
-    def _share(self, value: Tensor, kept: Sequence[int]) -> Tensor:
-        """The rows of the replicas ``kept``; a single number is all replicas'."""
-        rows = value.chunk(self.replicas) if value.dim() else ()
-        return torch.cat([rows[k] for k in kept]) if rows else value
 
     def _starts(self, rates: Sequence[float]) -> list[int]:
         """Where replicas start that differ from the ones before in rate or decay."""

@@ -174,6 +174,8 @@ def reestimate(
 ) -> None:
     """Sets the running statistics to μ = E[μ_B] and σ² = E[σ²_B + μ_B²] - μ².
 
+    The means are over all calls of a layer: several a batch where it stands in several places.
+
     Modes and settings of the layers change, see :func:`restoring`.
 
     With a momentum of 1 a layer leaves each batch's own statistics behind: they cost no pass of
@@ -181,6 +183,7 @@ def reestimate(
     """
     layers = batch_norms(network)
     sums = {layer: torch.zeros(2, layer.channels, dtype=torch.float64) for layer in layers}
+    calls = dict.fromkeys(layers, 0)
 
     def add(layer: nn.Module, inputs: tuple[Tensor, ...], _: Tensor) -> None:
         assert isinstance(layer, BatchNorm)
@@ -188,24 +191,25 @@ def reestimate(
         mean, var = layer.running_mean.double(), layer.running_var.double()
         biased = var * ((count - layer.correction) / count)
         sums[layer] += torch.stack([mean, biased + mean**2]).cpu()
+        calls[layer] += 1
 
     _use_batches(network, None)
     for layer in layers:
         layer.momentum = 1.0
         layer.running_mean.zero_()  # what is no number stays none, whatever is averaged with it
         layer.running_var.fill_(1.0)
-    count = 0
     hooks: list[Any] = [layer.register_forward_hook(add) for layer in layers]
     try:
         for images, _ in islice(batches.epoch(epoch), max(1, IMAGES // batches.batch)):
             check()
             with torch.autocast(images.device.type, torch.bfloat16, enabled=autocast):
                 network(images)
-            count += 1
     finally:
         for hook in hooks:
             hook.remove()
     for layer, total in sums.items():
-        mean, square = total / count
+        if calls[layer] == 0:
+            continue
+        mean, square = total / calls[layer]
         layer.running_mean.copy_(mean)
         layer.running_var.copy_(square - mean**2)

@@ -32,14 +32,6 @@ class Evaluation:
     accuracy: list[float]
     correct: Tensor | None = field(default=None, compare=False, repr=False)
 
-    def of(self, replicas: Sequence[int]) -> "Evaluation":
-        """That of some of the replicas."""
-        return Evaluation(
-            [self.loss[k] for k in replicas],
-            [self.accuracy[k] for k in replicas],
-            None if self.correct is None else self.correct[list(replicas)],
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
@@ -210,33 +202,17 @@ class Progress:
         self._logits, self._labels = [], []
         self._start = perf_counter()
 
-    def without(self, replica: int, training: Batches) -> "Progress":
-        """The same progress of all replicas but one, whose batches are ``training``."""
-        kept = [k for k in range(len(self.diverged)) if k != replica]
-        rest = Progress(training, self._label_smoothing)
-        rest.step, rest.recorded = self.step, self.recorded
-        rest.diverged = [self.diverged[k] for k in kept]
-        if self.evaluation is not None:
-            rest.evaluation = self.evaluation.of(kept)
-        rest.diagnosis = {name: [v[k] for k in kept] for name, v in self.diagnosis.items()}
-        rest._loss, rest._hits = self._loss[kept], self._hits[kept]
-        rest._read = rest._loss, rest._hits
-        rest._logits = [logits[:, kept] for logits in self._logits]
-        rest._labels = [labels[:, kept] for labels in self._labels]
-        rest._start = self._start
-        return rest
-
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All of it, as tensors and as what JSON can hold."""
         tensors = {"loss": self._loss, "hits": self._hits}
         if self._logits:
             tensors |= {"logits": torch.stack(self._logits), "labels": torch.stack(self._labels)}
-        held = self.evaluation
+        evaluation = self.evaluation
         values = {
             "step": self.step,
             "recorded": self.recorded,
             "diverged": self.diverged,
-            "evaluation": held and {"loss": held.loss, "accuracy": held.accuracy},
+            "evaluation": evaluation and {"loss": evaluation.loss, "accuracy": evaluation.accuracy},
             "diagnosis": self.diagnosis,
             "seconds": perf_counter() - self._start,
         }
@@ -258,8 +234,8 @@ class Progress:
             raise ValueError("the progress is that of another training")
         self.step, self.recorded = values["step"], values["recorded"]
         self.diverged = list(values["diverged"])
-        held = values["evaluation"]
-        self.evaluation = None if held is None else Evaluation(**held)
+        evaluation = values["evaluation"]
+        self.evaluation = None if evaluation is None else Evaluation(**evaluation)
         self.diagnosis = dict(values["diagnosis"])
         self._loss, self._hits = tensors["loss"], tensors["hits"]
         device = self._training.split.pixels.device

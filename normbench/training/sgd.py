@@ -1,6 +1,6 @@
 """Stochastic gradient descent with momentum."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -48,20 +48,4 @@ class SGD(Optimizer):
             nesterov=self.nesterov,
             maximize=False,
             is_first_step=False,
-        )
-
-    def _like(
-        self,
-        parameters: Sequence[nn.Parameter],
-        decays: Sequence[Sequence[float]],
-        replicas: int,
-        before_step: Sequence[Callable[[], None]],
-    ) -> "SGD":
-        return SGD(
-            parameters,
-            decays,
-            momentum=self.momentum,
-            nesterov=self.nesterov,
-            replicas=replicas,
-            before_step=before_step,
         )

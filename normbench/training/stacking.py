@@ -28,10 +28,10 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from normbench.training.alike import StackError, check_alike
-from normbench.training.joining import as_solo, join, share
+from normbench.training.joining import join, share
 from normbench.training.proof import prove
 
-__all__ = ["Stack", "StackError", "stack", "unstack", "without"]
+__all__ = ["Stack", "StackError", "stack", "unstack"]
 
 
 class Stack(nn.Module):
@@ -92,19 +92,4 @@ def stack(
 def unstack(stacked: Stack) -> list[nn.Module]:
     """Turns a stack back into K ordinary networks with tensors of their own."""
     k = stacked.replicas
-    return [as_solo(share(stacked.network, [replica], k)) for replica in range(k)]
-
-
-def without(stacked: Stack, replica: int) -> Stack:
-    """The stack of all replicas but one, with tensors of its own.
-
-    In float64 the others go on as they would have with it. In float32 a kernel may sum in another
-    order for another number of channels.
-
-    Raises:
-        StackError: there is no such replica, or it is the only one.
-    """
-    kept = [k for k in range(stacked.replicas) if k != replica]
-    if len(kept) != stacked.replicas - 1 or not kept:
-        raise StackError(f"replica {replica} cannot be taken out of a stack of {stacked.replicas}")
-    return Stack(share(stacked.network, kept, stacked.replicas), len(kept))
+    return [share(stacked.network, replica, k) for replica in range(k)]

@@ -305,7 +305,7 @@ def test_processes_on_one_machine_share_its_threads(
         pytest.importorskip(f"hydra_plugins.hydra_{launcher.partition('_')[0]}_launcher")
     recorder = Recorder()
     monkeypatch.setattr(Plugins, "instantiate_launcher", lambda *_, **__: recorder)
-    monkeypatch.setattr(grid, "_cores", lambda: 8)
+    monkeypatch.setattr(grid, "cores", lambda: 8)
     cell = [each for each in tiny if not each.startswith("threads=")]
     line = [*cell, "batch=2,4,6,8", f"hydra/launcher={launcher}"]
 

@@ -113,6 +113,25 @@ def test_spoiled_statistics_are_found_and_what_is_given_back_mends_them(
     assert diagnose(network, SPLITS.train, SPLITS.test, batch=24).advice == []
 
 
+def test_a_layer_used_twice_stays_one_layer() -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        norm = nn.BatchNorm2d(4)
+        network = nn.Sequential(
+            nn.Conv2d(3, 4, 3), norm, nn.ReLU(), nn.Sequential(nn.Conv2d(4, 4, 1), norm), nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, CLASSES),
+        )  # fmt: skip
+    found = diagnose(trained(network), SPLITS.train, SPLITS.test, batch=24)
+
+    assert [layer.layer for layer in found.layers] == ["1"]
+    for statistic in ("running_mean", "running_var"):
+        one, other = (found.statistics[f"{place}.{statistic}"] for place in ("1", "3.1"))
+        assert torch.equal(one, other)
+        assert not torch.equal(one, network.state_dict()[f"1.{statistic}"])
+    network.load_state_dict(found.statistics, strict=False)
+    assert accuracy(network) == found.accuracies[1].accuracy
+
+
 def test_the_network_is_left_as_it_was() -> None:
     for network in (own(), torchs()):
         spoil(network, 2.0)

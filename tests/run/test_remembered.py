@@ -1,6 +1,7 @@
 """An arrangement is measured once a machine and case, and a foreign file changes nothing."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from platformdirs import user_cache_path
 from normbench.launch.compose import load_config
 from normbench.run.cell import Cell
 from normbench.run.placement import Arrangement, Pace
-from normbench.run.remembered import Case, case_of, recall, remember
+from normbench.run.remembered import Case, busy, case_of, recall, remember
+from normbench.store.environment import cores
 
 FOUND = Pace(Arrangement(lanes=1, size=4, threads=1), 0.002)
 
@@ -79,3 +81,21 @@ def test_what_a_busy_machine_told_is_kept_for_this_process_alone(tiny: list[str]
     assert recall(case(tiny)) == FOUND
     assert recall(case(tiny, seeds=5)) is None
     assert not (user_cache_path("normbench") / "arrangements").exists()
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "sched_setaffinity"), reason="the system keeps nobody to a core"
+)
+def test_a_machine_is_as_busy_as_the_cores_that_this_process_may_use(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    own = os.sched_getaffinity(0)
+    monkeypatch.setattr(os, "getloadavg", lambda: (1.6, 0.0, 0.0))
+    try:
+        os.sched_setaffinity(0, {min(own)})
+        assert cores() == 1
+        assert busy()
+    finally:
+        os.sched_setaffinity(0, own)
+    assert cores() == len(own)
+    assert busy() is (len(own) == 1)

@@ -482,6 +482,41 @@ def test_a_stack_killed_between_two_results_goes_on_though_others_were_asked_for
     assert list(Path(cut.runs).rglob("step-*")) == []
 
 
+@pytest.mark.parametrize(
+    ("sound", "wrong"),
+    [
+        (b'"seed": 0', b'"sfed": 0'),
+        (b'"seed": 1', b'"seed": 3'),
+        (b'"threads"', b'"Threads"'),
+        (b'"replicas"', b'"replicaz"'),
+    ],
+    ids=["first seed's name", "second seed", "threads' name", "replicas' name"],
+)
+def test_one_wrong_byte_in_the_newest_checkpoint_s_head_costs_a_step_and_no_more(
+    cell: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, sound: bytes, wrong: bytes
+) -> None:
+    overrides = ["norm=batch", "batch=4", "seeds=2", "stack=2"]
+    whole, cut = end_of(cell, *overrides), cell("cut", *overrides)
+    with monkeypatch.context() as patch:
+        patch.setattr(seeds, "train", cut_off_after(5))
+        with pytest.raises(CutOffError):
+            experiment.run(cut, quiet())
+    (place,) = (Path(cut.runs) / "cut").glob("*/seed-0")
+    newest, before = checkpoint.files(place)
+    content_of_newest = newest.read_bytes()
+    assert content_of_newest.count(sound) == 1
+    newest.write_bytes(content_of_newest.replace(sound, wrong))
+    step = checkpoint.read(before).values["progress"]["step"]
+    screen = quiet()
+
+    assert experiment.run(cut, screen).finished
+
+    said = screen.console.file.getvalue()  # type: ignore[attr-defined]
+    assert f"the one before it is used: {newest}: its SHA-256 does not match" in said
+    assert f"goes on after step {step}," in said
+    assert differences(whole, content(cut)) == []
+
+
 def test_damaged_checkpoints_are_named_and_never_a_reason_to_start_over(
     cell: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -494,9 +529,12 @@ def test_damaged_checkpoints_are_named_and_never_a_reason_to_start_over(
     for path in checkpoint.files(place):
         path.write_bytes(path.read_bytes()[:-1])
 
+    screen = quiet()
     with pytest.raises(UsageError, match=r"no checkpoint can be used \(step-.*SHA-256.*--fresh"):
-        experiment.run(config, quiet())
+        experiment.run(config, screen)
 
+    said = screen.console.file.getvalue()  # type: ignore[attr-defined]
+    assert "is used" not in said, "where none is"
     assert results.read_result(place) is None
     assert experiment.run(config, quiet(), fresh=True).finished
 

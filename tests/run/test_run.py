@@ -20,6 +20,7 @@ from normbench.config import Config
 from normbench.errors import UsageError
 from normbench.launch.compose import load_config
 from normbench.models import ModelConfig
+from normbench.models.inspection import memory_of_step
 from normbench.run import arranging, ending, seeds
 from normbench.run import run as experiment
 from normbench.run.cell import Cell
@@ -457,3 +458,53 @@ def test_a_run_says_how_long_it_will_take_before_it_trains(tiny: list[str]) -> N
     (said,) = [number for number, line in enumerate(lines) if "of training" in line]
 
     assert said < next(number for number, line in enumerate(lines) if "epoch 1/" in line)
+
+
+# ---- what a step holds in memory ----
+
+
+def test_what_a_step_holds_is_counted_once_a_cell(
+    tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[int] = []
+
+    def counting(*arguments: Any, **keywords: Any) -> int:
+        counted.append(memory_of_step(*arguments, **keywords))
+        return counted[-1]
+
+    monkeypatch.setattr(ending, "memory_of_step", counting)
+    monkeypatch.setattr(ending, "_MEMORY", {})
+    outcome = experiment.run(load_config([*tiny, "seeds=3", "stack=1"]), quiet())
+
+    assert [result.memory_bytes for result in outcome.results] == counted * 3
+    assert len(counted) == 1
+
+
+TOO_LARGE = """
+from torch import nn
+
+class Net(nn.Sequential):
+    def forward(self, x):
+        if len(x) == 6 and not x.any():  # the batch that is only looked at
+            raise {error}("cannot allocate memory")
+        return super().forward(x)
+
+def build(classes):
+    return Net(
+        nn.Conv2d(3, 4, 3, stride=4), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(),
+        nn.Linear(16, classes),
+    )
+"""
+
+
+@pytest.mark.parametrize("error", ["MemoryError", "RuntimeError"])
+def test_a_cell_whose_batch_does_not_fit_the_cpu_s_memory_still_has_its_result(
+    tiny: list[str], tmp_path: Path, error: str
+) -> None:
+    (tmp_path / "net.py").write_text(TOO_LARGE.format(error=error), encoding="utf-8")
+    every = [text for text in tiny if not text.startswith("model.")]
+    every += ["model=python", f"model.file={tmp_path}/net.py", "norm=batch", "batch=6"]
+    outcome = experiment.run(load_config(every), quiet())
+
+    assert outcome.finished
+    assert [result.memory_bytes for result in outcome.results] == [None]

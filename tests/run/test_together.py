@@ -104,6 +104,47 @@ def test_a_cell_asked_for_alone_goes_on_with_the_stack_that_it_began(
     assert all(not checkpoint.files(Cell.of(each).seed_folder(0)) for each in cut)
 
 
+@pytest.mark.parametrize(("sound", "wrong"), [(b'"seed": 0', b'"sfed": 0'), (b'"cell"', b'"well"')])
+def test_one_wrong_byte_in_the_checkpoint_of_a_cell_beside_costs_a_step_and_no_more(
+    tiny: list[str], monkeypatch: pytest.MonkeyPatch, sound: bytes, wrong: bytes
+) -> None:
+    cut = configs(tiny, "name=cut")
+    with monkeypatch.context() as patch:
+        patch.setattr(seeds, "train", cut_off_after(3))
+        with pytest.raises(CutOffError):
+            run_together(cut, quiet())
+    newest, _ = checkpoint.files(Cell.of(cut[0]).seed_folder(0))
+    newest.write_bytes(newest.read_bytes().replace(sound, wrong))
+    assert run(cut[1], quiet()).finished
+
+    results = [read_result(Cell.of(each).seed_folder(0)) for each in cut]
+    assert [result is not None and result.stacked for result in results] == [3, 3, 3]
+
+
+def test_a_cell_trained_afresh_leaves_the_stack_of_the_cells_beside_as_it_is(
+    tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, cut = configs(tiny, "name=whole"), configs(tiny, "name=cut")
+    run_together(whole, quiet())
+    with monkeypatch.context() as patch:
+        patch.setattr(seeds, "train", cut_off_after(3))
+        with pytest.raises(CutOffError):
+            run_together(cut, quiet())
+    screen = quiet()
+
+    assert run(cut[1], screen, fresh=True).finished
+
+    assert "goes on after" not in screen.console.file.getvalue()  # type: ignore[attr-defined]
+    result = read_result(Cell.of(cut[1]).seed_folder(0))
+    assert result is not None
+    assert result.stacked == 1
+    mine = content(cut[1])
+    assert run(cut[0], quiet()).finished
+    assert content(cut[1]) == mine
+    for place in (0, 2):
+        assert differences(content(whole[place]), content(cut[place])) == []
+
+
 def test_a_checkpoint_that_names_other_rates_than_its_cells_have_is_not_used(
     tiny: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,11 +12,15 @@ from matplotlib.image import imread
 from rich.console import Console
 
 from normbench.errors import UsageError
+from normbench.files import write_json
 from normbench.launch.compose import load_config
 from normbench.norms import NORMS
-from normbench.run.views import show_layers
+from normbench.run.views import check_curves, show_layers, show_runs
+from normbench.store.results import failure, write_result
 from normbench.terminal.catalog import shared_with_first, show_norms
 from normbench.terminal.screen import Screen
+from tests.conftest import files_below
+from tests.report_helpers import write_cell
 
 
 def screen() -> tuple[Screen, io.StringIO]:
@@ -139,6 +143,49 @@ def test_cardinality_divides_the_cost_of_a_3x3_convolution() -> None:
 
     assert int(plain[2].replace(",", "")) == 4 * int(grouped[2].replace(",", ""))
     assert float(plain[3]) == pytest.approx(4 * float(grouped[3]), rel=0.01)
+
+
+# ---- normbench runs, normbench tensorboard ----
+
+
+def test_a_seed_that_failed_before_its_first_step_is_counted(tmp_path: Path) -> None:
+    cell = write_cell(tmp_path / "x", "group", 2, [0.5, 0.6])
+    for seed in (2, 3):
+        write_result(cell / f"seed-{seed}", failure(seed, RuntimeError("no memory")))
+    lost = tmp_path / "x" / "batch-b2-00000000"
+    write_result(lost / "seed-0", failure(0, RuntimeError("no memory")))
+    begun = tmp_path / "x" / "layer-b2-00000000" / "seed-0"
+    begun.mkdir(parents=True)
+    (begun / "metrics.jsonl").touch()
+    shown, file = screen()
+    show_runs(shown, tmp_path)
+
+    said = [re.split(r" {2,}", line.strip()) for line in file.getvalue().splitlines()]
+    assert [row(said, f"x/{folder.name}")[1:3] for folder in (cell, lost, begun.parent)] == [
+        ["4/4", "failed"],
+        ["1/1", "failed"],
+        ["0/1", "interrupted"],
+    ]
+
+
+@pytest.mark.parametrize("rebuild", [False, True])
+def test_the_curves_of_a_failed_seed_which_may_be_training_again_are_left_alone(
+    tmp_path: Path, rebuild: bool
+) -> None:
+    cell = write_cell(tmp_path, "group", 2, [0.5, 0.6])
+    for seed in (0, 1):
+        write_json(cell / f"seed-{seed}" / "hparams.json", {"time": 1000.0, "values": {}})
+    write_result(cell / "seed-1", failure(1, RuntimeError("no memory")))
+    write_result(cell / "seed-2", failure(2, RuntimeError("no memory")))
+    before = files_below(cell / "seed-1")
+    shown, file = screen()
+    check_curves(shown, tmp_path, rebuild=rebuild)
+
+    assert files_below(cell / "seed-1") == before
+    assert bool(list((cell / "seed-0").glob("events*"))) is rebuild
+    assert ("seed-0" in file.getvalue()) is not rebuild
+    assert "seed-1" not in file.getvalue()
+    assert "seed-2" not in file.getvalue()
 
 
 # ---- normbench norms ----

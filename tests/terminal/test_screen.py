@@ -191,16 +191,33 @@ def test_an_evaluation_is_counted() -> None:
 def test_the_time_left_has_the_evaluations_in_it() -> None:
     """Ten steps of a second each and four evaluations, of which the first takes ten seconds."""
     shown, _ = screen(120, terminal=True)
+    metrics = replace(METRICS, images_per_second=10.0)
     with shown.training("seed 0", steps=40, epochs=4, tested=600) as bar:
-        bar.update(replace(METRICS, step=8))
+        bar.update(replace(metrics, step=8))
         assert bar_at(shown)[0][1] == "-:-- left", "nothing is known yet"
-        bar.update(replace(METRICS, step=9))
-        assert bar.left == pytest.approx(31 + 4 * 20)  # 600 images cost a third of 600·4/40 steps
+        bar.update(replace(metrics, step=9))
+        assert bar.left == pytest.approx(31 + 4 * 20)  # 600 images cost a third of 60 steps of 10
         bar.tested(600)
         bar._since -= 10
         bar.update(replace(AT_END, step=10))
         assert bar.left == pytest.approx(30 + 3 * 10, abs=0.5)
         assert bar_at(shown)[0][1] == "1:00 left"
+
+
+@pytest.mark.parametrize(
+    ("epochs", "left"), [(1, 4), (2, 4), (3, 3), (5, 3), (6, 2), (8, 2), (9, 1), (10, 0)]
+)
+def test_the_time_left_has_those_evaluations_in_it_that_are_still_to_come(
+    epochs: int, left: int
+) -> None:
+    """Of ten epochs the third, sixth, ninth and last are evaluated, in ten seconds each."""
+    shown, _ = screen(120, terminal=True)
+    with shown.training("seed 0", steps=100, epochs=10, tested=600, evaluate_every=3) as bar:
+        bar.update(replace(METRICS, step=10 * epochs - 1))
+        bar.tested(600)
+        bar._since -= 10
+        bar.update(replace(METRICS, step=10 * epochs))
+        assert bar.left == pytest.approx(100 - 10 * epochs + 10 * left, abs=0.5)
 
 
 def test_a_training_that_goes_on_knows_nothing_of_the_time_before() -> None:
@@ -388,6 +405,27 @@ def test_what_is_said_is_in_the_log_with_the_time(tmp_path: Path) -> None:
         "again",
     ]
     assert all(re.match(r"\d{4}-\d\d-\d\d ", line) for line in lines)
+
+
+@pytest.mark.parametrize("columns", [20, 200])
+def test_a_table_is_in_the_log_whole_however_narrow_the_terminal(
+    tmp_path: Path, columns: int
+) -> None:
+    (shown, _), path = screen(columns, terminal=True), tmp_path / "log.txt"
+    with shown.logged(path):
+        rows = ((f"seed {seed}", "98.76%", "1.2345") for seed in (0, 1))
+        shown.table("Title", ("", "accuracy", "loss"), rows)
+        shown.ansi("\x1b[1mbold\x1b[0m")
+
+    lines = [line.split("  ", 1)[1] for line in path.read_text(encoding="utf-8").splitlines()]
+    assert [line.split() for line in lines if "─" not in line] == [
+        ["Title"],
+        ["accuracy", "loss"],
+        ["seed", "0", "98.76%", "1.2345"],
+        ["seed", "1", "98.76%", "1.2345"],
+        ["bold"],
+    ]
+    assert "\x1b" not in path.read_text(encoding="utf-8")
 
 
 def test_a_log_without_a_screen_shows_nothing(

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from normbench.errors import UsageError
 from normbench.models.resnet import ResNetConfig
 from normbench.norms.group import GroupNormConfig
-from normbench.training.adamw import AdamW, AdamWConfig
+from normbench.training.adamw import AdamWConfig
 from normbench.training.loop import norm_parameters
 from normbench.training.optim import OPTIMS, Scaling, SGDConfig, build_stacked, stacked_rates
-from normbench.training.stacking import stack, unstack, without
+from normbench.training.stacking import stack, unstack
 
 
 def resnet(seed: int = 0) -> nn.Module:
@@ -142,25 +142,6 @@ def test_a_state_of_other_parameters_is_refused() -> None:
         optimizer.restore(AdamWConfig().build(nn.Linear(4, 2), []).state())
     with pytest.raises(KeyError):
         optimizer.restore(SGDConfig().build(nn.Linear(3, 2), []).state())
-
-
-def test_without_a_replica_the_others_go_on() -> None:
-    stacked = stack([nn.Linear(3, 2) for _ in CONFIGS])
-    optimizer = build_stacked(CONFIGS, stacked, [])
-    optimizer.lr = [0.01, 0.02, 0.03, 0.04]
-    for parameter in stacked.parameters():
-        parameter.grad = torch.ones_like(parameter)
-    optimizer.step()
-    kept = without(stacked, 1)
-    rest = optimizer.without(1, kept)
-    assert isinstance(rest, AdamW)
-    for each in (optimizer, rest):
-        for parameter in each.parameters:
-            parameter.grad = torch.ones_like(parameter)
-        each.step()
-    expected = [part for k, part in enumerate(unstack(stacked)) if k != 1]
-    for mine, theirs in zip(unstack(kept), expected, strict=True):
-        assert all(map(torch.equal, mine.parameters(), theirs.parameters()))
 
 
 def test_it_is_chosen_by_name_and_has_defaults_of_its_own() -> None:

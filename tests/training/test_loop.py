@@ -427,10 +427,6 @@ def test_evaluation_of_replicas_is_the_evaluation_of_each() -> None:
     assert together.correct is not None
     assert together.correct.tolist() == right.tolist()
     assert together.accuracy == (right.double().mean(1)).tolist()
-    some = together.of([2, 0])
-    assert (some.loss, some.accuracy) == (together.loss[::-2], together.accuracy[::-2])
-    assert some.correct is not None
-    assert some.correct.tolist() == right[[2, 0]].tolist()
 
 
 @pytest.mark.parametrize("norm", [BatchNormConfig(), GroupNormConfig()], ids=lambda n: n.name)

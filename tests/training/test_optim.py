@@ -27,7 +27,7 @@ from normbench.training.optim import (
     build_stacked,
     stacked_rates,
 )
-from normbench.training.stacking import stack, unstack, without
+from normbench.training.stacking import stack, unstack
 
 
 def rates(config: SGDConfig, steps: int, batch: int = 32) -> list[float]:
@@ -437,35 +437,6 @@ def test_rates_that_become_equal_and_part_again_are_each_replica_s_own() -> None
         velocity = 0.5 * velocity + 1.0
         moved -= torch.tensor(rate).expand(2)[:, None] * velocity
     torch.testing.assert_close(weight.detach(), before + moved)
-
-
-@pytest.mark.parametrize("replica", range(4))
-def test_without_a_replica_the_others_keep_rate_decay_and_velocity(replica: int) -> None:
-    configs = stacked_configs()
-    stacked = stack([nn.Linear(3, 2) for _ in configs])
-    optimizer = build_stacked(configs, stacked, [])
-    rest = kept = None
-    for step in range(6):
-        if step == 3:
-            kept = without(stacked, replica)
-            rest = optimizer.without(replica, kept)
-        rates = stacked_rates(configs, step, 6, 32)
-        assert isinstance(rates, list)
-        optimizer.lr = rates
-        above = gradients(step, [p.shape for p in stacked.parameters()], torch.float32)
-        for parameter, gradient in zip(stacked.parameters(), above, strict=True):
-            parameter.grad = gradient.clone()
-        optimizer.step()
-        if rest is not None:
-            rest.lr = rates[:replica] + rates[replica + 1 :]
-            for parameter, gradient in zip(rest.parameters, above, strict=True):
-                rows = gradient.chunk(4)
-                parameter.grad = torch.cat([*rows[:replica], *rows[replica + 1 :]])
-            rest.step()
-    assert kept is not None
-    expected = [part for k, part in enumerate(unstack(stacked)) if k != replica]
-    for mine, theirs in zip(unstack(kept), expected, strict=True):
-        assert all(map(torch.equal, mine.parameters(), theirs.parameters()))
 
 
 def test_a_number_of_rates_that_is_not_that_of_the_replicas_is_an_error() -> None:

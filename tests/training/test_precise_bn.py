@@ -17,7 +17,7 @@ from normbench.norms.batch import BatchNorm, BatchNormConfig
 from normbench.norms.group import GroupNormConfig
 from normbench.norms.parts import share_hooks
 from normbench.training.loop import evaluate
-from normbench.training.precise_bn import decompose
+from normbench.training.precise_bn import decompose, reestimate
 from tests.norm_checks import default
 
 CLASSES = 3
@@ -116,6 +116,29 @@ def test_reestimated_statistics_are_those_of_the_training_images() -> None:
     torch.testing.assert_close(mean, expected_mean := largest.running_mean, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(var, largest.running_var, rtol=1e-4, atol=1e-5)
     assert expected_mean.abs().max() > 0
+
+
+def test_a_layer_used_twice_gets_the_statistics_of_all_its_calls() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.unused = BatchNorm(3, act=False), BatchNorm(3, act=False)
+            self.seen: list[Tensor] = []
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.seen += [x, 5 * self.norm(x) + 7]
+            y: Tensor = self.norm(self.seen[-1])
+            return y
+
+    model = Shared()
+    batches = Batches(SPLITS.train, seeds=[0], batch=40, flip=False)  # three
+    reestimate(model, batches, 0)
+
+    assert len(model.seen) == 6
+    var, mean = torch.var_mean(torch.cat(model.seen), (0, 2, 3), correction=0)
+    torch.testing.assert_close(model.norm.running_mean, mean, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model.norm.running_var, var, rtol=1e-4, atol=1e-5)
+    assert torch.equal(model.unused.running_var, torch.ones(3))
 
 
 def test_the_network_is_left_as_it_was() -> None:

@@ -16,15 +16,15 @@ from normbench.data.synthetic import draw
 from normbench.models import MODELS
 from normbench.models.foreign import ForeignConfig
 from normbench.training.loop import norm_parameters, train, training_step
-from normbench.training.optim import SGDConfig, build_stacked, stacked_rates
-from normbench.training.progress import Metrics, Progress
-from normbench.training.stacking import Stack, StackError, without
+from normbench.training.optim import SGDConfig
+from normbench.training.stacking import Stack, StackError
 
 CPU = torch.device("cpu")
 OPTIM = SGDConfig(lr=0.2, weight_decay=5e-4)
 
 
-def small(limit: int) -> Split:
+@pytest.fixture(scope="module")
+def images() -> Split:
     """The first of the built-in images, of which every other pixel is left out."""
     whole = draw()
     halved = replace(
@@ -32,17 +32,7 @@ def small(limit: int) -> Split:
         train_images=whole.train_images[:, :, ::2, ::2],
         test_images=whole.test_images[:, :, ::2, ::2],
     )
-    return split(halved, DATA["synthetic"](source="synthetic", limit=limit), CPU).train
-
-
-@pytest.fixture(scope="module")
-def images() -> Split:
-    return small(400)
-
-
-@pytest.fixture(scope="module")
-def few() -> Split:
-    return small(48)
+    return split(halved, DATA["synthetic"](source="synthetic", limit=400), CPU).train
 
 
 OWN = sorted(name for name, cls in MODELS.items() if not issubclass(cls, ForeignConfig))
@@ -102,71 +92,12 @@ def test_one_float32_step_in_a_stack_equals_the_solo_step(images: Split, norm: s
         assert largest_relative_difference(alone, together[seed]) < bound
 
 
-def dropped(
-    images: Split, norm: str, dtype: torch.dtype, replica: int | None
-) -> tuple[list[nn.Module], Metrics]:
-    """Four seeds trained for an epoch, one of them dropped in its midst; networks and metrics."""
-    seeds = [0, 1, 2, 3]
-    model: nn.Module = stack(narrow(seeds, norm), proven=True)
-    model = model.to(dtype).to(memory_format=torch.channels_last)
-    training = Batches(images, seeds=seeds, batch=4, flip=True, dtype=dtype)
-    configs = [SGDConfig(lr=0.2 / (1 + seed)) for seed in seeds]
-    optimizer = build_stacked(configs, model, norm_parameters(model))
-    progress, drop = Progress(training), 7 if replica is not None else None
-    batches = training.batches()
-    while progress.step < training.steps:
-        if progress.step == drop:
-            assert replica is not None
-            assert isinstance(model, Stack)
-            for each in (seeds, configs):
-                del each[replica]
-            model = without(model, replica).to(memory_format=torch.channels_last)
-            optimizer = optimizer.without(replica, model)
-            training = Batches(images, seeds=seeds, batch=4, flip=True, dtype=dtype)
-            progress = progress.without(replica, training)
-            batches = training.batches(progress.step)
-        pixels, labels = next(batches)
-        optimizer.lr = stacked_rates(configs, progress.step, training.steps, 4)
-        progress.add(training_step(model, optimizer, pixels, labels), labels)
-        if progress.step == 5:  # sums that are read, and steps that are not, when it is dropped
-            progress.record(progress.read(0.0))
-    assert isinstance(model, Stack)
-    return unstack(model), progress.read(0.0)
-
-
-@pytest.mark.parametrize(
-    ("norm", "replica"), [("group", 0), ("group", 3), *((norm, 1) for norm in sorted(NORMS))]
-)
-def test_when_a_replica_is_dropped_the_others_go_on_as_they_would_have(
-    few: Split, norm: str, replica: int
-) -> None:
-    whole, rest = (dropped(few, norm, torch.float64, each) for each in (None, replica))
-    kept = [k for k in range(4) if k != replica]
-    for place, k in enumerate(kept):
-        assert largest_relative_difference(whole[0][k], rest[0][place]) < 1e-10
-    assert rest[1].diverged == [None] * 3
-    for name in ("loss", "accuracy", "epoch_loss", "epoch_accuracy"):
-        mine, theirs = getattr(rest[1], name), getattr(whole[1], name)
-        assert mine == pytest.approx([theirs[k] for k in kept], rel=1e-10)
-    # The test would see a replica that got the rows of its neighbour.
-    others = [k for k in range(4) if k not in (replica, kept[0])]
-    assert all(largest_relative_difference(whole[0][k], rest[0][0]) > 1e-3 for k in others)
-
-
-def test_a_replica_that_is_not_there_or_the_only_one_cannot_be_dropped() -> None:
-    stacked = stack([nn.Linear(3, 2), nn.Linear(3, 2)])
-    with pytest.raises(StackError, match="replica 2 cannot be taken out of a stack of 2"):
-        without(stacked, 2)
-    with pytest.raises(StackError, match="replica 0 cannot be taken out of a stack of 1"):
-        without(without(stacked, 1), 0)
-
-
 def test_a_stack_keeps_the_modes_of_its_layers() -> None:
     models = [nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)) for _ in range(2)]
     for model in models:
         model[1].eval()
     stacked = stack(models)
-    for kept in (stacked, without(stacked, 0), *unstack(stacked)):
+    for kept in (stacked, *unstack(stacked)):
         modes = {type(m).__name__: m.training for m in kept.modules()}
         assert modes["BatchNorm2d"] is False
         assert modes["Conv2d"] is True
