@@ -6,8 +6,7 @@ from enum import Enum
 from typing import Any
 
 from normbench.errors import UsageError
-
-_NAMED_BY = {"norm": "name", "model": "name", "data": "source", "optim": "name"}
+from normbench.registry import NAMED_BY
 
 
 def defaults(group: str, name: str) -> dict[str, Any]:
@@ -50,13 +49,13 @@ def filled(settings: Mapping[str, Any]) -> dict[str, Any]:
     }
     groups = {
         group: {**defaults(group, str(settings[group].get(key, "sgd"))), **settings[group]}
-        for group, key in _NAMED_BY.items()
+        for group, key in NAMED_BY.items()
         if isinstance(settings.get(group), dict)
     }
     return {**known, **settings, **groups}
 
 
-def made(cls: Any, settings: dict[str, Any]) -> Any:
+def made(cls: Any, settings: Mapping[str, Any]) -> Any:
     """A configuration from records, which may be of another version.
 
     Raises:

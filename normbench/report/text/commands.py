@@ -1,9 +1,10 @@
 """The commands that make the cells of a comparison again."""
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
+from normbench.registry import as_override
 from normbench.report.compare.comparisons import Comparison
 from normbench.report.compare.recipes import NO_PART, norm_settings
 from normbench.report.read.cells import CellRun
@@ -19,7 +20,11 @@ def commands(comparison: Comparison) -> list[str]:
     """
     cells = [cell for cell in comparison.cells if cell.settings]
     threads = {cell.settings.get("threads") for cell in cells}
-    same = f" threads={_plain(threads.pop())}" if len(threads) == 1 and None not in threads else ""
+    same = (
+        f" threads={as_override(threads.pop())}"
+        if len(threads) == 1 and None not in threads
+        else ""
+    )
     tails = {_tail(cell) for cell in cells}
     pairs = {(cell.norm, cell.batch) for cell in cells}
     norms = list(dict.fromkeys(cell.norm for cell in cells))
@@ -51,7 +56,7 @@ def _tail(cell: CellRun) -> str:
     usual = {"precision": "float32"}
     for key, value in settings.items():
         if key not in skipped and not isinstance(value, dict) and usual.get(key) != value:
-            words.append(f"{key}={_plain(value)}")
+            words.append(f"{key}={as_override(value)}")
     seeds = [run.seed for run in cell.seeds]
     if seeds and seeds[0]:
         words.append(f"seed={seeds[0]}")
@@ -66,7 +71,7 @@ def _data(cell: CellRun) -> list[str]:
     if cell.data in _DATA_SOURCES:
         words = [f"data={cell.data}"]
     else:
-        words = ["data=images", f"data.name={_plain(cell.data)}"]
+        words = ["data=images", f"data.name={as_override(cell.data)}"]
     rest = {k: v for k, v in data.items() if k not in ("source", "name")}
     return words + _changed("data", rest, defaults("data", "images"))
 
@@ -78,18 +83,7 @@ def _group(settings: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 def _changed(group: str, values: Mapping[str, Any], usual: Mapping[str, Any]) -> list[str]:
     return [
-        f"{group}.{key}={_plain(value)}"
+        f"{group}.{key}={as_override(value)}"
         for key, value in values.items()
         if key != "name" and not (key in usual and usual[key] == value)
     ]
-
-
-def _plain(value: object) -> str:
-    """A value as an override has it."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return f"[{','.join(_plain(item) for item in value)}]"
-    return str(value)

@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
+from normbench.errors import UsageError
 from normbench.report.compare.comparisons import Comparison
 from normbench.report.compare.differences import peak_rate
 from normbench.report.compare.recipes import held_out, norm_settings
 from normbench.report.compare.regimes import SIGNS
-from normbench.report.read.defaults import defaults
+from normbench.report.read.defaults import defaults, made
 from normbench.report.read.settings import groups_of
 from normbench.report.text.wording import join, number
 from normbench.store.results import short
@@ -139,11 +140,14 @@ def _chosen(comparison: Comparison) -> str:
 
 
 def _optimizer(optim: Mapping[str, Any]) -> str:
-    if optim.get("name") == "adamw":
-        said = f"AdamW, β₁ {_said(optim, 'beta1')}, β₂ {_said(optim, 'beta2')}"
-    else:
-        said = f"SGD, momentum {_said(optim, 'momentum')}"
-    said += ", Nesterov" if optim.get("nesterov") is True else ""
+    from normbench.training.optim import OPTIMS  # brings torch
+
+    name = str(optim.get("name", "sgd"))
+    try:
+        plain = {key: value for key, value in optim.items() if not isinstance(value, list)}
+        said = str(made(OPTIMS[name], plain).title)
+    except (UsageError, KeyError, TypeError, ValueError):
+        said = name
     smoothing = optim.get("label_smoothing")
     return said + (f", label smoothing {short(smoothing)}" if smoothing else "")
 
