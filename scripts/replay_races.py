@@ -4,15 +4,18 @@
 
 Nothing is trained. Two kinds of worlds:
 
-recorded   a world for each batch size in RECORDS/naive (3 epochs, four norms) and RECORDS/long (20
-           epochs, batch and group norm). A norm's accuracy after the planned length is that of
-           its committed cell, and the means of the cells are the truth. After shorter trainings it
+recorded   a world for each batch size in RECORDS/naive (3 epochs, four norms) and RECORDS/batch-size
+           (20 epochs, batch and group norm). The means of the committed cells are the truth. A
+           seed's accuracy is its cell's mean and the deviation of one of the cell's seeds, drawn
+           again (times sqrt(n/(n-1)), as few seeds scatter too little). After shorter trainings it
            is that of the shorter cells (one-epoch, naive), on a line over log2 of the length, where
-           all norms have them; else length changes no lead. A seed's accuracy is drawn with the
-           spread of that cell's seeds, pooled with the others'. All rates are alike, for the
-           records have one; noise picks the best.
+           all norms have them; else length changes no lead. What a rate costs is what it cost on
+           held-out images in RECORDS/rates, for that norm and the nearest batch size; norms that
+           were not tried there cost nothing.
 simulated  four norms with accuracies drawn at random, leads that move with the length as the race
-           assumes (sd 0.02 a doubling), rates of which one is the best, seeds of three spreads.
+           assumes (sd 0.03 a doubling), rates of which one is the best, seeds of three spreads.
+harsh      the same, but leads move by sd 0.04 a doubling, and seeds of short trainings scatter
+           twice as much as those of long ones: more than the race allows for.
 
 Held-out accuracies have the binomial error of 5,000 images. Writes replay.csv, a line a race, and
 replay.md. A firm answer is wrong if it calls a norm worse than another that is at least as good.
@@ -28,7 +31,7 @@ from dataclasses import asdict, dataclass
 from math import log2, sqrt
 from pathlib import Path
 from random import Random
-from statistics import fmean, variance
+from statistics import fmean
 
 from normbench.launch.advise.answer import Answer, OnTest, judge
 from normbench.launch.advise.book import Round
@@ -51,17 +54,18 @@ class World:
         name: what it is called.
         epochs: the planned length.
         means: a norm's accuracy by length in epochs, with the planned one.
-        sd: of seeds, by norm.
-        best: the factor of the best rate.
-        curve: what each doubling away from it costs, squared.
+        deviations: from that mean, one a seed, by norm: what a seed's is drawn from.
+        rates: what a factor of the learning rate costs, by norm; between factors on a line over
+            log2, outside as at the end.
+        short: how many times as far seeds scatter after trainings shorter than planned.
     """
 
     name: str
     epochs: int
     means: Mapping[str, Mapping[int, float]]
-    sd: Mapping[str, float]
-    best: float = 1.0
-    curve: float = 0.0
+    deviations: Mapping[str, Sequence[float]]
+    rates: Mapping[str, Mapping[float, float]]
+    short: float = 1.0
 
     @property
     def truth(self) -> dict[str, float]:
@@ -70,17 +74,25 @@ class World:
 
     def mean(self, entry: Entrant) -> float:
         """The mean accuracy of a training, between known lengths on a line over log2."""
-        known = self.means[entry.candidate.norm]
-        lengths = sorted(known)
-        at = next((i for i, n in enumerate(lengths) if n >= entry.epochs), len(lengths) - 1)
-        at = max(at, 1)
-        if len(lengths) == 1:
-            found = known[lengths[0]]
-        else:
-            left, right = lengths[at - 1], lengths[at]
-            share = log2(entry.epochs / left) / log2(right / left)
-            found = known[left] + share * (known[right] - known[left])
-        return found - self.curve * log2(entry.candidate.factor / self.best) ** 2
+        norm, factor = entry.candidate.norm, entry.candidate.factor
+        found = between(self.means[norm], entry.epochs)
+        return found - between(self.rates.get(norm, {1.0: 0.0}), factor)
+
+    def draw(self, entry: Entrant, random: Random) -> float:
+        """The accuracy of one training."""
+        scatter = random.choice(self.deviations[entry.candidate.norm])
+        return self.mean(entry) + scatter * (self.short if entry.epochs < self.epochs else 1.0)
+
+
+def between(known: Mapping[float, float] | Mapping[int, float], at: float) -> float:
+    """The value at a place, on a line over log2 between the known ones; beyond them, the last."""
+    places = sorted(known)
+    above = next((i for i, place in enumerate(places) if place >= at), len(places))
+    if above == 0 or above == len(places):
+        return known[places[min(above, len(places) - 1)]]  # type: ignore[index]
+    left, right = places[above - 1], places[above]
+    share = log2(at / left) / log2(right / left)
+    return known[left] + share * (known[right] - known[left])  # type: ignore[index]
 
 
 def seen(truth: float, images: int, random: Random) -> float:
@@ -97,8 +109,7 @@ def replay(world: World, plan: Plan, random: Random) -> Answer:
         scores = {}
         for heat, seconds in zip(step.heats, step.seconds, strict=True):
             for entry in heat.entries:
-                sd = world.sd[entry.candidate.norm]
-                truths[entry] = world.mean(entry) + random.gauss(0, sd)
+                truths[entry] = world.draw(entry, random)
                 accuracy = seen(truths[entry], plan.held_out, random)
                 scores[entry] = Score(accuracy, seconds / heat.seeds)
         return scores
@@ -150,22 +161,38 @@ def cells(folder: Path) -> dict[tuple[str, int], list[float]]:
     return found
 
 
-def pooled(groups: Sequence[Sequence[float]]) -> float:
-    """The standard deviation of seeds, pooled over cells."""
-    several = [values for values in groups if len(values) > 1]
-    freedom = sum(len(values) - 1 for values in several)
-    return sqrt(sum(variance(values) * (len(values) - 1) for values in several) / freedom)
+def deviations(values: Sequence[float]) -> list[float]:
+    """How far seeds are from their mean, widened because they are few."""
+    return [(v - fmean(values)) * sqrt(len(values) / (len(values) - 1)) for v in values]
+
+
+def tried(folder: Path) -> dict[tuple[str, int], dict[float, float]]:
+    """What rates cost on held-out images, by norm and batch size: accuracy below the best's, by
+    the factor of the rule 0.1, over the seeds that were tried at all rates."""
+    found: dict[tuple[str, int], dict[float, float]] = {}
+    with (folder / "rates.csv").open(encoding="utf-8", newline="") as file:
+        for each in csv.DictReader(file):
+            if each["seed"] == "0":
+                rates = found.setdefault((each["norm"], int(each["batch"])), {})
+                rates[float(each["learning_rate"]) / 0.1] = float(each["held_out_error"]) / 100
+    return {
+        key: {factor: error - min(rates.values()) for factor, error in rates.items()}
+        for key, rates in found.items()
+    }
 
 
 def recorded(records: Path) -> list[World]:
     """The worlds of the committed results."""
-    by_length = {1: "one-epoch", 3: "naive", 20: "long"}
+    by_length = {1: "one-epoch", 3: "naive", 20: "batch-size"}
     found = {length: cells(records / name) for length, name in by_length.items()}
+    costs = tried(records / "rates")
     worlds = []
     for epochs in (3, 20):
-        spread = pooled(list(found[epochs].values()))
-        for batch in sorted({batch for _, batch in found[epochs]}):
+        sizes = {batch for _, batch in found[epochs]}
+        for batch in sorted(sizes):
             norms = [norm for norm, b in found[epochs] if b == batch]
+            if len(norms) < 2:
+                continue
             means = {
                 norm: {
                     length: fmean(found[length][norm, batch])
@@ -174,27 +201,44 @@ def recorded(records: Path) -> list[World]:
                 }
                 for norm in norms
             }
-            sd = {norm: _sd(found[epochs][norm, batch], spread) for norm in norms}
-            worlds.append(World(f"batch {batch}, {epochs} epochs", epochs, means, sd))
+            scatter = {norm: deviations(found[epochs][norm, batch]) for norm in norms}
+            rates = {norm: nearest(costs, norm, batch) for norm in norms}
+            worlds.append(World(f"batch {batch}, {epochs} epochs", epochs, means, scatter, rates))
     return worlds
 
 
-def _sd(values: Sequence[float], spread: float) -> float:
-    """A cell's own spread and the pooled one, half and half: three seeds say little alone."""
-    return sqrt((variance(values) + spread**2) / 2)
+def nearest(
+    costs: Mapping[tuple[str, int], Mapping[float, float]], norm: str, batch: int
+) -> Mapping[float, float]:
+    """What rates cost a norm at the batch size that is nearest among those tried."""
+    sizes = [size for name, size in costs if name == norm]
+    if not sizes:
+        return {1.0: 0.0}
+    return costs[norm, min(sizes, key=lambda size: abs(log2(size / batch)))]
 
 
-def simulated(random: Random) -> World:
+def simulated(random: Random, name: str = "simulated") -> World:
     """A world at random."""
+    harsh = name == "harsh"
     norms = ("batch", "group", "layer", "instance")
     gap = random.choice([0.005, 0.01, 0.02, 0.04])
     sd = random.choice([0.004, 0.008, 0.015])
+    drift = 0.04 if harsh else DRIFT
     means = {}
     for norm in norms:
-        accuracy, move = 0.75 + random.gauss(0, gap), random.gauss(0, DRIFT / sqrt(2))
+        accuracy, move = 0.75 + random.gauss(0, gap), random.gauss(0, drift / sqrt(2))
         means[norm] = {n: accuracy - (0.03 + move) * log2(20 / n) for n in (1, 20)}
     best = random.choice([0.25, 0.5, 1.0, 2.0, 4.0])
-    return World("simulated", 20, means, dict.fromkeys(norms, sd), best, 0.01)
+    rates = {best * 2.0**power: 0.01 * power**2 for power in range(-6, 7)}
+    scatter = [random.gauss(0, sd) for _ in range(1000)]
+    return World(
+        name,
+        20,
+        means,
+        dict.fromkeys(norms, scatter),
+        dict.fromkeys(norms, rates),
+        2.0 if harsh else 1.0,
+    )
 
 
 @dataclass(frozen=True)
@@ -278,8 +322,9 @@ def main() -> None:
     for budget in BUDGETS:
         for world in recorded(arguments.records):
             lines += [line(world, budget, number) for number in _numbers(arguments.races)]
-        for number in _numbers(arguments.simulated):
-            lines.append(line(simulated(Random(number)), budget, number))
+        for name in ("simulated", "harsh"):
+            for number in _numbers(arguments.simulated):
+                lines.append(line(simulated(Random(number), name), budget, number))
     arguments.out.mkdir(parents=True, exist_ok=True)
     with (arguments.out / "replay.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
@@ -291,8 +336,9 @@ def main() -> None:
         "Made by `python scripts/replay_races.py`, which says how; nothing is trained. A budget",
         "of 1 pays for five seeds of every norm in full, without short trainings.",
         "",
-        "The recorded worlds are easy: their best norm leads by more than two points, and their",
-        "rates are alike. The simulated ones have leads of any size, and rates that matter.",
+        "In the recorded worlds the best norm leads by more than two points. The simulated ones",
+        "have leads of any size, and scatter as the race assumes; in the harsh ones leads move",
+        "with the length, and seeds of short trainings scatter, more than it assumes.",
         "",
         "- firm: one norm is named as clearly the best of those that were trained in full",
         "- wrong: it calls a norm worse, or drops one, that is at least as good",

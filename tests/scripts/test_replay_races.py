@@ -21,18 +21,18 @@ def test_some_races_end_as_in_the_committed_table(tmp_path: Path) -> None:
     found, committed = (
         lines(folder / "replay.csv") for folder in (tmp_path, ROOT / "results" / "advise")
     )
-    assert len(found) == 3 * (7 * 2 + 4)
+    assert len({world for world, *_ in found}) >= 9
     assert {key: committed[key] for key in found} == found
     assert (tmp_path / "replay.md").read_text(encoding="utf-8").startswith("# Replayed races")
 
 
 def test_of_the_committed_firm_answers_one_in_twenty_at_most_is_wrong() -> None:
     committed = lines(ROOT / "results" / "advise" / "replay.csv").values()
-    for simulated in (True, False):
+    for kind in ("simulated", "harsh", "batch"):
         firm = [
             line
             for line in committed
-            if line["verdict"] == "clear" and (line["world"] == "simulated") == simulated
+            if line["verdict"] == "clear" and line["world"].startswith(kind)
         ]
         assert len(firm) >= 100
         assert sum(line["wrong"] == "True" for line in firm) <= 0.05 * len(firm)

@@ -71,9 +71,10 @@ class Answer:
             could be trained.
         rows: the norms, the best first.
         epochs: the length that was asked about.
-        seconds: what is missing for a clear answer, about; None if it is clear or cannot be had.
+        seconds: what is missing for a clear answer, about, or for trainings of the length that was
+            asked about; None if it is clear or cannot be had.
         aside: for each norm that was set aside, the seconds that would place it.
-        leads: the leader's lead over each finalist in short trainings, 0..1, by length in epochs.
+        leads: the leader's lead over each finalist on held-out images, 0..1, by length in epochs.
         command: trains the best norm.
         code: puts it into a network of one's own.
         larger: from which batch size on another finalist wins, or what tells; "" where none can.
@@ -225,7 +226,7 @@ def _missing(
     if not full:
         lengths = [shortest(plan.epochs)]
         needed = price(plan.timings, plan.steps, plan.epochs, lengths) * finish.pace
-        return float(max(0.0, plan.used + needed - plan.within))
+        return float(max(0.0, plan.used + needed - plan.within)) or None
     total = 0.0
     for norm in close:
         seeds = seeds_needed(errors[leader], errors[norm], finish.looks * (len(errors) - 1))
@@ -234,7 +235,7 @@ def _missing(
         for each in (leader, norm):
             more = Heat(Candidate(each, 1.0), plan.epochs, 0, max(2, seeds - len(errors[each])))
             total += finish.pace * expected(plan, [more])
-    return total or None
+    return max(total - max(finish.remaining, 0.0), 0.0) or None
 
 
 def _placing(plan: Plan, finish: Finish, row: Row) -> float:

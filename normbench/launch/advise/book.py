@@ -73,13 +73,15 @@ class Finish:
         finals: the last trainings, the leader's first.
         looks: how often was looked; p is multiplied by it.
         pace: how many times as long as expected it took.
-        leads: the leader's lead over each other finalist in the short trainings, by length.
+        remaining: seconds that are left of the budget.
+        leads: the leader's lead over each other finalist on held-out images, by length.
     """
 
     standings: list[Standing]
     finals: list[Heat]
     looks: int
     pace: float
+    remaining: float
     leads: dict[str, dict[int, float]]
 
 
@@ -99,7 +101,9 @@ class Book:
 
     def take(self, heats: Sequence[Heat], scores: Scores) -> None:
         """Adds a round that was trained."""
-        self.expected += expected(self.plan, heats)
+        # What an earlier course had trained is there at once, and says nothing of the pace.
+        new = [heat for heat in heats if any(scores[entry].seconds for entry in heat.entries)]
+        self.expected += expected(self.plan, new)
         self.scores |= {entry: scores[entry] for heat in heats for entry in heat.entries}
 
     def seconds(self, heats: Sequence[Heat]) -> float:

@@ -29,12 +29,19 @@ from normbench.launch.advise.larger import larger
 from normbench.launch.advise.odds import detectable
 from normbench.launch.advise.question import Question
 from normbench.launch.advise.race import LAST_LOOKS, follow
-from normbench.launch.advise.rounds import by_seed, train
+from normbench.launch.advise.rounds import by_seed, train, trained_before
 from normbench.launch.choices import USUAL
 from normbench.launch.compose import load_config
 from normbench.run.cell import Cell
 from normbench.run.estimate import measure
-from normbench.store.advice import ADVICE, Plan, read_plan, write_plan
+from normbench.store.advice import (
+    ADVICE,
+    Plan,
+    read_plan,
+    read_taken,
+    write_plan,
+    write_taken,
+)
 from normbench.terminal.bars import duration
 from normbench.terminal.screen import Screen
 from normbench.terminal.words import count
@@ -85,7 +92,11 @@ def advise(
     plan = _planned(question, cells, within, since, folder, screen)
     for line in forecast(plan):
         screen.line(line)
-    finish = follow(plan, partial(train, question, plan, screen))
+    finish = follow(
+        plan,
+        partial(train, question, plan, screen),
+        partial(trained_before, question, plan, read_taken(folder)),
+    )
     answer = judge(plan, finish, _tests(question, plan, finish))
     if answer.norm is not None:
         final = load_config(question.cell(plan, finish.finals[0]))
@@ -120,20 +131,53 @@ def _planned(
             f"{folder} holds another race: {' '.join(plan.settings)} --norms"
             f" {','.join(plan.norms)}; choose another name=NAME"
         )
+    taken: dict[str, float] = {}
     if plan is None:
         plan = _measured(question, cells, digest, since, within, screen)
-    elif plan.within != within:
-        raced, lengths = lengths_within(plan.timings, plan.steps, plan.epochs, within, plan.used)
-        plan = replace(plan, within=within, raced=raced, lengths=lengths)
-    else:
+    elif plan.within == within:
         return plan
+    else:
+        taken = read_taken(folder)
+        plan = extended(plan, within, sum(taken.values()))
     try:
         write_plan(folder, plan)
+        if taken:
+            write_taken(folder, dict.fromkeys(taken, 0.0))
     except OSError as error:
         raise UsageError(
             f"cannot write to {folder}: {error.strerror}; choose another folder with runs=FOLDER"
         ) from None
     return plan
+
+
+def extended(plan: Plan, within: float, taken: float) -> Plan:
+    """The same race with another budget.
+
+    All that was trained becomes used time, and costs nothing where it is needed again. The race
+    keeps its course, and has more or less time for the last trainings; only where what is left pays
+    for a whole race with longer ones does it begin anew.
+
+    Args:
+        plan: the race so far.
+        within: the new budget.
+        taken: seconds that its trainings took.
+
+    Raises:
+        UsageError: the time is up already.
+    """
+    spent = plan.used + taken
+    if spent >= within:
+        raise UsageError(
+            f"--within {duration(within)}: this race has taken {duration(spent)} already; give"
+            " more, or choose another name=NAME"
+        )
+    try:
+        raced, lengths = lengths_within(plan.timings, plan.steps, plan.epochs, within, spent)
+    except UsageError:
+        raced, lengths = 0, []
+    if raced <= plan.raced:
+        raced, lengths = plan.raced, plan.lengths
+    return replace(plan, within=within, raced=raced, lengths=lengths, used=spent)
 
 
 def _measured(
@@ -185,7 +229,7 @@ def forecast(plan: Plan) -> list[str]:
     raced = count(plan.raced, "epoch")
     expected = price(plan.timings, plan.steps, plan.raced, plan.lengths)
     said = [
-        f"budget {duration(plan.within)}, of which {duration(plan.used)} went into measuring; the"
+        f"budget {duration(plan.within)}, of which {duration(plan.used)} are used already; the"
         f" race takes about {duration(expected)}, and more seeds if they are needed",
         f"{', '.join(plan.norms)}: trainings of {short} with one seed, then of {raced}"
         f" with {SEEDS} seeds or more",

@@ -7,9 +7,8 @@ from statistics import fmean, variance
 ALPHA = 0.05
 """How often something may be called clear that is not, in both directions together."""
 
-MOST = 200
-"""Nobody trains more seeds than that."""
-
+MOST_SEEDS = 40
+"""A race trains no more seeds of a norm, and does not ask for more."""
 
 CHOICE_SD = 0.005
 """The standard deviation of a norm's accuracy for the choice of its learning rate, which rests on a
@@ -62,12 +61,12 @@ def said_p(p: float) -> str:
 
 
 def seeds_needed(first: Sequence[float], second: Sequence[float], correction: int) -> int | None:
-    """How many seeds each would make a difference such as this clear; None: more than 200."""
+    """How many seeds each would make a difference such as this clear; None: more than 40."""
     from scipy.special import stdtr
 
     difference = fmean(second) - fmean(first)
     variances = variance(first), variance(second)
-    for seeds in range(len(first), MOST + 1) if difference > 0 else ():
+    for seeds in range(len(first), MOST_SEEDS + 1) if difference > 0 else ():
         error, freedom = _error(variances, (seeds, seeds), CHOICE_SD)
         if 2 * float(stdtr(freedom, -difference / error)) * correction < ALPHA:
             return seeds

@@ -9,8 +9,10 @@ from normbench.launch.advise import wording
 from normbench.launch.advise.book import Round
 from normbench.launch.advise.budget import Entrant, Heat, Score, Scores
 from normbench.launch.advise.question import Question
+from normbench.launch.compose import load_config
 from normbench.launch.grid import train_each
 from normbench.launch.planned import Cells
+from normbench.run.cell import Cell
 from normbench.store.advice import Plan, read_taken, write_taken
 from normbench.store.results import FAILED, Result, read_results
 from normbench.terminal.bars import clock, duration
@@ -65,6 +67,14 @@ def _note_time(seconds: float, folders: Sequence[Path], step: Round) -> None:
     if new:
         scale = seconds / sum(new.values())
         write_taken(runs, known | {key: scale * share for key, share in new.items()})
+
+
+def trained_before(question: Question, plan: Plan, taken: Mapping[str, float], heat: Heat) -> bool:
+    """Whether a heat was trained before the budget was changed: its time is then written as 0."""
+    if 0.0 not in taken.values():
+        return False
+    cell = Cell.of(load_config(question.cell(plan, heat)))
+    return all(taken.get(_key(cell.directory, entry)) == 0.0 for entry in heat.entries)
 
 
 def _key(folder: Path, entry: Entrant) -> str:

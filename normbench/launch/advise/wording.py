@@ -7,7 +7,7 @@ from html import escape
 
 from normbench.config import Config
 from normbench.launch.advise.answer import CLEAR, CLOSE, Answer, Row
-from normbench.launch.advise.book import Standing
+from normbench.launch.advise.book import DROPPED, Standing
 from normbench.launch.advise.odds import said_p
 from normbench.registry import NAMED_BY
 from normbench.report.compare.choice import CHANCE
@@ -106,9 +106,15 @@ def _outlook(answer: Answer) -> list[str]:
             for length, lead in leads.items()
         )
         if moved and answer.verdict != CLEAR:
-            said.append(f"its lead over {norm} norm in short trainings: {moved}")
-    if answer.seconds is not None:
+            said.append(f"its lead over {norm} norm on held-out images: {moved}")
+    for row in answer.rows:
+        if row.state == DROPPED and row.error is not None:
+            said.append(f"{row.norm} norm was dropped: {row.why} of {answer.epochs}")
+    if answer.seconds is not None and answer.verdict == CLOSE:
         said.append(f"a clear answer would take about {duration(answer.seconds)} more")
+    elif answer.seconds is not None:
+        length = count(answer.epochs, "epoch")
+        said.append(f"trainings of {length} would take about {duration(answer.seconds)} more")
     elif answer.verdict == CLOSE:
         said.append("no reasonable number of seeds would tell them apart")
     for norm, seconds in answer.aside.items():

@@ -19,14 +19,14 @@ from tests.launch.advise.worlds import TEST, World, plan
 SPREAD = (-0.01, -0.005, 0.0, 0.005, 0.01)
 
 
-def finish(*norms: str, epochs: int = 20, seeds: int = 5) -> Finish:
+def finish(*norms: str, epochs: int = 20, seeds: int = 5, remaining: float = 0.0) -> Finish:
     """The end of a race that these norms were left in, the leader first."""
     finals = [Heat(Candidate(norm, 0.5), epochs, 1, seeds) for norm in norms]
     standings = [
         Standing(n, "racing", Candidate(n, 0.5), [0.7] * seeds, epochs, 0.01, "") for n in norms
     ]
     leads = {norm: {2: -0.05, 10: -0.01} for norm in norms[1:]}
-    return Finish(standings, finals, looks=4, pace=1.0, leads=leads)
+    return Finish(standings, finals, looks=4, pace=1.0, remaining=remaining, leads=leads)
 
 
 def on_test(end: Finish, **means: float) -> dict[object, OnTest]:
@@ -74,7 +74,7 @@ def test_a_small_lead_is_too_close_to_call_and_it_is_said_how_long_it_would_take
     assert 10 < found.seconds < 10_000
     said = "\n".join(wording.headline(found))
     assert said.startswith("too close to call between group and batch; ahead is group norm")
-    assert "lead over batch norm in short trainings: -5.0 points at 2 epochs, -1.0" in said
+    assert "lead over batch norm on held-out images: -5.0 points at 2 epochs, -1.0" in said
     assert "a clear answer would take about" in said
 
 
@@ -89,10 +89,39 @@ def test_trainings_shorter_than_planned_are_no_answer_however_clear() -> None:
     found = answer(finish("group", "batch", epochs=10), group=0.77, batch=0.50)
 
     assert found.verdict == "cannot tell at this length"
-    assert found.seconds == 0.0
+    assert found.seconds is None, "plan() has an hour, in which these could be trained"
     assert wording.headline(found)[0].startswith(
         "cannot tell for 20 epochs: the budget pays for 10; after these group norm"
     )
+
+
+def test_what_the_planned_length_would_take_is_no_clear_answer() -> None:
+    end = finish("group", "batch", epochs=10)
+    short = replace(plan(["group", "batch"]), within=100.0)
+    found = judge(short, end, on_test(end, group=0.77, batch=0.50))  # type: ignore[arg-type]
+    said = "\n".join(wording.headline(found))
+
+    assert found.seconds is not None
+    assert "trainings of 20 epochs would take about" in said
+    assert "a clear answer" not in said
+
+
+def test_what_is_left_of_the_budget_is_not_asked_for_again() -> None:
+    missing = answer(finish("group", "batch"), group=0.769, batch=0.75).seconds
+    left = answer(finish("group", "batch", remaining=60.0), group=0.769, batch=0.75).seconds
+
+    assert missing is not None
+    assert left == pytest.approx(missing - 60.0)
+
+
+def test_dropped_norms_were_not_compared_at_the_planned_length() -> None:
+    end = finish("group", "batch")
+    why = "30.0 points behind group after 2 epochs"
+    dropped = Standing("layer", "dropped", Candidate("layer", 1.0), [0.4], 2, 0.03, why)
+    end = replace(end, standings=[*end.standings, dropped])
+    found = judge(plan(["group", "batch", "layer"]), end, on_test(end, group=0.77, batch=0.7))  # type: ignore[arg-type]
+
+    assert f"layer norm was dropped: {why} of 20" in wording.headline(found)
 
 
 def test_p_is_corrected_for_looks_and_comparisons() -> None:

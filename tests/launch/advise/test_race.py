@@ -2,15 +2,19 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from math import log2
 from random import Random
 from statistics import fmean
 
 import pytest
 
+from normbench.errors import UsageError
 from normbench.launch.advise.book import ASIDE, DROPPED, Finish, Round
-from normbench.launch.advise.budget import SEEDS, Candidate, Score, Scores
-from normbench.launch.advise.race import MOST_SEEDS, follow, race
+from normbench.launch.advise.budget import SEEDS, Candidate, Entrant, Heat, Score, Scores
+from normbench.launch.advise.command import extended
+from normbench.launch.advise.odds import MOST_SEEDS
+from normbench.launch.advise.race import follow, race
 from normbench.store.advice import Plan
 from tests.launch.advise.worlds import World, plan, random_world, with_budget, wrong
 
@@ -61,9 +65,63 @@ def test_what_is_hopeless_is_dropped_after_short_trainings_and_never_trained_in_
 
     (last,) = (s for s in finish.standings if s.norm == "instance")
     assert last.state == DROPPED
-    assert "points behind group after 2 epochs (p < 0.001)" in last.why
+    assert last.why.endswith("points behind group after 2 epochs")
     later = [row for step in everything.rounds[1:] for row in trained(step)]
     assert "instance" not in {norm for norm, *_ in later}
+
+
+def test_two_norms_are_always_trained_in_full() -> None:
+    """However far the second is behind after a short training: leads move with the length."""
+    hopeless = World({"batch": 0.77, "group": 0.4, "layer": 0.3}, Random(0))
+    finish = run(hopeless, plan(("batch", "group", "layer")))
+
+    assert [heat.candidate.norm for heat in finish.finals] == ["batch", "group"]
+    assert {heat.epochs for heat in finish.finals} == {20}
+    assert [s.norm for s in finish.standings if s.state == DROPPED] == ["layer"]
+
+
+def test_time_that_is_left_makes_the_last_trainings_longer() -> None:
+    """The machine is twice as fast as it was measured: the planned length can be paid for."""
+    planned = plan(TWO, within=250.0)
+    assert planned.raced < 20
+    everything = World(dict.fromkeys(TWO, 0.75), Random(0), slower=0.5)
+    finish = run(everything, planned)
+
+    assert {heat.epochs for heat in finish.finals} == {20}
+    assert seconds(everything, planned) <= 250
+
+
+def _all_in(known: frozenset[Entrant], heat: Heat) -> bool:
+    return known.issuperset(heat.entries)
+
+
+@pytest.mark.parametrize("budgets", [(300.0, 450.0), (120.0, 600.0), (200.0, 260.0, 1200.0)])
+def test_all_that_a_race_took_counts_when_its_budget_changes(budgets: tuple[float, ...]) -> None:
+    """What an earlier course trained and the new one does not need is gone all the same."""
+    everything = World(dict.fromkeys(TWO, 0.75), Random(0))
+    known: dict[Entrant, Score] = {}
+    spent, planned = 0.0, plan(TWO, within=budgets[0])
+
+    def train(step: Round) -> Scores:
+        nonlocal spent
+        fresh = everything.train(planned, step)
+        new = {entry: score for entry, score in fresh.items() if entry not in known}
+        spent += sum(score.seconds for score in new.values())
+        known.update(new)
+        return {entry: known[entry] for entry in fresh}
+
+    for within in budgets:
+        if within != planned.within:
+            planned = extended(planned, within, sum(score.seconds for score in known.values()))
+            known = {entry: replace(score, seconds=0.0) for entry, score in known.items()}
+        follow(planned, train, partial(_all_in, frozenset(known)))
+
+        assert spent + 10.0 <= 1.1 * within
+
+
+def test_a_budget_that_is_used_up_is_refused() -> None:
+    with pytest.raises(UsageError, match="this race has taken 5 min 10 s already"):
+        extended(plan(TWO, within=400.0), 300.0, 300.0)
 
 
 @pytest.mark.parametrize("best", [0.25, 4.0])

@@ -86,7 +86,7 @@ def test_names_cannot_leave_their_word(tmp_path: Path) -> None:
     write_cell(tmp_path, "group", 2, [0.5], data="x; rm -rf ~")
     (line,) = found(tmp_path)
 
-    assert "data.name=x; rm -rf ~" in shlex.split(line)
+    assert "data.name='x; rm -rf ~'" in shlex.split(line)
 
 
 def test_without_a_configuration_there_is_no_command(tmp_path: Path) -> None:
