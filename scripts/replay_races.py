@@ -4,7 +4,8 @@
 
 Nothing is trained. Two kinds of worlds:
 
-recorded   a world for each batch size in RECORDS/naive (3 epochs, four norms) and RECORDS/batch-size
+recorded   a world for each batch size in RECORDS/naive (3 epochs, four norms) and in
+           RECORDS/batch-size
            (20 epochs, batch and group norm). The means of the committed cells are the truth. A
            seed's accuracy is its cell's mean and the deviation of one of the cell's seeds, drawn
            again (times sqrt(n/(n-1)), as few seeds scatter too little). After shorter trainings it
