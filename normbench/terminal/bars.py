@@ -201,9 +201,10 @@ class TrainingBar:
         if done == 0:
             return None
         left = (self._steps - self._last) * self._training / done
-        # Until one has been seen: an evaluation has a forward pass where training has three.
-        guess = self._tested * self._training / (3 * self._images)
-        return left + self._evaluations() * (guess if self._testing is None else self._testing)
+        each = self._testing
+        if each is None:  # until one has been seen: it has a forward pass where training has three
+            each = self._tested * self._training / (3 * self._images)
+        return left + self._evaluations() * each
 
     def _evaluations(self) -> int:
         """How many evaluations are still to come."""
