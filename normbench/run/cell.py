@@ -225,7 +225,11 @@ def write_summary(cell: Cell, ended: Sequence[Result]) -> dict[str, Any]:
         "batch": config.batch,
         "norm_batch": config.norm_batch or config.batch,
         "model": config.model.title,
-        "data": {"name": cell.images.name, "sha256": cell.images.sha256},
+        "data": {
+            "name": cell.images.name,
+            "sha256": cell.images.sha256,
+            "classes": len(cell.images.classes),
+        },
         **summarize(ended),
         "digest": cell.digest,
     }

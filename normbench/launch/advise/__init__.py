@@ -7,7 +7,7 @@ From the top down::
     rounds.py      trains the rounds of a race, and shows how it stands
     wording.py     the answer in words, as Markdown and as HTML
     answer.py      who has won, how sure that is, and what would change it
-    larger.py      from which batch size on another norm wins
+    elsewhere.py   at which other batch size another norm wins
     race.py        which trainings come next, and who drops out
     book.py        what has been trained so far, and how the norms stand
     budget.py      what trainings take, and how long they can be

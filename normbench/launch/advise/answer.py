@@ -77,7 +77,7 @@ class Answer:
         leads: the leader's lead over each finalist on held-out images, 0..1, by length in epochs.
         command: trains the best norm.
         code: puts it into a network of one's own.
-        larger: from which batch size on another finalist wins, or what tells; "" where none can.
+        elsewhere: at which other batch size another finalist wins, or what tells; or "".
         chance: says so where no finalist has learned more than guessing; else "".
     """
 
@@ -90,7 +90,7 @@ class Answer:
     leads: dict[str, dict[int, float]]
     command: str = ""
     code: str = ""
-    larger: str = ""
+    elsewhere: str = ""
     chance: str = ""
 
     def to_records(self) -> list[dict[str, Any]]:

@@ -25,7 +25,7 @@ from normbench.launch.advise.budget import (
     price,
     shortest,
 )
-from normbench.launch.advise.larger import larger
+from normbench.launch.advise.elsewhere import elsewhere
 from normbench.launch.advise.odds import detectable
 from normbench.launch.advise.question import Question
 from normbench.launch.advise.race import LAST_LOOKS, follow
@@ -105,7 +105,7 @@ def advise(
             answer,
             command=_command(question, plan, finish),
             code=wording.code(final),
-            larger=larger(question, finish, cell),
+            elsewhere=elsewhere(question, finish, cell),
             chance=wording.at_chance(answer, len(cell.images.classes)),
         )
     _show(answer, folder, screen)

@@ -39,7 +39,9 @@ def train(question: Question, plan: Plan, screen: Screen, step: Round) -> Scores
         return dict(zip(folders, step.seconds, strict=True))
 
     def table() -> Shown:
-        left = max(0.0, step.remaining - (perf_counter() - began))
+        # Where a killed race goes on, a part of this round's time is gone already.
+        before = sum(_known(read_taken(folders[0].parent), folders, step)) if folders else 0.0
+        left = max(0.0, step.remaining - before - (perf_counter() - began))
         rows = wording.standings(step.standings(_scores(folders, step.heats)), plan.lr)
         return f"The race so far; {clock(left)} left", STANDINGS, rows, DROPPABLE
 
@@ -52,6 +54,16 @@ def train(question: Question, plan: Plan, screen: Screen, step: Round) -> Scores
             raise UnfinishedError(f"{cell.directory}: {cell.problem} (see {cell.log})")
     _note_time(perf_counter() - began, folders, step)
     return _scores(folders, step.heats)
+
+
+def _known(taken: Mapping[str, float], folders: Sequence[Path], step: Round) -> list[float]:
+    """The times of those trainings of a round for which one is written down."""
+    keys = [
+        _key(folder, entry)
+        for folder, heat in zip(folders, step.heats, strict=True)
+        for entry in heat.entries
+    ]
+    return [taken[key] for key in keys if key in taken]
 
 
 def _note_time(seconds: float, folders: Sequence[Path], step: Round) -> None:

@@ -121,8 +121,8 @@ def _outlook(answer: Answer) -> list[str]:
         said.append(
             f"{norm} norm is not ruled out; with {duration(seconds)} more it could be placed"
         )
-    if answer.larger:
-        said.append(answer.larger)
+    if answer.elsewhere:
+        said.append(answer.elsewhere)
     return said
 
 

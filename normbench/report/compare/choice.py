@@ -16,9 +16,6 @@ from normbench.report.compare.differences import (
 from normbench.report.compare.statistics import MOST_SEEDS, Estimate, seeds_to_tell
 from normbench.report.read.cells import CellRun
 
-CLASSES = {"cifar100": 100, "cifar10": 10, "synthetic": 10}
-"""How many classes a data set has, by how its name begins."""
-
 CHANCE = 1.25
 """How many times as good as guessing still is no better, about."""
 
@@ -159,8 +156,8 @@ def untimed(comparison: Comparison) -> str:
 
 def at_chance(cell: CellRun) -> bool:
     """Whether no seed of a cell is better than guessing; False where the classes are not known."""
-    classes = next((n for name, n in CLASSES.items() if cell.data.startswith(name)), None)
     accuracies = [r.test_accuracy for r in cell.finished if r.test_accuracy is not None]
+    classes = cell.classes
     return classes is not None and bool(accuracies) and max(accuracies) <= CHANCE / classes
 
 

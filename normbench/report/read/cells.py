@@ -23,10 +23,13 @@ from normbench.report.read.seeds import SeedRun, seeds_of
 from normbench.store import plan
 from normbench.store.plan import CELL, PlannedCell, string
 from normbench.store.rate import read_rate
-from normbench.store.results import FINISHED, Result, number, short
+from normbench.store.results import BIG, FINISHED, Result, number, short
 
 _DEPTH = 2  # runs/NAME/CELL
 _MOST_SEEDS = 10_000
+
+_CLASSES = {"cifar100": 100, "cifar10": 10, "synthetic": 10}
+"""Of data sets of which older summaries do not say it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +42,7 @@ class CellRun:
         model: the network's title, such as ``ResNet-8``.
         data: the name of the data set.
         sha256: its digest, or None where no summary says it yet.
+        classes: how many classes its images have; None where it is not recorded.
         settings: the whole configuration; empty where it is not recorded.
         environment: versions and machine, of the last that trained here; empty where they are not
             recorded.
@@ -54,6 +58,7 @@ class CellRun:
     model: str = ""
     data: str = ""
     sha256: str | None = None
+    classes: int | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
     seeds: tuple[SeedRun, ...] = ()
@@ -166,20 +171,21 @@ def _read_cell(folder: Path, named: CellRun, planned: PlannedCell | None) -> Cel
             raise UnreadableError("there is neither config.yaml nor summary.json")
         shared = _shared(settings, summary, planned, batch)
         wanted += _wanted(settings)
+        data = summary.get("data")
+        data = data if isinstance(data, dict) else {}
+        classes = number(data, "classes", 1, BIG)
     except UnreadableError as error:
         return replace(named, seeds=seeds_of(folder, wanted), problem=str(error))
-    data = summary.get("data")
-    data = data if isinstance(data, dict) else {}
     asked = settings.get("data", {})
+    name = string(data, "name") or (planned.data if planned else "")
+    name = name or string(asked, "name") or string(asked, "source")
     return replace(
         named,
         norm_batch=shared,
         model=string(summary, "model") or (planned.model if planned else "") or _title(settings),
-        data=string(data, "name")
-        or (planned.data if planned else "")
-        or string(asked, "name")
-        or string(asked, "source"),
+        data=name,
         sha256=string(data, "sha256") or None,
+        classes=_CLASSES.get(name.partition("-")[0]) if classes is None else int(classes),
         settings=filled(settings),
         environment=read_environment(folder),
         seeds=seeds_of(folder, wanted),

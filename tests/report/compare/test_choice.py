@@ -143,4 +143,6 @@ def test_chance_is_one_over_the_classes(
     (cell,) = collect(tmp_path).cells
 
     assert at_chance(cell) == chance
+    write_cell(tmp_path, "group", 2, [accuracy], data=data, classes=4)
+    assert at_chance(collect(tmp_path).cells[0]), "a summary knows better than a name"
     assert all_at_chance([cell]) == chance

@@ -1,4 +1,4 @@
-"""From which batch size on another norm wins: by cells that are there, or the sweep that tells."""
+"""At which other batch size another norm wins: by cells that are there, or the sweep that tells."""
 
 import shlex
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from normbench.report.text.wording import place
 from normbench.run.cell import Cell
 
 
-def larger(question: Question, finish: Finish, cell: Cell) -> str:
+def elsewhere(question: Question, finish: Finish, cell: Cell) -> str:
     """What is said of other batch sizes; "" where no finalist depends on the batch, or all do.
 
     Args:
@@ -30,19 +30,26 @@ def larger(question: Question, finish: Finish, cell: Cell) -> str:
     free = [norm for norm in norms if norm not in tied]
     if not tied or not free:
         return ""
-    return crossing(cell.directory, tied[0], free[0]) or (
-        "at larger batches the order may change; from which on:"
-        f" {_sweep(question, norms, cell.config.batch)}"
-    )
+    said = crossing(cell.directory, tied[0], free[0])
+    return said or sweep(question, norms, cell.config.batch, smaller=norms[0] in tied)
 
 
-def _sweep(question: Question, norms: list[str], batch: int) -> str:
-    """The command whose report locates the crossing."""
+def sweep(question: Question, norms: list[str], batch: int, *, smaller: bool) -> str:
+    """The command whose report locates the crossing; "" where there are no smaller batches.
+
+    A norm that depends on the batch and is ahead can only be overtaken at smaller ones, and one
+    that does not at larger ones.
+    """
+    below = [size for size in (batch // 16, batch // 4) if size > 1] or [batch // 2]
+    sizes = [*below, batch] if smaller else [batch, 4 * batch, 16 * batch]
+    if min(sizes) < 2:
+        return ""
+    name = "smaller" if smaller else "larger"
     chosen = ("batch", "name", "data.val_fraction", "seed", "optim.lr", "norm_batch")
     settings = [text for key, text in question.settings.items() if key not in chosen]
-    batches = ",".join(str(batch * factor) for factor in (1, 4, 16))
-    words = [f"norm={','.join(norms)}", f"batch={batches}", *settings]
-    return shlex.join(["normbench", "sweep", *words, AUTO, "seeds=3", "name=larger"])
+    words = [f"norm={','.join(norms)}", f"batch={','.join(map(str, sizes))}", *settings]
+    command = shlex.join(["normbench", "sweep", *words, AUTO, "seeds=3", f"name={name}"])
+    return f"at {name} batches the order may change; from which on: {command}"
 
 
 def crossing(folder: Path, tied: str, free: str) -> str:

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from normbench.launch.advise.larger import crossing
+from normbench.launch.advise.elsewhere import crossing, sweep
+from normbench.launch.advise.question import Question
 from tests.report_helpers import around, write_cell, write_sweep
 
 
@@ -66,3 +67,17 @@ def test_a_crossing_that_seeds_do_not_locate_is_none(tmp_path: Path) -> None:
 
 def test_without_other_cells_there_is_nothing_to_tell(tmp_path: Path) -> None:
     assert crossing(of_race(tmp_path, {}), "batch", "group") == ""
+
+
+@pytest.mark.parametrize(
+    ("batch", "smaller", "sizes"),
+    [(2, False, "2,8,32"), (32, True, "2,8,32"), (8, True, "2,8"), (4, True, "2,4"), (2, True, "")],
+)
+def test_the_sweep_that_tells_goes_where_the_other_norm_may_win(
+    batch: int, smaller: bool, sizes: str
+) -> None:
+    question = Question.of([f"batch={batch}", "epochs=3"], ["batch", "group"])
+    said = sweep(question, ["batch", "group"], batch, smaller=smaller)
+
+    assert (f"batch={sizes} epochs=3 optim.lr=auto" in said) == bool(said) == bool(sizes)
+    assert said.startswith("at smaller batches" if smaller and sizes else said[:10])
