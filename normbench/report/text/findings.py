@@ -191,8 +191,12 @@ def _stable(comparison: Comparison) -> list[str]:
     if both is None or both[1].level:
         return []
     asked = _moves(both[1], *RANGES[-1])
-    found = [_stability(both[1], comparison.axis, low, high, len(asked)) for low, high in RANGES]
-    return [sentence for sentence in found if sentence]
+    ends: dict[str, list[str]] = {}
+    for low, high in RANGES:
+        if said := _stability(both[1], low, high, len(asked)):
+            ends.setdefault(said, []).append(f"to {high}")
+    head = f"{both[1].named} from {axis_value(comparison.axis, RANGES[0][0])}"
+    return [f"{head} {join(places)}: {said}." for said, places in ends.items()]
 
 
 Move = tuple[Point, Point, Estimate]
@@ -206,7 +210,7 @@ def _moves(line: Line, low: int, high: int) -> list[Move]:
     return [(a, b, value) for a, b, value in moves if value is not None]
 
 
-def _stability(line: Line, axis: str, low: int, high: int, number: int) -> str:
+def _stability(line: Line, low: int, high: int, number: int) -> str:
     """Whether every two places of a range are within ± 1 point; "" where it was not measured.
 
     Args:
@@ -217,13 +221,12 @@ def _stability(line: Line, axis: str, low: int, high: int, number: int) -> str:
     if not moves or (moves[0][0].x, moves[-1][1].x) != (low, high):
         return ""
     results = [equivalence(value, BOUND, number) for _, _, value in moves]
-    head = f"{line.named} from {axis_value(axis, low)} to {high}:"
     if all(result == EQUIVALENT for result in results):
-        return f"{head} equivalent, within ± {BOUND:g} point ({_largest(moves)})."
+        return f"equivalent, within ± {BOUND:g} point ({_largest(moves)})"
     beyond = [m for m, result in zip(moves, results, strict=True) if result == DIFFERENT]
     if beyond:
         said = _largest(beyond)
-        return f"{head} different, by more than {BOUND:g} point (95 %, one-sided; {said})."
+        return f"different, by more than {BOUND:g} point (95 %, one-sided; {said})"
     worst = max(moves, key=lambda move: abs(move[2].mean))
     within = abs(worst[2].mean) < BOUND
     needed = [
@@ -233,8 +236,8 @@ def _stability(line: Line, axis: str, low: int, high: int, number: int) -> str:
     known = [count for count in needed if count is not None]
     many = f"about {max(known)}" if len(known) == len(needed) else f"more than {MOST_SEEDS}"
     return (
-        f"{head} undecided whether within ± {BOUND:g} point ({_largest(moves)}); if it is as"
-        f" measured, {many} seeds a cell would show that it is{'' if within else ' not'}."
+        f"undecided whether within ± {BOUND:g} point ({_largest(moves)}); if it is as"
+        f" measured, {many} seeds a cell would show that it is{'' if within else ' not'}"
     )
 
 
