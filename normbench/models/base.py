@@ -56,7 +56,8 @@ class ModelConfig(ABC):
     """The SHA-256 of that file's content; filled in, or what it has to be."""
 
     carry: bool = False
-    """Whether γ, β and running statistics of the network's own norms are taken over."""
+    """Whether γ, β and running statistics of the network's own norms are taken over; these bring
+    their ε along where norm.eps is left at its default."""
 
     foreign: ClassVar[bool] = False
     """Whether the network comes with norms of its own."""

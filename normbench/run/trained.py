@@ -16,6 +16,9 @@ from normbench.run.run import choose_device
 from normbench.store.weights import WEIGHTS, write_weights
 from normbench.terminal.screen import Screen
 
+COUNTER = "num_batches_tracked"
+"""How torch's batch norm calls the number of batches that it has seen."""
+
 
 def diagnose_file(
     config: Config,
@@ -48,8 +51,7 @@ def diagnose_file(
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     cell, device = Cell.of(config), choose_device(config.device)
-    network = cell.build_model(config.seed)
-    _fill(network, tensors, path, config)
+    network = _network(cell, tensors, path)
     cell.check_fit()
     splits = cell.splits(device)
     with screen.working(path.name) as bar:
@@ -96,25 +98,47 @@ def _plain(name: str) -> str:
     return name.removeprefix("_orig_mod.").removeprefix("module.")
 
 
-def _fill(network: nn.Module, tensors: Mapping[str, Tensor], path: Path, config: Config) -> None:
-    """Gives ``network`` its weights.
+def _network(cell: Cell, tensors: Mapping[str, Tensor], path: Path) -> nn.Module:
+    """The network of ``cell`` with the weights of a file.
+
+    One that was written elsewhere is as its own code builds it, each layer with the ε, momentum and
+    activation that it has there; after a training here it is the one whose norms were swapped.
+    torch's batch norm counts its batches and this package's does not, which tells the two apart.
 
     Raises:
         UsageError: they are of another network, or have no running statistics.
     """
-    theirs = {_plain(name): value for name, value in tensors.items()}
+    counted = any(name.endswith(COUNTER) for name in tensors)
+    theirs = _weights({_plain(name): value for name, value in tensors.items()})
     if not any(name.endswith("running_mean") for name in theirs):
         raise UsageError(
             f"{path}: there is nothing to diagnose: no running statistics are in it, so its network"
             " computes the same in training and in evaluation"
         )
-    misfit = next(_misfits(network.state_dict(), theirs), None)
-    if misfit is not None:
-        raise UsageError(
-            f"{path}: {misfit} model={config.model.name} norm={config.norm.name} on these images;"
-            " give the settings that it was trained with"
-        )
-    network.load_state_dict({name: theirs[name] for name in network.state_dict()})
+    config = cell.config
+    builds = [cell.build_model]
+    if config.model.foreign:  # counters may be lost, so the less likely one is tried, too
+        builds.insert(0 if counted else 1, lambda seed: cell.start(seed).network)
+    misfits = []
+    for build in builds:
+        network = build(config.seed)
+        misfit = next(_misfits(_weights(network.state_dict()), theirs), None)
+        if misfit is None:
+            network.load_state_dict(theirs, strict=False)  # without its counters
+            return network
+        misfits.append(misfit)
+    settings = f"model={config.model.name}"
+    if not config.model.foreign:
+        settings += f" norm={config.norm.name}"
+    raise UsageError(
+        f"{path}: {misfits[0]} {settings} on these images; give the settings that it was trained"
+        " with"
+    )
+
+
+def _weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a network that it computes with: those that count batches do not matter."""
+    return {name: value for name, value in state.items() if not name.endswith(COUNTER)}
 
 
 def _misfits(own: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> Iterator[str]:
@@ -126,7 +150,7 @@ def _misfits(own: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> Iterato
             found, wanted = list(theirs[name].shape), list(tensor.shape)
             yield f"{name} has shape {found}, not {wanted} as in"
     for name in theirs:
-        if name not in own and not name.endswith("num_batches_tracked"):
+        if name not in own:
             yield f"has {name}, which is not in"
 
 

@@ -2,23 +2,32 @@
 
 import io
 import os
+from copy import deepcopy
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import torchvision
 from rich.console import Console
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from normbench.config import Config
 from normbench.errors import UsageError
 from normbench.launch.compose import load_config
+from normbench.run import diagnose as diagnosing
 from normbench.run.cell import Cell
 from normbench.run.diagnose import Findings
+from normbench.run.remedies import advice
 from normbench.run.trained import diagnose_file
 from normbench.store.weights import write_weights
 from normbench.terminal.screen import Screen
+from normbench.training.loop import evaluate
 from normbench.training.precise_bn import estimation, reestimate
+from normbench.training.progress import Evaluation
 
 
 @pytest.fixture
@@ -174,3 +183,144 @@ def test_what_is_no_file_of_weights_is_one_line(config: Config, tmp_path: Path) 
     for name in ("x", "pipe", "missing", "."):
         with pytest.raises(UsageError, match=r"^/\S+: (is n|there is no)"):
             diagnosed(config, tmp_path / name)
+
+
+# Networks that were written elsewhere.
+
+
+LIBRARIES = {
+    "torchvision": ("mobilenet_v3_small", 0.01),
+    "timm": ("regnety_002", 0.1),
+}
+"""An architecture of each, and its momentum. The first has an ε of its own, the other layers with
+an activation."""
+
+
+@dataclass(frozen=True)
+class Theirs:
+    """A network of a library that knows nothing of this package, in a file."""
+
+    library: str
+    network: nn.Module
+    file: Path
+
+    @property
+    def settings(self) -> list[str]:
+        return [f"model={self.library}", f"model.arch={LIBRARIES[self.library][0]}"]
+
+
+@pytest.fixture(params=LIBRARIES)
+def theirs(request: pytest.FixtureRequest, tmp_path: Path) -> Theirs:
+    """Its weights are random, its variances so small that ε counts."""
+    library: str = request.param
+    network = made(library)
+    generator = torch.Generator().manual_seed(1)
+    for name, tensor in network.state_dict().items():
+        if name.endswith("running_var"):
+            tensor.copy_(1e-3 * (0.5 + torch.rand(tensor.shape, generator=generator)))
+        if name.endswith("running_mean"):
+            tensor.copy_(0.01 * torch.randn(tensor.shape, generator=generator))
+    torch.save(network.state_dict(), tmp_path / "theirs.pt")
+    return Theirs(library, network.eval(), tmp_path / "theirs.pt")
+
+
+def made(library: str) -> nn.Module:
+    pytest.importorskip(library, reason=f"{library} is not installed")
+    arch, _ = LIBRARIES[library]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        if library == "torchvision":
+            network = torchvision.models.get_model(arch, weights=None, num_classes=3)
+        else:
+            network = import_module("timm").create_model(arch, num_classes=3)
+    assert isinstance(network, nn.Module)
+    return network
+
+
+def foreign(tiny: list[str], *settings: str) -> Config:
+    """Batch norm in a network that was written elsewhere."""
+    images = [each for each in tiny if not each.startswith("model")]
+    return load_config([*images, "norm=batch", *settings])
+
+
+class Watched:
+    """Networks that are evaluated, and momentums that are advised on, in ``diagnose``."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.networks: list[nn.Module] = []
+        self.momentums: list[float] = []
+        monkeypatch.setattr(diagnosing, "evaluate", self._evaluated)
+        monkeypatch.setattr(diagnosing, "advice", self._advised)
+
+    def _evaluated(self, networks: list[nn.Module], *args: Any, **others: Any) -> Evaluation:
+        self.networks += [deepcopy(network) for network in networks]
+        return evaluate(networks, *args, **others)
+
+    def _advised(self, accuracies: Any, batch: int | None, momentum: float) -> list[str]:
+        self.momentums.append(momentum)
+        return advice(accuracies, batch, momentum)
+
+
+def test_a_library_s_network_is_diagnosed_as_its_own_code_builds_it(
+    tiny: list[str], theirs: Theirs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched = Watched(monkeypatch)
+    config = foreign(tiny, *theirs.settings)
+    found = findings(config, theirs.file)
+    x = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(2))
+
+    running = watched.networks[0].eval()
+    torch.testing.assert_close(running(x), theirs.network(x), rtol=1e-5, atol=1e-5)
+    assert watched.momentums == [LIBRARIES[theirs.library][1]]
+    layers = {n for n, m in theirs.network.named_modules() if isinstance(m, nn.BatchNorm2d)}
+    assert {layer.layer for layer in found.layers} == layers
+
+
+def test_what_is_written_for_a_library_s_network_is_loaded_by_it(
+    tiny: list[str], theirs: Theirs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    watched = Watched(monkeypatch)
+    config = foreign(tiny, *theirs.settings)
+    diagnosed(config, theirs.file, tmp_path / "fixed.safetensors")
+    mended = made(theirs.library).eval()
+    mended.load_state_dict(load_file(tmp_path / "fixed.safetensors"), strict=True)
+    x = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(2))
+
+    torch.testing.assert_close(mended(x), watched.networks[1].eval()(x), rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(mended(x), theirs.network(x), rtol=1e-2)
+    again = findings(config, tmp_path / "fixed.safetensors")
+    assert max(layer.mean for layer in again.layers) < 1e-3
+
+
+def test_a_library_s_network_that_was_trained_here_has_the_norms_it_was_given(
+    tiny: list[str], theirs: Theirs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    watched = Watched(monkeypatch)
+    config = foreign(tiny, *theirs.settings, "norm.momentum=0.3")
+    trained = Cell.of(config).build_model(0).eval()
+    write_weights(tmp_path / "ours.safetensors", trained.state_dict())
+    findings(config, tmp_path / "ours.safetensors")
+    x = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(2))
+
+    torch.testing.assert_close(watched.networks[0].eval()(x), trained(x), rtol=1e-5, atol=1e-5)
+    assert watched.momentums == [0.3]
+
+
+def test_a_library_s_network_whose_counters_are_lost_is_still_found(
+    tiny: list[str], tmp_path: Path
+) -> None:
+    state = made("timm").state_dict()
+    kept = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
+    write_weights(tmp_path / "x.safetensors", kept)
+    found = findings(
+        foreign(tiny, "model=timm", "model.arch=regnety_002"), tmp_path / "x.safetensors"
+    )
+
+    assert "stem.bn" in {layer.layer for layer in found.layers}
+
+
+def test_weights_of_another_library_s_network_are_one_line(tiny: list[str], tmp_path: Path) -> None:
+    torch.save(made("timm").state_dict(), tmp_path / "x.pt")
+
+    with pytest.raises(UsageError, match=r"has no conv1\.weight, .* in model=torchvision on"):
+        findings(foreign(tiny, "model=torchvision"), tmp_path / "x.pt")
