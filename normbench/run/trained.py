@@ -9,15 +9,15 @@ from torch import Tensor, nn
 
 from normbench.config import Config, Precision
 from normbench.errors import UnreadableError, UsageError
-from normbench.models.files import tensors_in
+from normbench.models.base import trained_here
+from normbench.models.files import plain_name, tensors_in, without_counters
+from normbench.norms import Norm
+from normbench.norms.parts import Slot
 from normbench.run.cell import Cell
 from normbench.run.diagnose import Findings, diagnose
 from normbench.run.run import choose_device
 from normbench.store.weights import WEIGHTS, write_weights
 from normbench.terminal.screen import Screen
-
-COUNTER = "num_batches_tracked"
-"""How torch's batch norm calls the number of batches that it has seen."""
 
 
 def diagnose_file(
@@ -93,52 +93,36 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise UsageError(f"{path}: {error}") from None
 
 
-def _plain(name: str) -> str:
-    """A tensor's name without what wrappers of networks put before it."""
-    return name.removeprefix("_orig_mod.").removeprefix("module.")
-
-
 def _network(cell: Cell, tensors: Mapping[str, Tensor], path: Path) -> nn.Module:
     """The network of ``cell`` with the weights of a file.
 
     One that was written elsewhere is as its own code builds it, each layer with the ε, momentum and
-    activation that it has there; after a training here it is the one whose norms were swapped.
-    torch's batch norm counts its batches and this package's does not, which tells the two apart.
+    activation that it has there; if it was trained here, its norms are those of the configuration.
 
     Raises:
         UsageError: they are of another network, or have no running statistics.
     """
-    counted = any(name.endswith(COUNTER) for name in tensors)
-    theirs = _weights({_plain(name): value for name, value in tensors.items()})
+    config = cell.config
+    theirs = {plain_name(name): value for name, value in tensors.items()}
     if not any(name.endswith("running_mean") for name in theirs):
         raise UsageError(
             f"{path}: there is nothing to diagnose: no running statistics are in it, so its network"
             " computes the same in training and in evaluation"
         )
-    config = cell.config
-    builds = [cell.build_model]
-    if config.model.foreign:  # counters may be lost, so the less likely one is tried, too
-        builds.insert(0 if counted else 1, lambda seed: cell.start(seed).network)
-    misfits = []
-    for build in builds:
-        network = build(config.seed)
-        misfit = next(_misfits(_weights(network.state_dict()), theirs), None)
-        if misfit is None:
-            network.load_state_dict(theirs, strict=False)  # without its counters
-            return network
-        misfits.append(misfit)
-    settings = f"model={config.model.name}"
-    if not config.model.foreign:
+    network, settings = cell.start(config.seed).network, f"model={config.model.name}"
+    swapped = any(isinstance(module, Slot | Norm) for module in network.modules())
+    if swapped or trained_here(network, theirs):
+        network = cell.build_model(config.seed)
         settings += f" norm={config.norm.name}"
-    raise UsageError(
-        f"{path}: {misfits[0]} {settings} on these images; give the settings that it was trained"
-        " with"
-    )
-
-
-def _weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a network that it computes with: those that count batches do not matter."""
-    return {name: value for name, value in state.items() if not name.endswith(COUNTER)}
+    theirs = without_counters(theirs)
+    misfit = next(_misfits(without_counters(network.state_dict()), theirs), None)
+    if misfit is not None:
+        raise UsageError(
+            f"{path}: {misfit} {settings} on these images; give the settings that it was trained"
+            " with"
+        )
+    network.load_state_dict(theirs, strict=False)  # without counters
+    return network
 
 
 def _misfits(own: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> Iterator[str]:
@@ -157,7 +141,7 @@ def _misfits(own: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> Iterato
 def _fixed(tensors: Mapping[str, Tensor], statistics: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of a file, under their names there, with other statistics."""
     return {
-        name: statistics.get(_plain(name), value).to(value.dtype).clone()
+        name: statistics.get(plain_name(name), value).to(value.dtype).clone()
         for name, value in tensors.items()
     }
 

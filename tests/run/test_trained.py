@@ -98,7 +98,7 @@ def test_a_file_of_torch_keeps_its_names_its_counters_and_its_types(
     counter = torch.tensor(7)
     theirs = {f"module.{k}": v.half() for k, v in spoiled(state).items()}
     torch.save(
-        {"state_dict": {**theirs, "module.blocks.1.num_batches_tracked": counter}},
+        {"model_state_dict": {**theirs, "module.blocks.1.num_batches_tracked": counter}},
         tmp_path / "x.pt",
     )
     diagnosed(config, tmp_path / "x.pt", tmp_path / "y.safetensors")
