@@ -122,7 +122,7 @@ class Cell:
                 f" {self.images.name}; at most {count}"
             )
         infos = self.layers(flops=False)
-        check_statistics(infos, config.norm_batch or config.batch)
+        check_statistics(infos, config.statistics_batch)
         return infos
 
     def layers(self, *, flops: bool = True) -> list[LayerInfo]:
@@ -223,7 +223,7 @@ def write_summary(cell: Cell, ended: Sequence[Result]) -> dict[str, Any]:
     summary: dict[str, Any] = {
         "norm": config.norm.name,
         "batch": config.batch,
-        "norm_batch": config.norm_batch or config.batch,
+        "norm_batch": config.statistics_batch,
         "model": config.model.title,
         "data": {"name": cell.images.name, "sha256": cell.images.sha256},
         **summarize(ended),
