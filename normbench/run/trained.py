@@ -16,7 +16,7 @@ from normbench.norms.parts import Slot
 from normbench.run.cell import Cell
 from normbench.run.diagnose import Findings, diagnose
 from normbench.run.run import choose_device
-from normbench.store.weights import WEIGHTS, write_weights
+from normbench.store.weights import ENDINGS, WEIGHTS, write_weights
 from normbench.terminal.screen import Screen
 
 
@@ -37,7 +37,7 @@ def diagnose_file(
         config: the network, its images, and the batch size that it was trained with.
         weights: a safetensors file, one that ``torch.save`` wrote, or a seed's folder.
         screen: where it is printed.
-        fix: where the weights are written with re-estimated statistics.
+        fix: where the weights are written with re-estimated statistics, see ``write_weights``.
         replace: whether a file that is there is replaced.
 
     Raises:
@@ -46,7 +46,7 @@ def diagnose_file(
     """
     if fix is not None:
         _check_place(fix, replace)
-    path = weights / WEIGHTS if weights.is_dir() else weights
+    path = _file(weights)
     tensors = _read(path)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
@@ -59,7 +59,7 @@ def diagnose_file(
             network.to(device),
             splits.train,
             splits.validation or splits.test,
-            batch=config.norm_batch or config.batch,
+            batch=config.statistics_batch,
             flip=config.data.flip,
             epoch=config.epochs,
             autocast=config.precision is Precision.bf16,
@@ -78,10 +78,30 @@ def _check_place(place: Path, replace: bool) -> None:
     """Raises UsageError where a file cannot be written, before any work is done."""
     if place.is_dir():
         raise UsageError(f"--fix {place}: is a folder; name a file")
+    if place.suffix not in ENDINGS:
+        raise UsageError(f"--fix {place}: must end in one of {', '.join(ENDINGS)}")
     if place.exists() and not replace:
         raise UsageError(f"--fix {place}: is there already; --replace replaces it")
     if not (place.parent.is_dir() and os.access(place.parent, os.W_OK)):
         raise UsageError(f"--fix {place}: {place.parent} is no folder that can be written to")
+
+
+def _file(weights: Path) -> Path:
+    """The file of weights that is meant: a folder is a seed's.
+
+    Raises:
+        UsageError: it is the folder of a cell.
+    """
+    if not weights.is_dir():
+        return weights
+    seeds = sorted(weights.glob(f"seed-*/{WEIGHTS}"))
+    if seeds:
+        raise UsageError(
+            f"{weights}: is a cell; name the folder of one of its seeds, such as {seeds[0].parent}"
+        )
+    if any(weights.glob("seed-*")):
+        raise UsageError(f"{weights}: is a cell, none of whose seeds has been trained to its end")
+    return weights / WEIGHTS
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ import io
 import os
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -126,12 +127,50 @@ def test_a_file_that_is_there_is_replaced_only_where_that_is_said(
     assert [each.name for each in tmp_path.iterdir()] == ["x.safetensors"]
 
 
-@pytest.mark.parametrize(("place", "told"), [(".", "is a folder"), ("no/x", "is no folder that")])
+@pytest.mark.parametrize(
+    ("place", "told"),
+    [
+        (".", "is a folder"),
+        ("no/x.pt", "is no folder that"),
+        ("x", "must end in one of .safetensors, .pt, .pth"),
+        ("x.bin", "must end in"),
+    ],
+)
 def test_a_place_that_cannot_be_written_is_refused_before_any_work(
     config: Config, tmp_path: Path, place: str, told: str
 ) -> None:
     with pytest.raises(UsageError, match=told):
         diagnosed(config, tmp_path / "not looked at", tmp_path / place)
+
+
+@pytest.mark.parametrize("ending", [".pt", ".pth", ".safetensors"])
+def test_what_is_written_is_of_the_format_that_its_name_says(
+    config: Config, state: dict[str, Tensor], tmp_path: Path, ending: str
+) -> None:
+    torch.save({"model": spoiled(state)}, tmp_path / "bad.pt")
+    diagnosed(config, tmp_path / "bad.pt", tmp_path / f"good{ending}")
+    read = load_file if ending == ".safetensors" else partial(torch.load, weights_only=True)
+    good = read(tmp_path / f"good{ending}")
+
+    assert list(good) == list(state) if ending != ".safetensors" else good.keys() == state.keys()
+    mean = good["blocks.1.running_mean"]
+    torch.testing.assert_close(mean, state["blocks.1.running_mean"], rtol=0.1, atol=0.2)
+
+
+def test_the_folder_of_a_cell_is_told_with_a_seed_that_there_is(
+    config: Config, state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    for seed in (1, 3):
+        (tmp_path / f"cell/seed-{seed}").mkdir(parents=True)
+    with pytest.raises(UsageError, match="is a cell, none of whose seeds has been trained to"):
+        diagnosed(config, tmp_path / "cell")
+    write_weights(tmp_path / "cell/seed-3/model.safetensors", state)
+    with pytest.raises(
+        UsageError, match="is a cell; name the folder of one of its seeds, such as"
+    ) as e:
+        diagnosed(config, tmp_path / "cell")
+    example = str(e.value).split()[-1]
+    assert "running averages" in diagnosed(config, Path(example))
 
 
 def test_held_out_images_are_looked_at_before_the_test_images(
