@@ -180,6 +180,12 @@ class Replica:
         return self.cell.seed_folder(self.seed)
 
     @property
+    def afresh(self) -> Path:
+        """A file that is there from ``run --fresh`` on until it has a checkpoint: the stacks of
+        cells beside that have begun with it are of before."""
+        return self.cell.directory / f".fresh-{self.seed}"
+
+    @property
     def done(self) -> bool:
         """Whether it has a result that another training would only repeat."""
         return is_done(self.folder)
