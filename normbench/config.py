@@ -26,6 +26,9 @@ RECIPE = 1
 """Raised when the same configuration begins to compute something else, or a default changes, so
 that results of the old code are not taken for results of the new."""
 
+CARRYING_RECIPE = 2
+"""The same of cells that take over running statistics of a foreign network: their ε goes along."""
+
 
 PLACES = (
     "name",
@@ -159,9 +162,11 @@ class Config:
         if self.norm_batch == self.batch or not self.norm.batch_dependent:
             own.pop("norm_batch", None)
         data = {"name": images.name, "sha256": images.sha256}
+        averaged = self.norm.evaluation == "running statistics"
+        carrying = self.model.foreign and self.model.carry and averaged
         first = self.optim.name == next(iter(OPTIMS))  # there was no other, nor a name, for a while
         return {
-            "recipe": RECIPE,
+            "recipe": CARRYING_RECIPE if carrying else RECIPE,
             "batch": self.batch,
             "epochs": self.epochs,
             **own,

@@ -54,7 +54,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "run": ("run", "--fresh", *TINY, "epochs=20"),
     "sweep": ("sweep", *TINY, "epochs=20", "norm=batch,group", "seeds=2"),
     "advise": ("advise", *TINY, "epochs=2", "--norms", "batch,group", "--within", "60s"),
-    "diagnose": ("diagnose", *TINY, "norm=batch", "weights.safetensors", "--fix", "fixed"),
+    "diagnose": ("diagnose", *TINY, "norm=batch", "weights.safetensors", "--fix", "fixed.pt"),
     "dry run": ("sweep", "--dry-run", *TINY, "norm=batch,group"),
     "report": ("report", "trained/default"),
     "runs": ("runs", "trained"),
@@ -126,7 +126,7 @@ class Place:
 
     def clear(self) -> None:
         """Removes what the commands write."""
-        for left in ("runs", "fixed", "norms.png"):
+        for left in ("runs", "fixed.pt", "norms.png"):
             shutil.rmtree(self.folder / left, ignore_errors=True)
             (self.folder / left).unlink(missing_ok=True)
 

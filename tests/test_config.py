@@ -18,6 +18,7 @@ from normbench.data.library import Description
 from normbench.data.sources import AutoConfig, ImagesConfig, SyntheticConfig
 from normbench.errors import UsageError
 from normbench.models import MODELS
+from normbench.models.foreign import TorchvisionConfig
 from normbench.models.resnet import ResNetConfig
 from normbench.norms import NORMS
 from normbench.norms.batch import BatchNormConfig
@@ -185,6 +186,14 @@ def test_the_digest_is_the_same_in_every_process() -> None:
     assert not {"name", "runs", "device", "threads", "seed", "seeds", "stack"} & identity.keys()
     assert identity["data"] == {"name": "toy", "sha256": "a" * 64}
     assert len(digest()) == 64
+
+
+def test_results_with_carried_statistics_but_another_eps_are_not_taken_for_those_of_today() -> None:
+    foreign, own = TorchvisionConfig(carry=True), ResNetConfig(carry=True)
+
+    assert config(norm=BatchNormConfig(), model=foreign).identity(image_set())["recipe"] == 2
+    assert config(norm=BatchNormConfig(), model=own).identity(image_set())["recipe"] == 1
+    assert config(norm=GroupNormConfig(), model=foreign).identity(image_set())["recipe"] == 1
 
 
 def test_asking_for_the_identity_changes_nothing() -> None:

@@ -145,7 +145,10 @@ def diagnose(
     ],
     fix: Annotated[
         Path | None,
-        typer.Option(help="Write the weights with re-estimated statistics, as safetensors."),
+        typer.Option(
+            help="Write the weights with re-estimated statistics, to FILE.safetensors or, as"
+            " torch.save does, to FILE.pt or FILE.pth."
+        ),
     ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Replace the file of --fix.")] = False,
 ) -> None:

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field, fields
 from math import sqrt
 from typing import ClassVar
@@ -11,7 +12,7 @@ import torch
 from torch import nn
 
 from normbench.errors import UsageError
-from normbench.models.files import load_weights, read_weights, sha256_of
+from normbench.models.files import COUNTER, State, load_weights, read_weights, sha256_of
 from normbench.norms import NormConfig, swap_norm
 from normbench.norms.batch import BatchNormConfig
 from normbench.norms.parts import Slot
@@ -56,7 +57,8 @@ class ModelConfig(ABC):
     """The SHA-256 of that file's content; filled in, or what it has to be."""
 
     carry: bool = False
-    """Whether γ, β and running statistics of the network's own norms are taken over."""
+    """Whether γ, β and running statistics of the network's own norms are taken over; these bring
+    their ε along where norm.eps is left at its default."""
 
     foreign: ClassVar[bool] = False
     """Whether the network comes with norms of its own."""
@@ -129,7 +131,8 @@ class ModelConfig(ABC):
         """Makes the network with its weights and, where it has some, its own norms.
 
         A network of this package has empty slots or, with weights from a file, the norms of these
-        weights: batch norm where they have running statistics, else ``norm``.
+        weights: batch norm where they have running statistics, else ``norm``. Those of a foreign
+        network that was trained here have this package's batch norm, too.
 
         Raises:
             UsageError: the settings or the file of weights do not fit.
@@ -140,7 +143,8 @@ class ModelConfig(ABC):
             if self.weights is None or self.weights_sha256 is None:
                 return Start(model)
             state = read_weights(self.weights, self.weights_sha256)
-            if any(isinstance(module, Slot) for module in model.modules()):
+            slots = any(isinstance(module, Slot) for module in model.modules())
+            if slots or trained_here(model, state):
                 averaged = any(name.endswith("running_mean") for name in state)
                 swap_norm(model, BatchNormConfig() if averaged else norm)
             return Start(model, True, load_weights(model, state, self.weights))
@@ -168,6 +172,26 @@ class ModelConfig(ABC):
         model = self.start(norm, classes, generator).network
         with _drawing(generator):
             return swap_norm(model, norm, norm_batch=norm_batch, carry=self.carry)
+
+
+def trained_here(model: nn.Module, state: State) -> bool:
+    """Whether weights of ``model`` are those after its norms were swapped for batch norm.
+
+    torch's batch norm counts its batches and this package's does not. Where a file has lost its
+    counters, the name of a layer with an activation may still tell.
+
+    Args:
+        model: the network with norms of its own.
+        state: the weights, named as :func:`normbench.models.files.plain_name` says.
+    """
+    if not _named(COUNTER, model.state_dict()) or _named(COUNTER, state):
+        return False
+    swapped = swap_norm(deepcopy(model), BatchNormConfig()).state_dict()
+    return _named("running_mean", swapped) == _named("running_mean", state)
+
+
+def _named(end: str, state: State) -> set[str]:
+    return {name for name in state if name.endswith(end)}
 
 
 @contextmanager

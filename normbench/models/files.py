@@ -17,6 +17,12 @@ from normbench.errors import UnreadableError, UsageError
 
 State = Mapping[str, Tensor]
 
+COUNTER = "num_batches_tracked"
+"""How torch's batch norm calls the number of batches that it has seen; nothing computes with it."""
+
+WRAPPERS = ("state_dict", "model", "model_state_dict")
+"""Under which keys a checkpoint has its tensors."""
+
 
 def sha256_of(key: str, file: str) -> str:
     """The SHA-256 (hex) of a file's content.
@@ -72,9 +78,7 @@ def _content(key: str, path: Path) -> bytes:
 
 @lru_cache(maxsize=1)  # the seeds of a cell start from the same file
 def read_weights(file: str, sha256: str) -> State:
-    """The tensors of a file by name, see :func:`tensors_in`.
-
-    A name may begin with ``module.``, as DistributedDataParallel writes it; here it does not.
+    """The tensors of a file by :func:`plain_name`, see :func:`tensors_in`.
 
     Raises:
         UsageError: it is no file of weights, or has changed.
@@ -83,13 +87,18 @@ def read_weights(file: str, sha256: str) -> State:
         found = tensors_in(content_of("model.weights", file, sha256))
     except UnreadableError as error:
         raise UsageError(f"model.weights={file}: {error}") from None
-    return {name.removeprefix("module."): value for name, value in found.items()}
+    return {plain_name(name): value for name, value in found.items()}
+
+
+def plain_name(name: str) -> str:
+    """A tensor's name without what ``torch.compile`` and DistributedDataParallel put into it."""
+    return name.replace("_orig_mod.", "").removeprefix("module.")
 
 
 def tensors_in(content: bytes) -> dict[str, Tensor]:
     """The tensors by name in what a safetensors file, or one that ``torch.save`` wrote, holds.
 
-    A dictionary may have its tensors under ``state_dict`` or ``model``. Nothing in it can run code.
+    A dictionary may have its tensors under one of ``WRAPPERS``. Nothing in it can run code.
 
     Raises:
         UnreadableError: it is neither.
@@ -98,7 +107,7 @@ def tensors_in(content: bytes) -> dict[str, Tensor]:
         found: Any = tensors_of(content)
     except SafetensorError:
         found = _saved_by_torch(content)
-    for wrapper in ("state_dict", "model"):
+    for wrapper in WRAPPERS:
         if isinstance(found, Mapping) and isinstance(found.get(wrapper), Mapping):
             found = found[wrapper]
     named = found.items() if isinstance(found, Mapping) else ()
@@ -120,6 +129,11 @@ def _saved_by_torch(content: bytes) -> object:
         ) from None
 
 
+def without_counters(state: State) -> dict[str, Tensor]:
+    """The tensors that a network computes with."""
+    return {name: value for name, value in state.items() if not name.endswith(COUNTER)}
+
+
 def load_weights(model: nn.Module, state: State, file: str) -> str | None:
     """Gives ``model`` the tensors of ``state``.
 
@@ -131,8 +145,7 @@ def load_weights(model: nn.Module, state: State, file: str) -> str | None:
     Raises:
         UsageError: the tensors are those of another network.
     """
-    own = {k: v for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")}
-    theirs = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
+    own, theirs = without_counters(model.state_dict()), without_counters(state)
     layers = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
     head = f"{layers[-1][0]}." if layers else ""
     other = [k for k in own if k in theirs and own[k].shape != theirs[k].shape]

@@ -1,7 +1,7 @@
 """Puts a norm into a network: the one way from a norm to a network, new or there already."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TypeVar
 
 import torch
@@ -87,7 +87,8 @@ def swap_norm(
         norm: the configuration of the new norm.
         norm_batch: see :meth:`NormConfig.build`.
         carry: whether γ, β and running statistics of the old norms are taken over where the new
-            norm has them too; otherwise it starts with γ = 1 and β = 0.
+            norm has them too; otherwise it starts with γ = 1 and β = 0. With a running σ² goes the
+            old ε that is added to it, unless ``norm`` has another one than by default.
 
     Returns:
         ``model``.
@@ -202,6 +203,8 @@ class _Swapper:
         with torch.no_grad():
             for key in carried:
                 own[key].copy_(tensors[key])
+        if "running_var" in carried and self.norm.eps == _default(self.norm, "eps"):
+            new.eps = getattr(old, "eps", new.eps)
         return Swap(
             name=name,
             old="empty slot" if isinstance(old, Slot) else _said(old, new.channels),
@@ -210,6 +213,10 @@ class _Swapper:
             lost=tuple(key for key in there if key not in carried),
             note=self.norm.note(new.channels),
         )
+
+
+def _default(norm: NormConfig, setting: str) -> object:
+    return next(each.default for each in fields(norm) if each.name == setting)
 
 
 def _said(old: nn.Module, channels: int) -> str:

@@ -1,6 +1,7 @@
 """Saves what a training needs to go on, now and then, and brings it back."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from math import isfinite
 from time import perf_counter
 from typing import Any, Protocol
@@ -42,6 +43,7 @@ class Saver:
     ) -> None:
         self._config = replicas[0].cell.config
         self._keys = [replica.key() for replica in replicas]
+        self._afresh = [replica.afresh for replica in replicas]
         self._trained = trained
         self._folder = replicas[0].folder
         self._warn = warn
@@ -90,6 +92,7 @@ class Saver:
         try:
             checkpoint.save(self._folder, progress.step, self._trained.state() | tensors, values)
             self._failing = False
+            self._note_begun()
         except OSError as error:
             if not self._failing:  # a full disk stays full: one line, not one a minute
                 reason = error.strerror or error
@@ -101,6 +104,13 @@ class Saver:
     def clear(self) -> None:
         """Removes the checkpoints: the results are there."""
         checkpoint.clear(self._folder)
+        self._note_begun()
+
+    def _note_begun(self) -> None:
+        """From now on they are found by their own checkpoints or results."""
+        for mark in self._afresh:
+            with suppress(OSError):
+                mark.unlink(missing_ok=True)
 
 
 def _check_numbers(values: Mapping[str, Any], replicas: int) -> None:

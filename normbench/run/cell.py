@@ -122,7 +122,7 @@ class Cell:
                 f" {self.images.name}; at most {count}"
             )
         infos = self.layers(flops=False)
-        check_statistics(infos, config.norm_batch or config.batch)
+        check_statistics(infos, config.statistics_batch)
         return infos
 
     def layers(self, *, flops: bool = True) -> list[LayerInfo]:
@@ -180,6 +180,12 @@ class Replica:
         return self.cell.seed_folder(self.seed)
 
     @property
+    def afresh(self) -> Path:
+        """A file that is there from ``run --fresh`` on until it has a checkpoint: the stacks of
+        cells beside that have begun with it are of before."""
+        return self.cell.directory / f".fresh-{self.seed}"
+
+    @property
     def done(self) -> bool:
         """Whether it has a result that another training would only repeat."""
         return is_done(self.folder)
@@ -223,7 +229,7 @@ def write_summary(cell: Cell, ended: Sequence[Result]) -> dict[str, Any]:
     summary: dict[str, Any] = {
         "norm": config.norm.name,
         "batch": config.batch,
-        "norm_batch": config.norm_batch or config.batch,
+        "norm_batch": config.statistics_batch,
         "model": config.model.title,
         "data": {
             "name": cell.images.name,

@@ -66,7 +66,7 @@ def _tracker(member: Replica, splits: Splits, progress: Progress, screen: Screen
     hparams: dict[str, str | int | float | bool] = {
         "norm": config.norm.name,
         "batch": config.batch,
-        "norm_batch": config.norm_batch or config.batch,
+        "norm_batch": config.statistics_batch,
         "model": config.model.title,
         "data": member.cell.images.name,
         "epochs": config.epochs,

@@ -11,13 +11,14 @@ from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor, nn
 
 from normbench.data.batches import Batches, Split
 from normbench.errors import UsageError
 from normbench.norms.batch import BatchNorm
+from normbench.norms.foreign import foreign_norm
 from normbench.run.remedies import Accuracy, Gain, advice
 from normbench.training.loop import evaluate
 from normbench.training.precise_bn import (
@@ -140,30 +141,47 @@ def diagnose(
 
 
 def _copied(network: nn.Module) -> nn.Module:
-    """A copy of a network in which torch's batch norm is this package's."""
+    """A copy of a network in which torch's batch norm, and what derives from it, is this package's.
+
+    Each layer keeps its tensors, ε, momentum and activation, and its name.
+    """
     network = deepcopy(network)
     made: dict[nn.Module, BatchNorm] = {}  # a layer used in several places stays one layer
     for name, old in list(network.named_modules(remove_duplicate=False)):
         if isinstance(old, nn.modules.batchnorm._BatchNorm) and old.running_mean is not None:
             if old not in made:
-                made[old] = _own(old, old.running_mean)
+                made[old] = _Fused(old).to(old.running_mean)
             if not name:
                 return made[old]
             network.set_submodule(name, made[old])
     return network
 
 
-def _own(old: nn.modules.batchnorm._BatchNorm, like: Tensor) -> BatchNorm:
-    """This package's batch norm with the tensors of torch's, placed and typed as ``like``."""
-    new = BatchNorm(
-        old.num_features,
-        eps=old.eps,
-        momentum=old.momentum or ALL,
-        affine=old.affine,
-        act=False,
-    ).to(like)
-    new.load_state_dict({k: v for k, v in old.state_dict().items() if k in KEPT})
-    return new
+class _Fused(BatchNorm):
+    """This package's batch norm in the place of torch's, with what that applies to its output.
+
+    Attributes:
+        after: dropout and activation of timm's BatchNormAct2d; empty for torch's own layers.
+    """
+
+    def __init__(self, old: nn.modules.batchnorm._BatchNorm) -> None:
+        momentum = old.momentum or ALL
+        super().__init__(
+            old.num_features, eps=old.eps, momentum=momentum, affine=old.affine, act=False
+        )
+        self.load_state_dict({k: v for k, v in old.state_dict().items() if k in KEPT})
+        foreign = foreign_norm(old)
+        self.after = nn.Sequential(*(foreign.after if foreign else ()))
+
+    def normalize(self, x: Tensor) -> Tensor:
+        y: Tensor = self.after(super().normalize(x))
+        return y
+
+    def train(self, mode: bool = True) -> Self:
+        """Takes the statistics of batches, but nothing else of training: no dropout."""
+        super().train(mode)
+        self.after.eval()
+        return self
 
 
 def _evaluated(statistics: str, network: nn.Module, test: Split, autocast: bool) -> Accuracy:

@@ -106,7 +106,7 @@ class Ending:
             self.training,
             self.splits.test,
             epoch=config.epochs,
-            size=config.norm_batch or config.batch,
+            size=config.statistics_batch,
             autocast=self._autocast,
             check=self.check,
         )

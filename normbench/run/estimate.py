@@ -107,7 +107,7 @@ def measure(cell: Cell, together: Sequence[int]) -> Timing:
     try:
         torch.set_num_threads(arrangement.threads)
         image = _evaluation(one, held_out)
-        size = config.norm_batch or config.batch
+        size = config.statistics_batch
         parts = (one.networks, one.training, splits.test)
         ending = _seconds(lambda: decompose(*parts, epoch=config.epochs, size=size))
     finally:

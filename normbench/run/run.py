@@ -114,6 +114,8 @@ def run_together(
         for cell, layers in zip(cells, infos, strict=True):
             if fresh:
                 _clear(cell.directory)
+                for replica in cell.replicas():
+                    write_text(replica.afresh, "")
             own = _pending(cell, screen)
             there = len(cell.config.all_seeds) - len(own)
             show_header(screen, cell, device, there=there, brief=brief)

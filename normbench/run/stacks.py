@@ -194,11 +194,13 @@ def _named(folder: Path) -> Iterator[list[dict[str, Any]]]:
 
 def _firsts(pending: Sequence[Replica]) -> Iterator[Replica]:
     """The replicas in whose folders the checkpoints lie of stacks that ``pending`` may belong to:
-    those of their own cells, and those of cells beside them whose checkpoints name one of them."""
+    those of their own cells, and those of cells beside them whose checkpoints name one of them that
+    was not thrown away since."""
     cells = {replica.cell.digest: replica.cell for replica in pending}
     own = [replica for cell in cells.values() for replica in cell.replicas()]
     yield from (replica for replica in own if checkpoint.files(replica.folder))
-    names = {(replica.cell.directory.name, replica.seed) for replica in pending}
+    joined = [replica for replica in pending if not replica.afresh.exists()]
+    names = {(replica.cell.directory.name, replica.seed) for replica in joined}
     experiment = pending[0].cell.directory.parent
     beside = {path.parent for path in experiment.glob("*/seed-*/step-*.checkpoint")}
     for folder in sorted(beside - {replica.folder for replica in own}):

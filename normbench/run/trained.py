@@ -9,11 +9,14 @@ from torch import Tensor, nn
 
 from normbench.config import Config, Precision
 from normbench.errors import UnreadableError, UsageError
-from normbench.models.files import tensors_in
+from normbench.models.base import trained_here
+from normbench.models.files import plain_name, tensors_in, without_counters
+from normbench.norms import Norm
+from normbench.norms.parts import Slot
 from normbench.run.cell import Cell
 from normbench.run.diagnose import Findings, diagnose
 from normbench.run.run import choose_device
-from normbench.store.weights import WEIGHTS, write_weights
+from normbench.store.weights import ENDINGS, WEIGHTS, write_weights
 from normbench.terminal.screen import Screen
 
 
@@ -34,7 +37,7 @@ def diagnose_file(
         config: the network, its images, and the batch size that it was trained with.
         weights: a safetensors file, one that ``torch.save`` wrote, or a seed's folder.
         screen: where it is printed.
-        fix: where the weights are written with re-estimated statistics.
+        fix: where the weights are written with re-estimated statistics, see ``write_weights``.
         replace: whether a file that is there is replaced.
 
     Raises:
@@ -43,13 +46,12 @@ def diagnose_file(
     """
     if fix is not None:
         _check_place(fix, replace)
-    path = weights / WEIGHTS if weights.is_dir() else weights
+    path = _file(weights)
     tensors = _read(path)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     cell, device = Cell.of(config), choose_device(config.device)
-    network = cell.build_model(config.seed)
-    _fill(network, tensors, path, config)
+    network = _network(cell, tensors, path)
     cell.check_fit()
     splits = cell.splits(device)
     with screen.working(path.name) as bar:
@@ -57,7 +59,7 @@ def diagnose_file(
             network.to(device),
             splits.train,
             splits.validation or splits.test,
-            batch=config.norm_batch or config.batch,
+            batch=config.statistics_batch,
             flip=config.data.flip,
             epoch=config.epochs,
             autocast=config.precision is Precision.bf16,
@@ -76,10 +78,30 @@ def _check_place(place: Path, replace: bool) -> None:
     """Raises UsageError where a file cannot be written, before any work is done."""
     if place.is_dir():
         raise UsageError(f"--fix {place}: is a folder; name a file")
+    if place.suffix not in ENDINGS:
+        raise UsageError(f"--fix {place}: must end in one of {', '.join(ENDINGS)}")
     if place.exists() and not replace:
         raise UsageError(f"--fix {place}: is there already; --replace replaces it")
     if not (place.parent.is_dir() and os.access(place.parent, os.W_OK)):
         raise UsageError(f"--fix {place}: {place.parent} is no folder that can be written to")
+
+
+def _file(weights: Path) -> Path:
+    """The file of weights that is meant: a folder is a seed's.
+
+    Raises:
+        UsageError: it is the folder of a cell.
+    """
+    if not weights.is_dir():
+        return weights
+    seeds = sorted(weights.glob(f"seed-*/{WEIGHTS}"))
+    if seeds:
+        raise UsageError(
+            f"{weights}: is a cell; name the folder of one of its seeds, such as {seeds[0].parent}"
+        )
+    if any(weights.glob("seed-*")):
+        raise UsageError(f"{weights}: is a cell, none of whose seeds has been trained to its end")
+    return weights / WEIGHTS
 
 
 def _read(path: Path) -> dict[str, Tensor]:
@@ -91,30 +113,36 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise UsageError(f"{path}: {error}") from None
 
 
-def _plain(name: str) -> str:
-    """A tensor's name without what wrappers of networks put before it."""
-    return name.removeprefix("_orig_mod.").removeprefix("module.")
+def _network(cell: Cell, tensors: Mapping[str, Tensor], path: Path) -> nn.Module:
+    """The network of ``cell`` with the weights of a file.
 
-
-def _fill(network: nn.Module, tensors: Mapping[str, Tensor], path: Path, config: Config) -> None:
-    """Gives ``network`` its weights.
+    One that was written elsewhere is as its own code builds it, each layer with the ε, momentum and
+    activation that it has there; if it was trained here, its norms are those of the configuration.
 
     Raises:
         UsageError: they are of another network, or have no running statistics.
     """
-    theirs = {_plain(name): value for name, value in tensors.items()}
+    config = cell.config
+    theirs = {plain_name(name): value for name, value in tensors.items()}
     if not any(name.endswith("running_mean") for name in theirs):
         raise UsageError(
             f"{path}: there is nothing to diagnose: no running statistics are in it, so its network"
             " computes the same in training and in evaluation"
         )
-    misfit = next(_misfits(network.state_dict(), theirs), None)
+    network, settings = cell.start(config.seed).network, f"model={config.model.name}"
+    swapped = any(isinstance(module, Slot | Norm) for module in network.modules())
+    if swapped or trained_here(network, theirs):
+        network = cell.build_model(config.seed)
+        settings += f" norm={config.norm.name}"
+    theirs = without_counters(theirs)
+    misfit = next(_misfits(without_counters(network.state_dict()), theirs), None)
     if misfit is not None:
         raise UsageError(
-            f"{path}: {misfit} model={config.model.name} norm={config.norm.name} on these images;"
-            " give the settings that it was trained with"
+            f"{path}: {misfit} {settings} on these images; give the settings that it was trained"
+            " with"
         )
-    network.load_state_dict({name: theirs[name] for name in network.state_dict()})
+    network.load_state_dict(theirs, strict=False)  # without counters
+    return network
 
 
 def _misfits(own: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> Iterator[str]:
@@ -126,14 +154,14 @@ def _misfits(own: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> Iterato
             found, wanted = list(theirs[name].shape), list(tensor.shape)
             yield f"{name} has shape {found}, not {wanted} as in"
     for name in theirs:
-        if name not in own and not name.endswith("num_batches_tracked"):
+        if name not in own:
             yield f"has {name}, which is not in"
 
 
 def _fixed(tensors: Mapping[str, Tensor], statistics: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of a file, under their names there, with other statistics."""
     return {
-        name: statistics.get(_plain(name), value).to(value.dtype).clone()
+        name: statistics.get(plain_name(name), value).to(value.dtype).clone()
         for name, value in tensors.items()
     }
 

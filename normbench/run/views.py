@@ -18,6 +18,7 @@ from normbench.store.lock import holder
 from normbench.store.results import RESULT, Result, is_done, read_results, summarize
 from normbench.terminal.bars import duration
 from normbench.terminal.screen import Screen
+from normbench.terminal.words import count
 
 
 def show_layers(screen: Screen, config: Config, preface: str = "") -> None:
@@ -123,13 +124,13 @@ def show_header(
     if brief:
         screen.line(f"{title}, seeds {_seeds(config.all_seeds, there)}: {cell.directory}", "bold")
         return
-    count, held_out = config.data.num_training(images.num_train)
+    num_train, held_out = config.data.num_training(images.num_train)
     tested = min(images.num_test, config.data.test_limit or images.num_test)
     where = f"{config.precision.value} on {device}"
     if device.type == "cpu":
-        where += f", {_count(torch.get_num_threads(), 'thread')}"
+        where += f", {count(torch.get_num_threads(), 'thread')}"
     data = (
-        f"{images.name}: {count:,} training{f', {held_out:,} held-out' if held_out else ''}"
+        f"{images.name}: {num_train:,} training{f', {held_out:,} held-out' if held_out else ''}"
         f" and {tested:,} test images, {len(images.classes)} classes"
     )
     if config.data.source == "auto" and images.name == "synthetic":
@@ -139,17 +140,13 @@ def show_header(
         title,
         [
             ("data", data),
-            ("steps", f"{_count(config.epochs, 'epoch')} of {count // config.batch:,}"),
+            ("steps", f"{count(config.epochs, 'epoch')} of {num_train // config.batch:,}"),
             ("rate", f"{config.optim.peak(config.batch):.4g} at its peak"),
             ("seeds", _seeds(config.all_seeds, there)),
             ("where", where),
             ("files", str(cell.directory)),
         ],
     )
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _seeds(seeds: list[int], there: int) -> str:
@@ -174,7 +171,7 @@ def show_pace(
 
 def _arranged(arrangement: Arrangement) -> str:
     if arrangement.lanes == arrangement.size == 1:
-        return f"one seed after another, {_count(arrangement.threads, 'thread')}"
+        return f"one seed after another, {count(arrangement.threads, 'thread')}"
     stacks = f"stacks of {arrangement.size}" if arrangement.size > 1 else "single seeds"
     return f"{stacks}, {arrangement.lanes} at a time" if arrangement.lanes > 1 else stacks
 

@@ -1,8 +1,10 @@
 """The tensors of a network in a file: ``model.safetensors`` in a seed's folder."""
 
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
 
+import torch
 from safetensors.torch import save as bytes_of
 from torch import Tensor
 
@@ -11,8 +13,25 @@ from normbench.files import write_bytes
 WEIGHTS = "model.safetensors"
 """The file in a seed's folder."""
 
+TORCH = (".pt", ".pth")
+"""How a file that ``torch.save`` wrote ends."""
+
+ENDINGS = (".safetensors", *TORCH)
+"""How a file of weights may end."""
+
 
 def write_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Writes tensors by name as a safetensors file, with :func:`write_bytes`."""
-    # The library's own writing to a file reports a full disk as another error.
-    write_bytes(path, bytes_of({k: tensor.contiguous().cpu() for k, tensor in tensors.items()}))
+    """Writes tensors by name as a file of the format that its ending, one of ``ENDINGS``, says.
+
+    Raises:
+        OSError: see :func:`normbench.files.write_atomically`.
+    """
+    held = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
+    # Bytes, because the libraries' own writing to a file reports a full disk as another error.
+    if path.suffix in TORCH:
+        buffer = BytesIO()
+        torch.save(held, buffer)
+        content = buffer.getvalue()
+    else:
+        content = bytes_of(held)
+    write_bytes(path, content)

@@ -70,6 +70,11 @@ def test_what_cannot_be_diagnosed_is_one_line(nb: Command, tiny: list[str], tmp_
     for name, part in told.items():
         assert part in refused(nb("diagnose", *_settings(), str(place / name)), tmp_path)
     there = str(place / "text")
-    assert "--replace" in refused(nb("diagnose", "--fix", there, there), tmp_path)
+    other = str(place / "other.safetensors")
+    assert "--replace" in refused(nb("diagnose", "--fix", other, there), tmp_path)
+    assert "must end in" in refused(nb("diagnose", "--fix", "new.bin", other), tmp_path)
+    cell = place / "cell"
+    write_weights(cell / "seed-4" / "model.safetensors", {"norm.running_mean": torch.ones(4)})
+    assert f"such as {cell}/seed-4" in refused(nb("diagnose", str(cell)), tmp_path)
     assert "did you mean batch" in refused(nb("diagnose", "btach=2", there), tmp_path)
     assert "WEIGHTS" in refused(nb("diagnose"), tmp_path).upper()

@@ -27,7 +27,7 @@ def test_weights_are_read_back_as_they_were_written(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["x.safetensors"]
 
 
-@pytest.mark.parametrize("wrapper", [None, "state_dict", "model"])
+@pytest.mark.parametrize("wrapper", [None, "state_dict", "model", "model_state_dict"])
 def test_what_torch_saved_is_read_with_its_usual_wrappers(
     tmp_path: Path, wrapper: str | None
 ) -> None:

@@ -1,6 +1,7 @@
 """Starting from a file of weights."""
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import nn
 
 from normbench.errors import UsageError
 from normbench.models import ModelConfig
+from normbench.models.foreign import LibraryConfig, TimmConfig, TorchvisionConfig
 from normbench.models.resnet import ResNetConfig
 from normbench.norms import Norm
 from normbench.norms.batch import BatchNormConfig
@@ -65,9 +67,12 @@ def test_scales_are_carried_where_that_is_asked_for(file: str, carry: bool) -> N
             assert torch.equal(module.get_parameter("weight"), wanted)
 
 
-@pytest.mark.parametrize("wrapper", [None, "state_dict", "model"])
-def test_what_torch_save_wrote_is_read_as_well(tmp_path: Path, wrapper: str | None) -> None:
-    state = {f"module.{k}": v for k, v in trained(narrow()).state_dict().items()}
+@pytest.mark.parametrize("wrapper", [None, "state_dict", "model", "model_state_dict"])
+@pytest.mark.parametrize("before", ["", "module.", "_orig_mod.", "module._orig_mod."])
+def test_what_torch_save_wrote_is_read_as_well(
+    tmp_path: Path, wrapper: str | None, before: str
+) -> None:
+    state = {f"{before}{k}": v for k, v in trained(narrow()).state_dict().items()}
     torch.save(state if wrapper is None else {wrapper: state, "epoch": 3}, tmp_path / "w.pt")
     model = built(narrow(weights=str(tmp_path / "w.pt")))
     theirs = weights(trained(narrow()))
@@ -79,6 +84,39 @@ def test_torch_s_batch_norms_in_a_foreign_network_are_loaded(tmp_path: Path) -> 
     model = built(own(tmp_path, weights=str(tmp_path / "w.pt")))
     state = torch.load(tmp_path / "w.pt", weights_only=True)
     assert all(torch.equal(a, state[k]) for k, a in weights(model).items())
+
+
+def test_the_weights_of_a_network_with_a_compiled_part_are_loaded(tmp_path: Path) -> None:
+    state = own(tmp_path).network(3).state_dict()
+    torch.save({k.replace("0.", "0._orig_mod."): v for k, v in state.items()}, tmp_path / "w.pt")
+    model = built(own(tmp_path, weights=str(tmp_path / "w.pt")))
+    assert torch.equal(model.get_parameter("0.weight"), state["0.weight"])
+
+
+@pytest.mark.parametrize(
+    "model", [TorchvisionConfig(arch="mobilenet_v3_small"), TimmConfig(arch="regnety_002")]
+)
+@pytest.mark.parametrize("here", [True, False], ids=["here", "elsewhere"])
+def test_carried_weights_of_a_foreign_network_go_on_as_they_were(
+    tmp_path: Path, model: LibraryConfig, here: bool
+) -> None:
+    """With the ε of its own norms, or of those that it was trained with here."""
+    pytest.importorskip(model.name, reason=f"{model.name} is not installed")
+    network = built(model, BatchNormConfig(), seed=9) if here else model.network(3)
+    for name, tensor in network.state_dict().items():
+        if name.endswith("running_var"):
+            tensor.fill_(1e-3)
+        elif name.endswith("weight") and tensor.dim() == 1:
+            tensor.fill_(0.03)  # so that no activation overflows
+    torch.save(network.state_dict(), tmp_path / "w.pt")
+    again = replace(model, weights=str(tmp_path / "w.pt"), carry=True)
+    again.pin()
+    x = torch.randn(2, 3, 32, 32)
+
+    expected = network.eval()(x)
+    torch.testing.assert_close(built(again, BatchNormConfig()).eval()(x), expected)
+    start = again.start(BatchNormConfig(), 3, torch.Generator()).network
+    torch.testing.assert_close(start.eval()(x), expected)
 
 
 def test_another_number_of_classes_starts_the_last_layer_anew_and_is_told(file: str) -> None:

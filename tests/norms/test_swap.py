@@ -175,6 +175,23 @@ def test_a_batch_norm_of_any_library_goes_on_as_ours(make: Callable[[], nn.Modul
     torch.testing.assert_close(new(x), expected, rtol=0, atol=1e-10)
 
 
+def test_running_statistics_bring_their_eps_along_unless_another_is_asked_for() -> None:
+    old = trained(nn.BatchNorm2d(8, eps=0.1).double())
+    old.get_buffer("running_var").fill_(0.01)
+    x = torch.randn(4, 8, 5, 5, dtype=torch.float64)
+    expected = old(x)
+    (told,) = describe_swap(old, BatchNormConfig(), carry=True)
+    assert told.new.endswith("eps=0.1, act=False)")
+    torch.testing.assert_close(swap_norm(old, BatchNormConfig(), carry=True)(x), expected)
+
+    for norm, carry, eps in (
+        (BatchNormConfig(eps=1e-3), True, 1e-3),
+        (BatchNormConfig(), False, 1e-5),
+        (GroupNormConfig(), True, 1e-5),
+    ):
+        assert swap_norm(old, norm, carry=carry).eps == eps
+
+
 def test_scale_and_shift_are_carried_where_there_are_no_running_statistics() -> None:
     old = trained(nn.BatchNorm2d(8))
     new = swap_norm(old, GroupNormConfig(), carry=True)

@@ -132,6 +132,39 @@ def test_a_layer_used_twice_stays_one_layer() -> None:
     assert accuracy(network) == found.accuracies[1].accuracy
 
 
+class Silent(nn.BatchNorm2d):
+    """What timm's BatchNormAct2d is, with dropout that would leave nothing."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.drop: nn.Module = nn.Dropout(1.0)
+        self.act = nn.PReLU(init=-1.0)  # |x|
+
+    def forward(self, input: Tensor) -> Tensor:
+        y: Tensor = self.act(self.drop(super().forward(input)))
+        return y
+
+
+def test_what_a_norm_applies_to_its_output_is_kept_and_drops_nothing() -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        silent = Silent(4)
+        network = nn.Sequential(
+            nn.Conv2d(3, 4, 3), silent, nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+            nn.Linear(4, CLASSES),
+        )  # fmt: skip
+    drop, silent.drop = silent.drop, nn.Identity()
+    sound = accuracy(trained(network))
+    silent.drop = drop
+    found = diagnose(network, SPLITS.train, SPLITS.test, batch=24)
+
+    assert sound > 0.9
+    assert found.accuracies[0].accuracy == sound
+    assert min(each.accuracy for each in found.accuracies[-2:]) > 0.9, "of batches of 32 and 128"
+    assert [layer.layer for layer in found.layers] == ["1"]
+    assert found.statistics.keys() == {"1.running_mean", "1.running_var"}
+
+
 def test_the_network_is_left_as_it_was() -> None:
     for network in (own(), torchs()):
         spoil(network, 2.0)

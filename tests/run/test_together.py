@@ -145,6 +145,25 @@ def test_a_cell_trained_afresh_leaves_the_stack_of_the_cells_beside_as_it_is(
         assert differences(content(whole[place]), content(cut[place])) == []
 
 
+def test_a_cell_killed_at_once_after_it_was_begun_afresh_does_not_go_on_with_an_old_stack(
+    tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut = configs(tiny, "name=cut", "seeds=2", "stack=6")
+    for steps, fresh in ((3, False), (0, True)):
+        with monkeypatch.context() as patch:
+            patch.setattr(seeds, "train", cut_off_after(steps))
+            with pytest.raises(CutOffError):
+                run(cut[1], quiet(), fresh=True) if fresh else run_together(cut, quiet())
+    assert run(cut[1], quiet()).finished
+
+    mine = [read_result(Cell.of(cut[1]).seed_folder(seed)) for seed in (0, 1)]
+    assert all(result is not None and result.stacked in (1, 2) for result in mine)
+    assert not list(Cell.of(cut[1]).directory.glob(".*fresh*"))
+    assert run(cut[0], quiet()).finished
+    theirs = [read_result(Cell.of(cut[place]).seed_folder(1)) for place in (0, 2)]
+    assert [result and result.stacked for result in theirs] == [6, 6]
+
+
 def test_a_checkpoint_that_names_other_rates_than_its_cells_have_is_not_used(
     tiny: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,23 +2,33 @@
 
 import io
 import os
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import torchvision
 from rich.console import Console
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from normbench.config import Config
 from normbench.errors import UsageError
 from normbench.launch.compose import load_config
+from normbench.run import diagnose as diagnosing
 from normbench.run.cell import Cell
 from normbench.run.diagnose import Findings
+from normbench.run.remedies import advice
 from normbench.run.trained import diagnose_file
 from normbench.store.weights import write_weights
 from normbench.terminal.screen import Screen
+from normbench.training.loop import evaluate
 from normbench.training.precise_bn import estimation, reestimate
+from normbench.training.progress import Evaluation
 
 
 @pytest.fixture
@@ -89,7 +99,7 @@ def test_a_file_of_torch_keeps_its_names_its_counters_and_its_types(
     counter = torch.tensor(7)
     theirs = {f"module.{k}": v.half() for k, v in spoiled(state).items()}
     torch.save(
-        {"state_dict": {**theirs, "module.blocks.1.num_batches_tracked": counter}},
+        {"model_state_dict": {**theirs, "module.blocks.1.num_batches_tracked": counter}},
         tmp_path / "x.pt",
     )
     diagnosed(config, tmp_path / "x.pt", tmp_path / "y.safetensors")
@@ -117,12 +127,50 @@ def test_a_file_that_is_there_is_replaced_only_where_that_is_said(
     assert [each.name for each in tmp_path.iterdir()] == ["x.safetensors"]
 
 
-@pytest.mark.parametrize(("place", "told"), [(".", "is a folder"), ("no/x", "is no folder that")])
+@pytest.mark.parametrize(
+    ("place", "told"),
+    [
+        (".", "is a folder"),
+        ("no/x.pt", "is no folder that"),
+        ("x", "must end in one of .safetensors, .pt, .pth"),
+        ("x.bin", "must end in"),
+    ],
+)
 def test_a_place_that_cannot_be_written_is_refused_before_any_work(
     config: Config, tmp_path: Path, place: str, told: str
 ) -> None:
     with pytest.raises(UsageError, match=told):
         diagnosed(config, tmp_path / "not looked at", tmp_path / place)
+
+
+@pytest.mark.parametrize("ending", [".pt", ".pth", ".safetensors"])
+def test_what_is_written_is_of_the_format_that_its_name_says(
+    config: Config, state: dict[str, Tensor], tmp_path: Path, ending: str
+) -> None:
+    torch.save({"model": spoiled(state)}, tmp_path / "bad.pt")
+    diagnosed(config, tmp_path / "bad.pt", tmp_path / f"good{ending}")
+    read = load_file if ending == ".safetensors" else partial(torch.load, weights_only=True)
+    good = read(tmp_path / f"good{ending}")
+
+    assert list(good) == list(state) if ending != ".safetensors" else good.keys() == state.keys()
+    mean = good["blocks.1.running_mean"]
+    torch.testing.assert_close(mean, state["blocks.1.running_mean"], rtol=0.1, atol=0.2)
+
+
+def test_the_folder_of_a_cell_is_told_with_a_seed_that_there_is(
+    config: Config, state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    for seed in (1, 3):
+        (tmp_path / f"cell/seed-{seed}").mkdir(parents=True)
+    with pytest.raises(UsageError, match="is a cell, none of whose seeds has been trained to"):
+        diagnosed(config, tmp_path / "cell")
+    write_weights(tmp_path / "cell/seed-3/model.safetensors", state)
+    with pytest.raises(
+        UsageError, match="is a cell; name the folder of one of its seeds, such as"
+    ) as e:
+        diagnosed(config, tmp_path / "cell")
+    example = str(e.value).split()[-1]
+    assert "running averages" in diagnosed(config, Path(example))
 
 
 def test_held_out_images_are_looked_at_before_the_test_images(
@@ -174,3 +222,144 @@ def test_what_is_no_file_of_weights_is_one_line(config: Config, tmp_path: Path) 
     for name in ("x", "pipe", "missing", "."):
         with pytest.raises(UsageError, match=r"^/\S+: (is n|there is no)"):
             diagnosed(config, tmp_path / name)
+
+
+# Networks that were written elsewhere.
+
+
+LIBRARIES = {
+    "torchvision": ("mobilenet_v3_small", 0.01),
+    "timm": ("regnety_002", 0.1),
+}
+"""An architecture of each, and its momentum. The first has an ε of its own, the other layers with
+an activation."""
+
+
+@dataclass(frozen=True)
+class Theirs:
+    """A network of a library that knows nothing of this package, in a file."""
+
+    library: str
+    network: nn.Module
+    file: Path
+
+    @property
+    def settings(self) -> list[str]:
+        return [f"model={self.library}", f"model.arch={LIBRARIES[self.library][0]}"]
+
+
+@pytest.fixture(params=LIBRARIES)
+def theirs(request: pytest.FixtureRequest, tmp_path: Path) -> Theirs:
+    """Its weights are random, its variances so small that ε counts."""
+    library: str = request.param
+    network = made(library)
+    generator = torch.Generator().manual_seed(1)
+    for name, tensor in network.state_dict().items():
+        if name.endswith("running_var"):
+            tensor.copy_(1e-3 * (0.5 + torch.rand(tensor.shape, generator=generator)))
+        if name.endswith("running_mean"):
+            tensor.copy_(0.01 * torch.randn(tensor.shape, generator=generator))
+    torch.save(network.state_dict(), tmp_path / "theirs.pt")
+    return Theirs(library, network.eval(), tmp_path / "theirs.pt")
+
+
+def made(library: str) -> nn.Module:
+    pytest.importorskip(library, reason=f"{library} is not installed")
+    arch, _ = LIBRARIES[library]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        if library == "torchvision":
+            network = torchvision.models.get_model(arch, weights=None, num_classes=3)
+        else:
+            network = import_module("timm").create_model(arch, num_classes=3)
+    assert isinstance(network, nn.Module)
+    return network
+
+
+def foreign(tiny: list[str], *settings: str) -> Config:
+    """Batch norm in a network that was written elsewhere."""
+    images = [each for each in tiny if not each.startswith("model")]
+    return load_config([*images, "norm=batch", *settings])
+
+
+class Watched:
+    """Networks that are evaluated, and momentums that are advised on, in ``diagnose``."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.networks: list[nn.Module] = []
+        self.momentums: list[float] = []
+        monkeypatch.setattr(diagnosing, "evaluate", self._evaluated)
+        monkeypatch.setattr(diagnosing, "advice", self._advised)
+
+    def _evaluated(self, networks: list[nn.Module], *args: Any, **others: Any) -> Evaluation:
+        self.networks += [deepcopy(network) for network in networks]
+        return evaluate(networks, *args, **others)
+
+    def _advised(self, accuracies: Any, batch: int | None, momentum: float) -> list[str]:
+        self.momentums.append(momentum)
+        return advice(accuracies, batch, momentum)
+
+
+def test_a_library_s_network_is_diagnosed_as_its_own_code_builds_it(
+    tiny: list[str], theirs: Theirs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched = Watched(monkeypatch)
+    config = foreign(tiny, *theirs.settings)
+    found = findings(config, theirs.file)
+    x = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(2))
+
+    running = watched.networks[0].eval()
+    torch.testing.assert_close(running(x), theirs.network(x), rtol=1e-5, atol=1e-5)
+    assert watched.momentums == [LIBRARIES[theirs.library][1]]
+    layers = {n for n, m in theirs.network.named_modules() if isinstance(m, nn.BatchNorm2d)}
+    assert {layer.layer for layer in found.layers} == layers
+
+
+def test_what_is_written_for_a_library_s_network_is_loaded_by_it(
+    tiny: list[str], theirs: Theirs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    watched = Watched(monkeypatch)
+    config = foreign(tiny, *theirs.settings)
+    diagnosed(config, theirs.file, tmp_path / "fixed.safetensors")
+    mended = made(theirs.library).eval()
+    mended.load_state_dict(load_file(tmp_path / "fixed.safetensors"), strict=True)
+    x = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(2))
+
+    torch.testing.assert_close(mended(x), watched.networks[1].eval()(x), rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(mended(x), theirs.network(x), rtol=1e-2)
+    again = findings(config, tmp_path / "fixed.safetensors")
+    assert max(layer.mean for layer in again.layers) < 1e-3
+
+
+def test_a_library_s_network_that_was_trained_here_has_the_norms_it_was_given(
+    tiny: list[str], theirs: Theirs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    watched = Watched(monkeypatch)
+    config = foreign(tiny, *theirs.settings, "norm.momentum=0.3")
+    trained = Cell.of(config).build_model(0).eval()
+    write_weights(tmp_path / "ours.safetensors", trained.state_dict())
+    findings(config, tmp_path / "ours.safetensors")
+    x = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(2))
+
+    torch.testing.assert_close(watched.networks[0].eval()(x), trained(x), rtol=1e-5, atol=1e-5)
+    assert watched.momentums == [0.3]
+
+
+def test_a_library_s_network_whose_counters_are_lost_is_still_found(
+    tiny: list[str], tmp_path: Path
+) -> None:
+    state = made("timm").state_dict()
+    kept = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
+    write_weights(tmp_path / "x.safetensors", kept)
+    found = findings(
+        foreign(tiny, "model=timm", "model.arch=regnety_002"), tmp_path / "x.safetensors"
+    )
+
+    assert "stem.bn" in {layer.layer for layer in found.layers}
+
+
+def test_weights_of_another_library_s_network_are_one_line(tiny: list[str], tmp_path: Path) -> None:
+    torch.save(made("timm").state_dict(), tmp_path / "x.pt")
+
+    with pytest.raises(UsageError, match=r"has no conv1\.weight, .* in model=torchvision on"):
+        findings(foreign(tiny, "model=torchvision"), tmp_path / "x.pt")
