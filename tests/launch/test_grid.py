@@ -240,7 +240,15 @@ def test_every_experiment_fits_the_built_in_images(monkeypatch: pytest.MonkeyPat
         ("hydra/launcher=jobli", "hydra/launcher=jobli: unknown launcher; choose from basic,"),
         ("hydra/launcher=basic,joblib", "hydra/launcher=basic,joblib: unknown launcher"),
         ("hydra.launcher.n_jobs=1,2", "Sweeping over Hydra's configuration is not supported"),
-        ("hydra.launcher.wings=2", "hydra.launcher.wings: Could not override"),
+        ("hydra.launcher.wings=2", "hydra.launcher.wings=2: this launcher has no wings; choose"),
+        (
+            "hydra/launcher=joblib hydra.launcher.wings=2",
+            "hydra.launcher.wings=2: this launcher has no wings; its keys: n_jobs, backend",
+        ),
+        (
+            "hydra/launcher=joblib hydra.launcher.n_jobs=two",
+            "hydra.launcher.n_jobs=two: Value 'two' of type 'str' could not be converted to Int",
+        ),
     ],
 )
 def test_a_mistake_in_any_cell_is_one_line_and_nothing_is_written(
