@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
@@ -155,6 +155,19 @@ def test_less_time_than_a_race_has_taken_is_refused_and_its_answer_stays(
     assert ended.exit_code == 2
     assert "--within 1.0 s: this race has taken" in ended.stderr
     assert files_below(tmp_path) == before
+
+
+def test_a_race_goes_on_where_one_of_two_workers_is_killed(
+    nb: Command, race: Settings, tmp_path: Path, dying_workers: Callable[[int], Path]
+) -> None:
+    killed = dying_workers(1)
+    launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    ended = nb("advise", *race, "--norms", "batch,group", "--within", "20m", *launcher)
+
+    assert ended.exit_code == 0, ended.output
+    assert len(list(killed.iterdir())) == 1
+    assert "a process of the launcher died" in ended.stdout
+    assert (tmp_path / "runs" / "advise" / "answer.md").is_file()
 
 
 def test_a_training_that_fails_ends_the_race_with_one_line(
