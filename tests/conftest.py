@@ -7,7 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -111,6 +111,39 @@ def nb() -> Command:
         return CliRunner().invoke(app, changed(arguments), prog_name="normbench")
 
     return invoke
+
+
+_DYING = """
+import os, signal, sys
+from pathlib import Path
+
+if any("popen_loky" in word for word in sys.orig_argv):  # what joblib starts its workers with
+    for number in range({times}):
+        try:
+            Path({folder!r}, str(number)).touch(exist_ok=False)
+        except FileExistsError:
+            continue
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.fixture
+def dying_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Path]:
+    """Kills so many of joblib's workers at their start; the folder has a file for each."""
+    loky = pytest.importorskip("joblib.externals.loky")
+    loky.get_reusable_executor().shutdown(kill_workers=True)  # those of an earlier test
+
+    def dying(times: int) -> Path:
+        folder = tmp_path.with_name(f"{tmp_path.name}-killed")
+        folder.mkdir()
+        code = tmp_path.with_name(f"{tmp_path.name}-code")
+        code.mkdir()
+        text = _DYING.format(times=times, folder=str(folder))
+        (code / "sitecustomize.py").write_text(text)
+        monkeypatch.setenv("PYTHONPATH", str(code), prepend=os.pathsep)
+        return folder
+
+    return dying
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,12 @@
 """All commands, and what is common to them."""
 
+import re
 import sys
 from importlib.metadata import version as installed_version
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from normbench.cli import catalog, completion, records, training
 
@@ -28,6 +29,23 @@ class _Commands(TyperGroup):
             if message:  # else help has been printed
                 typer.echo(f"normbench: {message}; see {command} --help", err=True)
             sys.exit(2)
+
+
+class _WithSettings(TyperCommand):
+    """A command with settings: ``-batch`` is a word, not five letters of which h asks for help."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        options = {name for each in self.params for name in each.opts}
+        words = [re.match(r"-[A-Za-z][\w-]+", text) for text in args]
+        for text, word in zip(args, words, strict=True):
+            if word and f"-{word[0]}" in options:
+                value = text.removeprefix(word[0]).replace("=", " ", 1)
+                raise _MistypedError(
+                    f"{text}: options have two dashes; write -{word[0]}{value}", ctx
+                )
+        # With two dashes it is passed on, to those who say what was meant.
+        both = zip(args, words, strict=True)
+        return super().parse_args(ctx, [f"-{text}" if word else text for text, word in both])
 
 
 app = typer.Typer(
@@ -57,11 +75,11 @@ def normbench(
     """Which normalization layer for a small batch, at what cost, and how sure?"""
 
 
-app.command(context_settings=_SETTINGS)(training.run)
-app.command(context_settings=_SETTINGS, no_args_is_help=True)(training.sweep)
-app.command(context_settings=_SETTINGS)(training.show)
-app.command(context_settings=_SETTINGS)(training.advise)
-app.command(context_settings=_SETTINGS)(training.diagnose)
+app.command(cls=_WithSettings, context_settings=_SETTINGS)(training.run)
+app.command(cls=_WithSettings, context_settings=_SETTINGS, no_args_is_help=True)(training.sweep)
+app.command(cls=_WithSettings, context_settings=_SETTINGS)(training.show)
+app.command(cls=_WithSettings, context_settings=_SETTINGS)(training.advise)
+app.command(cls=_WithSettings, context_settings=_SETTINGS)(training.diagnose)
 app.command()(records.runs)
 app.command()(records.report)
 app.command()(records.tensorboard)

@@ -209,9 +209,15 @@ def in_words(error: Exception, parsed: Sequence[Typed]) -> str:
         return first_line
     key = found.full_key.partition("[")[0]  # optim.steps_at[0] is an element
     typed = next((each.text for each in reversed(parsed) if each.key == key), key)
-    said = None
-    if isinstance(found, ConfigKeyError | ConfigAttributeError):
+    said: str | None = None
+    missing = isinstance(found, ConfigKeyError | ConfigAttributeError)
+    launcher = key.startswith("hydra.launcher.")
+    if missing and launcher:
+        said = hints.launcher_has_no(found.object_type, found.key)
+    elif missing:
         said = hints.has_no(found.object_type, found.key)
+    elif launcher:
+        said = str(found).partition("\n")[0]
     elif not isinstance(found, InterpolationResolutionError):
         said = hints.must_be(key)
     return f"{typed}: {said or first_line}"

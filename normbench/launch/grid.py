@@ -108,6 +108,16 @@ def train_each(
         return grid.train(composed, screen, known=known)
 
 
+def check_launcher(launcher: Sequence[str]) -> None:
+    """Composes ``hydra/launcher=…`` and ``hydra.launcher.…``, and launches nothing.
+
+    Raises:
+        UsageError: there is no such setting, or it cannot have this value.
+    """
+    with _opened(launcher):
+        pass
+
+
 @contextmanager
 def _opened(arguments: Sequence[str]) -> Iterator["_Grid"]:
     """Composes what every job of a sweep begins with, and finds its launcher."""
@@ -125,7 +135,8 @@ def _opened(arguments: Sequence[str]) -> Iterator["_Grid"]:
         try:
             master = hydra.compose_config("config", overrides, RunMode.MULTIRUN)
         except (HydraException, OmegaConfBaseException) as error:
-            raise UsageError(in_words(error, own)) from None
+            typed_all = [*map(parse, launcher), *own]
+            raise UsageError(in_words(error, typed_all)) from None
         yield _Grid(master, HydraContext(hydra.config_loader, Callbacks(master)), own)
 
 

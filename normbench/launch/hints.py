@@ -88,6 +88,8 @@ def check_arguments(command: str, arguments: Sequence[str]) -> None:
                 f"{text!r}: several settings in quotes; remove the quotes: normbench {command}"
                 f" {' '.join(several)}"
             )
+        if command == "advise":
+            _check_advise(text, following)
         if "=" not in text.rstrip("=") and not text.startswith(("+", "~", "=")):
             if text.endswith("=") and not _value_in(following):
                 continue  # an empty value
@@ -100,6 +102,24 @@ def check_arguments(command: str, arguments: Sequence[str]) -> None:
             raise UsageError(f"{text}: settings have no dashes; write {text.lstrip('-')}")
         if command == "run" and text.startswith("experiment="):
             _check_experiment(text, arguments)
+
+
+def _check_advise(text: str, following: Sequence[str]) -> None:
+    """Refuses what ``advise`` chooses itself, and its options where they are typed as settings."""
+    word, _, value = (part.strip() for part in text.lstrip("-").partition("="))
+    value = value or _value_in(following)
+    key = _key(word.rstrip(":"))
+    names = value if "," in value else "NAME,NAME"
+    if key == "within":
+        raise UsageError(f"{text}: write --within {value or 'TIME'}")
+    if key == "norms":
+        raise UsageError(f"{text}: write --norms {names}")
+    if key == "norm":
+        raise UsageError(f"{text}: advise chooses; use --norms {names}")
+    if key == "seeds":
+        raise UsageError(f"{text}: advise chooses; use --within: it buys seeds")
+    if text in group_names()["norm"] and not (text in known_keys() and value.isdecimal()):
+        raise UsageError(f"{text}: norms are named together, without blanks: --norms batch,group")
 
 
 def _settings_in(text: str) -> list[str]:
@@ -228,6 +248,13 @@ def has_no(cls: Any, key: object) -> str | None:
     group = _CHOICES[cls].partition("=")[0]
     keys = [field.name for field in fields(cls) if field.name != NAMED_BY[group]]
     return f"{_CHOICES[cls]} has no {key}; its keys: {', '.join(keys)}"
+
+
+def launcher_has_no(cls: Any, key: object) -> str:
+    """``this launcher has no n_job; its keys: …``, of the class of a launcher's settings."""
+    keys = [each.name for each in fields(cls) if each.name != "_target_"] if cls else []
+    others = f"its keys: {', '.join(keys)}" if keys else "choose another with hydra/launcher=NAME"
+    return f"this launcher has no {key}; {others}"
 
 
 def _allowed(kind: Any) -> str:

@@ -23,11 +23,15 @@ from normbench.store.lock import HOLDER, SWEEP, HeldError, Holder, holder
 from normbench.store.results import RESULT, KilledError, read_results
 from normbench.terminal.bars import duration
 from normbench.terminal.screen import Screen
+from normbench.terminal.words import count
 
 GRACE = 3.5
 """Seconds that other processes get to save their state when the sweep is interrupted."""
 
 KILLED = "its process was killed"
+
+RETRIES = 2
+"""How often cells are launched again where a process dies before it has begun one of them."""
 
 _THIS = uuid4().hex
 
@@ -142,24 +146,61 @@ def finish(
         todo: those to be trained.
         launch: hands cells to a launcher and waits for their end.
         screen: where it is said what went wrong.
+
+    Raises:
+        UsageError: the launcher raises without a cell having begun, however often.
     """
     suspects = Cells()
-    earlier = {each.directory: _failures(each) for each in todo}
     while todo:
-        died = _attempt(cells, todo, launch)
-        left = [each for each in todo.unfinished() if _failures(each) == earlier[each.directory]]
+        died, left, begun = _launched(cells, todo, launch, screen)
         if died is None or not left:
             break
-        begun = [each for each in left if (each.directory / HOLDER).exists()]
-        screen.line(f"a process of the launcher died ({_first_line(died)}); {len(left)} cells left")
-        if not begun:
-            raise UsageError(f"the launcher failed: {_first_line(died)}") from died
         suspects.extend(begun)
         todo = Cells(each for each in left if each not in begun)
     for each in suspects:
-        if _attempt(cells, Cells([each]), launch) is not None and each.left:
+        died, _, _ = _launched(cells, Cells([each]), launch, screen)
+        if died is not None and each.left:
             with suppress(OSError, UsageError):
                 _note_failure(each.cell, KilledError(KILLED), KILLED)
+
+
+def _launched(
+    cells: Cells, todo: Cells, launch: Callable[[Sequence[Planned]], None], screen: Screen
+) -> tuple[Exception | None, Cells, Cells]:
+    """Launches ``todo``, again where that raises before anything has come of it.
+
+    Returns:
+        What the launcher raised; the cells that are left, without those that failed by themselves;
+        and those of them that were being trained.
+
+    Raises:
+        UsageError: nothing has come of it RETRIES times more.
+    """
+    for retries in range(RETRIES, -1, -1):
+        failures = {each.directory: _failures(each) for each in todo}
+        holders = {each.directory: _held(each) for each in todo}
+        died = _attempt(cells, todo, launch)
+        left = [each for each in todo.unfinished() if _failures(each) == failures[each.directory]]
+        begun = [each for each in left if _held(each) not in (None, holders[each.directory])]
+        if died is None:
+            break
+        if left:
+            said = f"{count(len(left), 'cell')} left"
+            screen.line(f"a process of the launcher died ({_first_line(died)}); {said}")
+        if begun or len(left) < len(todo):
+            break
+        if not retries:
+            raise UsageError(f"the launcher failed: {_first_line(died)}") from died
+    return died, Cells(left), Cells(begun)
+
+
+def _held(planned: Planned) -> tuple[int, int] | None:
+    """What tells the last process that has died at a cell from others; None where none has."""
+    try:
+        status = (planned.directory / HOLDER).stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
 
 
 def _failures(planned: Planned) -> list[tuple[int, int]]:

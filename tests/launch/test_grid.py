@@ -240,7 +240,15 @@ def test_every_experiment_fits_the_built_in_images(monkeypatch: pytest.MonkeyPat
         ("hydra/launcher=jobli", "hydra/launcher=jobli: unknown launcher; choose from basic,"),
         ("hydra/launcher=basic,joblib", "hydra/launcher=basic,joblib: unknown launcher"),
         ("hydra.launcher.n_jobs=1,2", "Sweeping over Hydra's configuration is not supported"),
-        ("hydra.launcher.wings=2", "hydra.launcher.wings: Could not override"),
+        ("hydra.launcher.wings=2", "hydra.launcher.wings=2: this launcher has no wings; choose"),
+        (
+            "hydra/launcher=joblib hydra.launcher.wings=2",
+            "hydra.launcher.wings=2: this launcher has no wings; its keys: n_jobs, backend",
+        ),
+        (
+            "hydra/launcher=joblib hydra.launcher.n_jobs=two",
+            "hydra.launcher.n_jobs=two: Value 'two' of type 'str' could not be converted to Int",
+        ),
     ],
 )
 def test_a_mistake_in_any_cell_is_one_line_and_nothing_is_written(
@@ -398,3 +406,36 @@ def test_a_cell_that_did_not_finish_is_exit_code_1(nb: Command, tiny: list[str])
     again = nb(*command)
     assert again.exit_code == 1
     assert "2 cells, 2 of them trained already: runs/default" in again.stdout
+
+
+# ---- workers that die at their start ----
+
+TWO = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_cells_are_launched_again_where_a_worker_dies_at_its_start(
+    tiny: list[str], dying_workers: Callable[[int], Path], times: int
+) -> None:
+    killed = dying_workers(times)
+    screen = quiet()
+    cells = train_each([[*tiny, f"norm={norm}"] for norm in ("batch", "group")], TWO, screen)
+
+    assert len(list(killed.iterdir())) == times
+    assert all(each.finished for each in cells)
+    assert isinstance(screen.console.file, io.StringIO)
+    assert "a process of the launcher died (TerminatedWorkerError: " in (
+        screen.console.file.getvalue()
+    )
+
+
+def test_workers_that_always_die_at_their_start_are_one_line(
+    nb: Command, tiny: list[str], dying_workers: Callable[[int], Path]
+) -> None:
+    killed = dying_workers(99)
+    ended = nb("sweep", *tiny, "norm=batch,group", *TWO)
+
+    assert ended.exit_code == 2
+    assert ended.stderr.startswith("normbench: the launcher failed: TerminatedWorkerError: ")
+    assert len(ended.stderr.splitlines()) == 1
+    assert 3 <= len(list(killed.iterdir())) <= 6, "three launches of two workers"

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from normbench.config import Config
 from normbench.errors import UsageError
+from normbench.files import write_json
 from normbench.launch import sweep
 from normbench.launch.compose import load_config
 from normbench.launch.planned import Cells, Planned, planned_cells
@@ -72,7 +73,7 @@ def end(planned: Planned, status: str = FINISHED) -> None:
 def begin(planned: Planned) -> None:
     """What a process leaves that is killed while it trains a cell."""
     planned.directory.mkdir(parents=True, exist_ok=True)
-    (planned.directory / HOLDER).write_text('{"pid": 99999999, "host": "here", "since": "now"}')
+    write_json(planned.directory / HOLDER, {"pid": 99999999, "host": "here", "since": "now"})
 
 
 def error(planned: Planned) -> str | None:
@@ -139,13 +140,69 @@ def test_a_cell_that_always_kills_its_process_fails_and_the_others_do_not(cells:
 
 
 def test_a_launcher_that_is_broken_from_the_start_is_the_persons_to_mend(cells: Cells) -> None:
-    def broken(_: Sequence[Planned]) -> None:
+    launched: list[int] = []
+
+    def broken(given: Sequence[Planned]) -> None:
+        launched.append(len(given))
         raise ImportError("no such launcher\nreally")
 
-    with pytest.raises(UsageError, match=r"^the launcher failed: ImportError: no such"):
+    with pytest.raises(UsageError, match=r"^the launcher failed: ImportError: no such launcher$"):
         finish(cells, cells, broken, quiet())
 
+    assert launched == [4, 4, 4], "once, and twice again"
     assert not any(each.cell.seed_folder(0).exists() for each in cells)
+
+
+@pytest.mark.parametrize("deaths", [1, 2])
+def test_what_no_process_has_begun_is_launched_again_whole(cells: Cells, deaths: int) -> None:
+    begin(cells[1])  # left by an earlier sweep: nothing of this one
+    launched: list[list[int]] = []
+
+    def launch(given: Sequence[Planned]) -> None:
+        launched.append([batch(each) for each in given])
+        if len(launched) <= deaths:
+            raise RuntimeError("a worker was killed")
+        for each in given:
+            end(each)
+
+    finish(cells, cells, launch, quiet())
+
+    assert launched == [[2, 4, 6, 8]] * (deaths + 1)
+    assert all(each.finished for each in cells)
+
+
+def test_a_process_may_die_at_its_start_each_time_that_cells_have_ended(cells: Cells) -> None:
+    launched: list[list[int]] = []
+
+    def launch(given: Sequence[Planned]) -> None:
+        launched.append([batch(each) for each in given])
+        if len(launched) % 3 == 0:
+            end(given[0])
+        raise RuntimeError("a worker was killed")
+
+    finish(cells, cells, launch, quiet())
+
+    each = [[2, 4, 6, 8], [4, 6, 8], [6, 8], [8]]
+    assert launched == [left for left in each for _ in range(3)]
+    assert all(each.finished for each in cells)
+
+
+def test_a_suspect_whose_process_dies_before_it_begins_is_not_to_blame(cells: Cells) -> None:
+    launched: list[list[int]] = []
+
+    def launch(given: Sequence[Planned]) -> None:
+        launched.append([batch(each) for each in given])
+        if len(launched) == 1:
+            begin(given[0])
+        if len(launched) in (1, 3):
+            raise RuntimeError("a worker was killed")
+        for each in given:
+            end(each)
+
+    finish(cells, cells, launch, quiet())
+
+    assert launched == [[2, 4, 6, 8], [4, 6, 8], [2], [2]]
+    assert all(each.finished for each in cells)
 
 
 def test_a_launcher_that_raises_when_all_is_done_has_done_it(cells: Cells) -> None:

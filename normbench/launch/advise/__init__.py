@@ -6,6 +6,7 @@ From the top down::
     command.py     measures, has the race run, shows its answer: start reading here
     rounds.py      trains the rounds of a race, and shows how it stands
     wording.py     the answer in words, as Markdown and as HTML
+    pictures.py    errors with their intervals, drawn for notebooks
     answer.py      who has won, how sure that is, and what would change it
     elsewhere.py   at which other batch size another norm wins
     race.py        which trainings come next, and who drops out

@@ -121,19 +121,18 @@ def _planned(
     screen: Screen,
 ) -> Plan:
     """The plan in ``folder``, with another budget if so wanted, or a new one."""
-    digest = question.digest(cells)
     try:
         plan = read_plan(folder)
     except UnreadableError as error:
         raise UsageError(f"{folder}: {error}; remove {ADVICE} to plan anew") from None
-    if plan is not None and plan.question != digest:
+    if plan is not None and not question.is_of(plan, cells):
         raise UsageError(
             f"{folder} holds another race: {' '.join(plan.settings)} --norms"
             f" {','.join(plan.norms)}; choose another name=NAME"
         )
     taken: dict[str, float] = {}
     if plan is None:
-        plan = _measured(question, cells, digest, since, within, screen)
+        plan = _measured(question, cells, since, within, screen)
     elif plan.within == within:
         return plan
     else:
@@ -183,7 +182,6 @@ def extended(plan: Plan, within: float, taken: float) -> Plan:
 def _measured(
     question: Question,
     cells: Sequence[Cell],
-    digest: str,
     since: float,
     within: float,
     screen: Screen,
@@ -206,7 +204,7 @@ def _measured(
     used = perf_counter() - since
     raced, lengths = lengths_within(timings, steps, config.epochs, within, used)
     return Plan(
-        question=digest,
+        question=question.digest(cells),
         settings=question.said,
         within=within,
         epochs=config.epochs,

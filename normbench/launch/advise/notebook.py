@@ -1,8 +1,9 @@
 """The same from Python: plain arguments, answers that pandas and notebooks can show."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from html import escape
+from math import isfinite
 from statistics import fmean
 from typing import Any
 
@@ -10,35 +11,65 @@ from normbench.errors import UsageError
 from normbench.launch.advise import command
 from normbench.launch.advise.answer import Answer
 from normbench.launch.advise.odds import half_width
+from normbench.launch.advise.pictures import Error, by_batch
 from normbench.launch.choices import USUAL
-from normbench.launch.compose import split_launcher
+from normbench.launch.compose import by_key, split_launcher
 from normbench.launch.grid import train_each
 from normbench.launch.planned import Planned
 from normbench.registry import as_override
 from normbench.store.results import read_results
 from normbench.terminal.screen import Screen
 
+_ARGUMENTS = {
+    "norm": 'norms="{}"',
+    "batch": "batches=[{}]",
+    "seeds": "seeds={}",
+    "name": 'name="{}"',
+}
+"""The settings that :func:`compare` takes as arguments of its own."""
+
 
 def advise(
     *overrides: str,
-    norms: Sequence[str] = USUAL,
-    within: str = "30m",
+    norms: Sequence[str] | str = USUAL,
+    within: str | float = "30m",
     screen: Screen | None = None,
 ) -> Answer:
     """Finds the best norm and learning rate, as ``normbench advise`` does.
 
     Args:
         overrides: settings as on the command line, ``"batch=2"``, ``"model.depth=20"``.
-        norms: the names of the norms that race.
-        within: how long it may take, ``"30m"``.
+        norms: the names of the norms that race; as a list, or ``"batch,group"``.
+        within: how long it may take, ``"30m"``, or in seconds.
         screen: where the race is shown; standard output by default.
 
     Raises:
         UsageError: as on the command line; nothing has been trained then.
         UnfinishedError: a training failed.
     """
-    budget = command.seconds(within)
-    return command.advise(overrides, screen or Screen(), within=budget, norms=norms)
+    _check_settings(overrides)
+    if isinstance(within, str):
+        budget = command.seconds(within)
+    elif isinstance(within, int | float) and isfinite(within) and within > 0:
+        budget = float(within)
+    else:
+        raise UsageError(f'within={within!r}: give a time such as "30m", or seconds')
+    names = [str(norm) for norm in _listed(norms)]
+    return command.advise(overrides, screen or Screen(), within=budget, norms=names)
+
+
+def _check_settings(overrides: Sequence[object]) -> None:
+    """Refuses settings that are no text, such as a list of them."""
+    for given in overrides:
+        if not isinstance(given, str):
+            raise UsageError(f'{given!r}: give each setting as text, for example "epochs=3"')
+
+
+def _listed(given: object) -> list[Any]:
+    """What was given for several: a list, one alone, or text with commas, as on a command line."""
+    if isinstance(given, str):
+        return [part.strip() for part in given.split(",") if part.strip()]
+    return list(given) if isinstance(given, Iterable) else [given]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +115,20 @@ class SideBySide:
             f"<td>{len(row.seeds)}</td></tr>"
             for row in self.rows
         )
-        return f"<table><tr>{head}</tr>{body}</table>"
+        picture = by_batch(
+            [
+                Error(row.norm, row.norm, row.error, row.half, row.errors, row.batch)
+                for row in self.rows
+                if row.error is not None
+            ]
+        )
+        return f"<table><tr>{head}</tr>{body}</table>{picture}"
 
 
 def compare(
     *overrides: str,
-    norms: Sequence[str] = ("batch", "group"),
-    batches: Sequence[int] = (2,),
+    norms: Sequence[str] | str = ("batch", "group"),
+    batches: Sequence[int] | int = (2,),
     seeds: int = 3,
     name: str = "compare",
     screen: Screen | None = None,
@@ -99,8 +137,8 @@ def compare(
 
     Args:
         overrides: further settings as on the command line, ``"epochs=3"``, ``"optim.lr=0.05"``.
-        norms: names of norms.
-        batches: batch sizes.
+        norms: names of norms; as a list, or ``"batch,group"``.
+        batches: batch sizes; as a list, or one.
         seeds: how many each is trained with.
         name: records go to ``runs/NAME``.
         screen: where progress is shown; standard output by default.
@@ -108,15 +146,24 @@ def compare(
     Raises:
         UsageError: a setting or a cell cannot be; nothing has been trained then.
     """
-    if not len(norms):
+    _check_settings(overrides)
+    names, sizes = _listed(norms), _listed(batches)
+    if not names:
         raise UsageError(f'norms={norms!r}: give one or more, for example norms=["batch", "group"]')
-    if not len(batches):
+    if not sizes:
         raise UsageError(f"batches={batches!r}: give one or more, for example batches=[2]")
     launcher, own = split_launcher(overrides)
+    typed = by_key(own)
+    for key, argument in _ARGUMENTS.items():
+        if key in typed:
+            value = typed[key].partition("=")[2].strip()
+            raise UsageError(
+                f"{typed[key]}: compare has an argument for it: {argument.format(value)}"
+            )
     each = [
         [f"name={as_override(name)}", *own, f"norm={norm}", f"batch={batch}", f"seeds={seeds}"]
-        for batch in batches
-        for norm in norms
+        for batch in sizes
+        for norm in names
     ]
     cells = train_each(each, launcher, screen or Screen())
     return SideBySide([_compared(cell) for cell in cells])

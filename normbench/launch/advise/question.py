@@ -9,6 +9,7 @@ from normbench.config import PLACES
 from normbench.errors import UsageError
 from normbench.launch.advise.budget import Heat
 from normbench.launch.compose import by_key, load_config, split_launcher
+from normbench.launch.grid import check_launcher
 from normbench.launch.hints import check_arguments
 from normbench.launch.rates import AUTO
 from normbench.norms import NORMS
@@ -42,9 +43,6 @@ class Question:
         launcher, settings = split_launcher(overrides)
         check_arguments("advise", settings)
         typed = by_key(settings)
-        for key in typed.keys() & {"norm", "seeds"}:
-            instead = "--norms NAME,NAME" if key == "norm" else "--within: it buys seeds"
-            raise UsageError(f"{typed[key]}: advise chooses; use {instead}")
         if typed.get("optim.lr") == AUTO:
             raise UsageError(f"{AUTO}: advise chooses the rate; leave it out")
         for norm in norms:
@@ -52,6 +50,8 @@ class Question:
                 raise UsageError(f"--norms {norm}: unknown norm; choose from {', '.join(NORMS)}")
         if len(set(norms)) < 2:
             raise UsageError("--norms: a race takes two norms or more, for example batch,group")
+        if launcher:
+            check_launcher(launcher)
         own = {"name": "name=advise", "data.val_fraction": "data.val_fraction=0.1"}
         return cls(own | typed, launcher, list(dict.fromkeys(norms)))
 
@@ -121,6 +121,13 @@ class Question:
         """SHA-256 (hex) of all that the answer depends on but the budget."""
         text = json.dumps([[cell.digest for cell in cells], cells[0].config.seed])
         return hashlib.sha256(text.encode()).hexdigest()
+
+    def is_of(self, plan: Plan, cells: Sequence[Cell]) -> bool:
+        """Whether a plan is about it, in whatever order the norms were named."""
+        named = {cell.config.norm.name: cell for cell in cells}
+        if named.keys() != set(plan.norms):
+            return False
+        return plan.question == self.digest([named[norm] for norm in plan.norms])
 
     @property
     def said(self) -> list[str]:

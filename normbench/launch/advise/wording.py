@@ -9,6 +9,7 @@ from normbench.config import Config
 from normbench.launch.advise.answer import CLEAR, CLOSE, Answer, Row
 from normbench.launch.advise.book import DROPPED, Standing
 from normbench.launch.advise.odds import said_p
+from normbench.launch.advise.pictures import Error, by_norm
 from normbench.registry import NAMED_BY
 from normbench.report.compare.choice import CHANCE
 from normbench.terminal.bars import duration
@@ -173,7 +174,10 @@ def _percent(mean: float | None, half: float | None) -> str:
 
 
 def code(config: Config) -> str:
-    """The lines of Python that put a configuration's norm into a network of one's own."""
+    """The lines of Python that put a configuration's norm into a network of one's own.
+
+    They stand by themselves behind a line ``model = …``.
+    """
     norm = config.norm
     values = {each.name: getattr(norm, each.name) for each in fields(norm)}
     changed = [
@@ -184,11 +188,28 @@ def code(config: Config) -> str:
     swapped = ["model", f'NORMS["{norm.name}"]({", ".join(changed)})']
     if norm.batch_dependent and config.statistics_batch != config.batch:
         swapped.append(f"norm_batch={config.norm_batch}")
+    if config.model.carry:
+        swapped.append("carry=True")
     optimizer, arguments = config.optim.in_torch(config.batch)
-    return (
-        "from normbench import NORMS, swap_norm\n\n"
-        f"{_call('model = swap_norm', swapped)}\n{_call(f'optimizer = {optimizer}', arguments)}"
-    )
+    imports = ["import torch", "from normbench import NORMS, swap_norm"]
+    lines = [_call("model = swap_norm", swapped)]
+    if norm.needs:
+        own = "model has to be a network of normbench's own"
+        lines.insert(0, f"# {norm.name} needs {norm.needs}: {own}")
+    if config.optim.weight_decay and not config.optim.decay_norm:
+        imports.append("from normbench.training.loop import norm_parameters")
+        lines.append(_GROUPS)
+        arguments = ["groups", *arguments[1:]]
+    lines.append(_call(f"optimizer = {optimizer}", arguments))
+    return "\n".join([*imports, "", *lines])
+
+
+_GROUPS = """\
+scales = set(norm_parameters(model))  # γ and β, which are not decayed
+groups = [
+    {"params": [p for p in model.parameters() if p not in scales]},
+    {"params": [p for p in model.parameters() if p in scales], "weight_decay": 0.0},
+]"""
 
 
 def _literal(value: object) -> str:
@@ -232,10 +253,27 @@ def to_html(answer: Answer) -> str:
         "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>"
         for row in table(answer)
     )
-    parts = [f"<ul>{items}</ul>", f"<table><tr>{head}</tr>{body}</table>", f"<p>{escape(NOTE)}</p>"]
+    picture = by_norm(_drawn(answer))
+    parts = [
+        f"<ul>{items}</ul>",
+        picture,
+        f"<table><tr>{head}</tr>{body}</table>",
+        f"<p>{escape(NOTE)}</p>",
+    ]
     if answer.command:
         parts += [f"<pre>{escape(text)}</pre>" for text in (answer.command, answer.code)]
     return "\n".join(parts)
+
+
+def _drawn(answer: Answer) -> list[Error]:
+    """The rows of an answer that have an error; what was trained in full is not grey."""
+    found = []
+    for row in answer.rows:
+        if row.error is not None:
+            full = row.state in ("best", "close", "behind")
+            label = row.norm if full else f"{row.norm}, {count(row.epochs, 'epoch')}"
+            found.append(Error(row.norm, label, row.error, row.half, full=full))
+    return found
 
 
 def page(answer: Answer) -> str:

@@ -5,15 +5,18 @@ import subprocess
 import sys
 from dataclasses import replace
 from random import Random
+from typing import Any
 
 import pytest
 import torch
 
+from normbench.errors import UsageError
 from normbench.launch.advise import wording
 from normbench.launch.advise.answer import Answer, OnTest, judge
 from normbench.launch.advise.book import Finish, Standing
 from normbench.launch.advise.budget import Candidate, Heat
 from normbench.launch.compose import load_config
+from normbench.norms import NORMS
 from tests.launch.advise.worlds import TEST, World, plan
 
 SPREAD = (-0.01, -0.005, 0.0, 0.005, 0.01)
@@ -176,6 +179,9 @@ def test_the_answer_is_plain_records_markdown_and_html() -> None:
     assert [record["norm"] for record in records] == ["group", "batch"]
     assert records[0]["error"] == pytest.approx(0.23)
     html = found._repr_html_()
+    assert html.count("<svg viewBox=") == 1
+    assert re.search(r'role="img" aria-label="Error of each norm in percent', html)
+    assert "://" not in html
     assert "<td>group</td>" in html
     assert "&lt;a&gt;" in html
     assert "<a>" not in html
@@ -198,20 +204,61 @@ def test_the_lines_of_python_put_the_norm_into_a_network_of_one_s_own(
 ) -> None:
     config = load_config([*overrides, "batch=2", "optim.lr=0.05"])
     code = wording.code(config)
-    namespace: dict[str, object] = {
-        "torch": torch,
-        "model": torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8)),
-    }
-    exec(code, namespace)
+    given = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8))
+    model, optimizer = run(code, given)
 
-    model, optimizer = namespace["model"], namespace["optimizer"]
     assert isinstance(model, torch.nn.Sequential)
     assert type(model[1]).__module__ == type(config.norm).__module__
     assert repr(model[1]) == repr(config.norm.build(8, act=False))
     assert getattr(model[1], "momentum", None) == getattr(config.norm, "momentum", None)
     assert isinstance(optimizer, torch.optim.Optimizer)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(rate)
-    assert len(re.findall("\n", code)) == 3
+    assert len(re.findall("\n", code)) == 4
+
+
+def run(code: str, model: torch.nn.Module) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
+    """What the lines make of a network, with nothing else at hand."""
+    namespace: dict[str, Any] = {"model": model}
+    exec(code, namespace)
+    return namespace["model"], namespace["optimizer"]
+
+
+def test_the_lines_of_python_carry_what_the_training_has_carried() -> None:
+    code = wording.code(load_config(["norm=group", "model=torchvision", "model.carry=true"]))
+    old = torch.nn.BatchNorm2d(8)
+    torch.nn.init.constant_(old.weight, 3.0)
+    model, _ = run(code, torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), old))
+
+    assert torch.equal(model.get_parameter("1.weight"), torch.full((8,), 3.0))
+
+
+def test_the_lines_of_python_do_not_decay_what_the_training_has_not_decayed() -> None:
+    settings = ["norm=group", "optim.decay_norm=false", "optim.weight_decay=0.25"]
+    code = wording.code(load_config(settings))
+    layers = [torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.Linear(8, 2)]
+    model, optimizer = run(code, torch.nn.Sequential(*layers))
+
+    groups = [(len(each["params"]), each["weight_decay"]) for each in optimizer.param_groups]
+    assert groups == [(4, 0.25), (2, 0.0)]
+    free = [id(parameter) for parameter in optimizer.param_groups[1]["params"]]
+    assert free == [id(model.get_parameter(name)) for name in ("1.weight", "1.bias")]
+    without = load_config([*settings, "optim.weight_decay=0"])
+    assert "groups" not in wording.code(without), "nothing is decayed"
+
+
+@pytest.mark.parametrize("norm", [name for name, config in NORMS.items() if config.needs])
+def test_the_lines_of_python_say_where_a_norm_wants_a_network_of_normbench_s_own(
+    norm: str,
+) -> None:
+    config = load_config([f"norm={norm}", "model=preact_resnet"])
+    code = wording.code(config)
+
+    assert f"# {norm} needs the " in code
+    assert "model has to be a network of normbench's own\n" in code
+    model, _ = run(code, config.model.network(10))
+    assert model(torch.zeros(2, 3, 8, 8)).shape == (2, 10)
+    with pytest.raises(UsageError, match=f"norm={norm} needs"):
+        run(code, torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8)))
 
 
 def test_the_lines_of_python_have_all_that_won() -> None:
@@ -234,6 +281,7 @@ def test_the_lines_of_python_have_all_that_won() -> None:
         ["norm=group", "norm.groups=C//16", "optim=adamw", "batch=2"],
         ["norm=batch", "batch=2", "optim.lr=0.0123456", "optim.weight_decay=0.000123456"],
         ["norm=batch", "norm_batch=2", "optim.nesterov=true", "optim.weight_decay=0.000123456"],
+        ["norm=norm_free", "model=preact_resnet", "model.carry=true", "optim.decay_norm=false"],
         [
             *("norm=batch_renorm", "norm.momentum=0.0123456", "norm.eps=0.000123456"),
             *("norm_batch=16", "optim=adamw", "optim.beta1=0.91234567", "optim.beta2=0.987654321"),

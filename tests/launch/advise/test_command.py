@@ -2,7 +2,9 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import permutations
 from pathlib import Path
 from time import perf_counter
 
@@ -157,6 +159,19 @@ def test_less_time_than_a_race_has_taken_is_refused_and_its_answer_stays(
     assert files_below(tmp_path) == before
 
 
+def test_a_race_goes_on_where_one_of_two_workers_is_killed(
+    nb: Command, race: Settings, tmp_path: Path, dying_workers: Callable[[int], Path]
+) -> None:
+    killed = dying_workers(1)
+    launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    ended = nb("advise", *race, "--norms", "batch,group", "--within", "20m", *launcher)
+
+    assert ended.exit_code == 0, ended.output
+    assert len(list(killed.iterdir())) == 1
+    assert "a process of the launcher died" in ended.stdout
+    assert (tmp_path / "runs" / "advise" / "answer.md").is_file()
+
+
 def test_a_training_that_fails_ends_the_race_with_one_line(
     nb: Command, race: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,13 +204,28 @@ def test_a_training_that_fails_ends_the_race_with_one_line(
         (["bach=2"], "bach"),
         (["batch=2,4"], "batch=2,4: one run takes one value"),
         (["hydra/launcher=nope"], "hydra/launcher=nope: unknown launcher"),
+        (
+            ["hydra/launcher=joblib", "hydra.launcher.n_job=2"],
+            "hydra.launcher.n_job=2: this launcher has no n_job; its keys: n_jobs, ",
+        ),
+        (["hydra.launcher.n_jobs=2"], "this launcher has no n_jobs; choose another with"),
         (["batch=1000"], "batch=1000: larger than"),
         (["epochs=2", "--within", "1s"], "too little for any race"),
     ],
 )
-def test_bad_input_is_one_line_and_nothing_is_written(
-    nb: Command, race: Settings, tmp_path: Path, arguments: Settings, said: str
+def test_bad_input_is_one_line_and_nothing_is_measured_or_written(
+    nb: Command,
+    race: Settings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: Settings,
+    said: str,
 ) -> None:
+    def measured(*_: object) -> None:
+        pytest.fail("measured first, refused afterwards")
+
+    if arguments != ["epochs=2", "--within", "1s"]:  # which takes a measurement to know
+        monkeypatch.setattr(command, "measure", measured)
     norms = [] if "--norms" in arguments else ["--norms", "batch,group"]
     refused = nb("advise", *race, *norms, *arguments)
 
@@ -216,6 +246,34 @@ def test_another_race_in_the_same_folder_is_refused(
         "normbench: runs/advise holds another race: batch=2 --norms batch,group; choose another"
         " name=NAME\n"
     )
+
+
+def test_the_order_of_the_norms_does_not_make_another_race() -> None:
+    cells = {
+        norm: Cell.of(load_config([f"norm={norm}", "data=synthetic", "data.limit=48"]))
+        for norm in ("batch", "group", "layer")
+    }
+    typed = Question.of(["batch=2"], ["layer", "group", "batch"])
+    before = [cells[norm] for norm in ("group", "batch", "layer")]
+    raced = plan(["group", "batch", "layer"])
+    written = replace(raced, question=typed.digest(before))
+
+    for order in permutations(cells.values()):
+        assert typed.is_of(written, order)
+    assert not typed.is_of(written, before[:2])
+    assert not typed.is_of(raced, before), "of other settings"
+
+
+def test_a_race_goes_on_with_its_norms_in_another_order(
+    nb: Command, race: Settings, tmp_path: Path
+) -> None:
+    first = nb("advise", *race, "--norms", "batch,group", "--within", "2m")
+    planned = (tmp_path / "runs" / "advise" / ADVICE).read_bytes()
+    again = nb("advise", *race, "--norms", "group,batch", "--within", "2m")
+
+    assert (first.exit_code, again.exit_code) == (0, 0), again.output
+    assert again.stdout.splitlines()[-1] == first.stdout.splitlines()[-1]
+    assert (tmp_path / "runs" / "advise" / ADVICE).read_bytes() == planned
 
 
 def test_a_damaged_plan_is_named(nb: Command, race: Settings, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The same from Python."""
 
 import io
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,20 +10,28 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from normbench import compare
+from normbench import advise, compare
 from normbench.errors import UsageError
+from normbench.launch.advise import command, race
+from normbench.launch.advise.notebook import Compared, SideBySide
 from normbench.terminal.screen import Screen
 from tests.conftest import TINY, files_below
+from tests.launch.advise.worlds import timing
 
-SCRIPT = Path(__file__).parents[3] / "scripts" / "example_compare.py"
+SCRIPTS = Path(__file__).parents[3] / "scripts"
 
 
 def quiet() -> Screen:
     return Screen(Console(file=io.StringIO()))
 
 
-def test_norms_are_compared_and_come_back_as_records(tiny: list[str], tmp_path: Path) -> None:
-    own = [text for text in tiny if not text.startswith("batch=")]
+@pytest.fixture
+def own(tiny: list[str]) -> list[str]:
+    """The settings of the smallest cell that are no arguments of ``compare``."""
+    return [text for text in tiny if not text.startswith("batch=")]
+
+
+def test_norms_are_compared_and_come_back_as_records(own: list[str], tmp_path: Path) -> None:
     found = compare(*own, norms=["batch", "group"], batches=[4, 2], seeds=2, screen=quiet())
 
     records = found.to_records()
@@ -34,7 +43,10 @@ def test_norms_are_compared_and_come_back_as_records(tiny: list[str], tmp_path: 
     ]
     assert all(len(record["errors"]) == 2 for record in records)
     assert all(record["half"] is not None for record in records)
-    assert "<td>group</td><td>2</td>" in found._repr_html_()
+    html = found._repr_html_()
+    assert "<td>group</td><td>2</td>" in html
+    assert html.count("<svg viewBox=") == 1
+    assert ">batch size</text>" in html
     before = files_below(tmp_path)
     again = compare(*own, norms=["batch", "group"], batches=[4, 2], seeds=2, screen=quiet())
     assert again == found
@@ -42,10 +54,10 @@ def test_norms_are_compared_and_come_back_as_records(tiny: list[str], tmp_path: 
 
 
 def test_what_cannot_be_is_refused_before_anything_is_trained(
-    tiny: list[str], tmp_path: Path
+    own: list[str], tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError, match="grop"):
-        compare(*tiny, norms=["batch", "grop"], screen=quiet())
+        compare(*own, norms=["batch", "grop"], screen=quiet())
     assert files_below(tmp_path) == {}
 
 
@@ -54,9 +66,11 @@ def test_what_cannot_be_is_refused_before_anything_is_trained(
     [
         ({"norms": ()}, 'norms=(): give one or more, for example norms=["batch", "group"]'),
         ({"batches": []}, "batches=[]: give one or more, for example batches=[2]"),
+        ({"batches": 2.5}, "batch=2.5: must be a whole number"),
+        ({"seeds": "two"}, "seeds=two: must be a whole number"),
     ],
 )
-def test_nothing_to_compare_is_refused_with_what_to_give(
+def test_what_cannot_be_compared_is_refused_with_what_to_give(
     tmp_path: Path, given: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(UsageError) as refused:
@@ -65,25 +79,124 @@ def test_nothing_to_compare_is_refused_with_what_to_give(
     assert files_below(tmp_path) == {}
 
 
-def test_a_name_is_one_name_whatever_is_in_it(tiny: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("setting", "argument"),
+    [
+        ("batch=4", "batches=[4]"),
+        ("batch=2,8", "batches=[2,8]"),
+        ("norm=group", 'norms="group"'),
+        ("seeds=2", "seeds=2"),
+        ("name=mine", 'name="mine"'),
+    ],
+)
+def test_a_setting_that_compare_has_an_argument_for_is_refused(
+    own: list[str], tmp_path: Path, setting: str, argument: str
+) -> None:
+    with pytest.raises(UsageError) as refused:
+        compare(*own, setting, screen=quiet())
+    assert str(refused.value) == f"{setting}: compare has an argument for it: {argument}"
+    assert files_below(tmp_path) == {}
+
+
+def test_one_norm_and_one_batch_size_need_no_list(own: list[str]) -> None:
+    one = compare(*own, norms="group", batches=4, seeds=1, screen=quiet())
+    two = compare(*own, norms="batch, group", batches=4, seeds=1, screen=quiet())
+
+    assert [(row.norm, row.batch) for row in one.rows] == [("group", 4)]
+    assert [row.norm for row in two.rows] == ["batch", "group"]
+    assert "<svg" in one._repr_html_(), "without an interval"
+
+
+def test_what_has_no_error_has_no_picture() -> None:
+    row = Compared("group", 2, [], [], None, None, None, None, "runs/x")
+
+    assert "<svg" not in SideBySide([row])._repr_html_()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "given", "said"),
+    [
+        ([["batch=2"]], {}, "['batch=2']: give each setting as text, for example \"epochs=3\""),
+        ([], {"within": None}, 'within=None: give a time such as "30m", or seconds'),
+        ([], {"within": -3}, 'within=-3: give a time such as "30m", or seconds'),
+        ([], {"within": "30"}, "--within 30: must be a time such as 90s, 30m or 3h"),
+        (
+            [],
+            {"norms": "group"},
+            "--norms: a race takes two norms or more, for example batch,group",
+        ),
+        ([], {"norms": 3}, "--norms 3: unknown norm; choose from "),
+        ([], {"within": 1}, "--within 1.0 s: too little for any race"),
+    ],
+)
+def test_what_advise_cannot_take_is_refused_with_what_to_give(
+    tiny: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[Any],
+    given: dict[str, Any],
+    said: str,
+) -> None:
+    monkeypatch.setattr(command, "measure", lambda cell, _: timing(cell.config.norm.name))
+    with pytest.raises(UsageError) as refused:
+        advise(*tiny, *arguments, **{"norms": "batch,group", **given}, screen=quiet())
+    assert str(refused.value).startswith(said)
+    assert files_below(tmp_path) == {}
+
+
+def test_a_race_from_python_comes_back_as_records_and_a_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(race, "MOST_SEEDS", 5)  # more would only take longer
+    own = [text for text in TINY if not text.startswith(("data", "epochs="))]
+    images = ["data=synthetic", "data.limit=96", "data.test_limit=24"]
+    found = advise(*own, *images, "epochs=1", norms="batch,group", within=1200, screen=quiet())
+
+    assert {record["norm"] for record in found.to_records()} == {"batch", "group"}
+    assert found.norm in ("batch", "group")
+    assert found.verdict in ("clear", "too close to call")
+    assert found._repr_html_().count("<svg viewBox=") == 1
+    page = (tmp_path / "runs" / "advise" / "answer.html").read_text(encoding="utf-8")
+    assert "<svg viewBox=" in page
+
+
+def test_a_name_is_one_name_whatever_is_in_it(own: list[str]) -> None:
     for name in ("a,b", """a 'b' "c" [d]"""):
-        found = compare(*tiny, "epochs=1", norms=["group"], batches=[4], name=name, screen=quiet())
+        found = compare(*own, "epochs=1", norms=["group"], batches=[4], name=name, screen=quiet())
 
         assert Path(found.rows[0].folder).parts[:2] == ("runs", name)
 
 
-def test_the_example_prints_a_line_a_norm(tiny: list[str], tmp_path: Path) -> None:
+def test_the_example_of_compare_prints_a_line_a_norm(tiny: list[str], tmp_path: Path) -> None:
     own = [text for text in TINY if not text.startswith(("batch=", "epochs="))]
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), *own, "epochs=1"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=True,
-    )
+    first, second = example("compare", tmp_path, *own, "epochs=1")[-2:]
 
-    first, second = done.stdout.splitlines()[-2:]
     assert first.startswith("   batch norm, batch 2: ")
     assert second.startswith("   group norm, batch 2: ")
     assert second.endswith(" test error")
+
+
+def test_the_example_of_advise_prints_a_line_a_norm_and_the_code(
+    tiny: list[str], tmp_path: Path
+) -> None:
+    own = [text for text in TINY if not text.startswith("epochs=")]
+    said = example("advise", tmp_path, *own, "epochs=1", "stack=auto")
+
+    (at,) = (i for i, line in enumerate(said) if re.match("(clear|too close to call): ", line))
+    lines, code = said[at + 1 : at + 3], said[at + 3 :]
+    assert {line.split()[0] for line in lines} == {"batch", "group"}
+    assert all(line.endswith("% error") for line in lines)
+    assert code[:2] == ["import torch", "from normbench import NORMS, swap_norm"]
+
+
+def example(name: str, folder: Path, *settings: str) -> list[str]:
+    """What an example prints."""
+    done = subprocess.run(
+        [sys.executable, str(SCRIPTS / f"example_{name}.py"), *settings],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=True,
+    )
+    return done.stdout.splitlines()
