@@ -82,6 +82,10 @@ def _isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     yield
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
+    # joblib keeps its workers for the next call: they would work in this test's folder.
+    loky = sys.modules.get("joblib.externals.loky.reusable_executor")
+    if loky is not None and loky._executor is not None:
+        loky._executor.shutdown(kill_workers=True)
 
 
 def _environment(library: Path) -> dict[str, str]:
@@ -130,8 +134,7 @@ if any("popen_loky" in word for word in sys.orig_argv):  # what joblib starts it
 @pytest.fixture
 def dying_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Path]:
     """Kills so many of joblib's workers at their start; the folder has a file for each."""
-    loky = pytest.importorskip("joblib.externals.loky")
-    loky.get_reusable_executor().shutdown(kill_workers=True)  # those of an earlier test
+    pytest.importorskip("joblib")
 
     def dying(times: int) -> Path:
         folder = tmp_path.with_name(f"{tmp_path.name}-killed")

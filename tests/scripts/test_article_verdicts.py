@@ -77,7 +77,7 @@ def test_differences_are_said_without_their_sign_and_never_as_equal() -> None:
     assert words(give_or_take(2.0, 0.5, 3)) == "2.0 ± 0.5 more"
     assert words(give_or_take(-2.0, 0.5, 3)) == "2.0 ± 0.5 fewer"
     assert words(give_or_take(-2.0, 2.5, 3)) == "not clearly different (−2.0 ± 2.5)"
-    assert words(give_or_take(-2.0, None, 1)) == "not clearly different (-2.0, one seed)"
+    assert words(give_or_take(-2.0, None, 1)) == "not clearly different (−2.0, one seed)"
     assert words(None) == "not measured"
 
 
