@@ -1,5 +1,6 @@
 """Records are made again to the bit, and one that says something else is found out."""
 
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,12 +11,6 @@ from normbench.store.results import read_result, write_result
 ROOT = Path(__file__).parents[2]
 
 
-def again(cell: Path) -> tuple[int, str]:
-    command = [sys.executable, str(ROOT / "scripts" / "train_again.py"), str(cell)]
-    ended = subprocess.run(command, check=False, capture_output=True, text=True, timeout=200)
-    return ended.returncode, ended.stdout
-
-
 def test_a_record_is_made_again_to_the_bit_and_another_one_is_not(tmp_path: Path) -> None:
     settings = ["norm=group", "batch=8", "epochs=1", "data=synthetic", "data.limit=64", "seed=3"]
     settings += ["data.test_limit=50", "model=convnet", "threads=1", f"runs={tmp_path}", "name=x"]
@@ -23,14 +18,18 @@ def test_a_record_is_made_again_to_the_bit_and_another_one_is_not(tmp_path: Path
     subprocess.run([normbench, "run", *settings], check=True, capture_output=True, timeout=200)
     (cell,) = (tmp_path / "x").glob("group-b8-*")
 
-    code, page = again(cell)
-    assert code == 0, page
-    assert "1 of 1 seeds end as their records say" in page
-    assert f"| {cell.name} | 3 |" in page
-
-    result = read_result(cell / "seed-3")
+    other = tmp_path / "edited" / cell.name
+    shutil.copytree(cell, other)
+    result = read_result(other / "seed-3")
     assert result is not None
-    write_result(cell / "seed-3", replace(result, train_loss=(result.train_loss or 0) + 1e-9))
-    code, page = again(cell)
-    assert code == 1
-    assert "| no | train_loss |" in page
+    write_result(other / "seed-3", replace(result, train_loss=(result.train_loss or 0) + 1e-9))
+
+    command = [sys.executable, str(ROOT / "scripts" / "train_again.py"), str(cell), str(other)]
+    ended = subprocess.run(command, check=False, capture_output=True, text=True, timeout=200)
+    assert ended.returncode == 1, ended.stderr
+    assert "1 of 2 seeds end as their records say" in ended.stdout
+    first, second = [
+        line for line in ended.stdout.splitlines() if line.startswith(f"| {cell.name}")
+    ]
+    assert first.endswith("| yes | nowhere |")
+    assert second.endswith("| no | train_loss |")
