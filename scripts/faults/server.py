@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 import traceback
+from contextlib import suppress
 from typing import Any
 
 
@@ -45,6 +46,9 @@ def _warm() -> None:
 def _fork(request: dict[str, Any]) -> int:
     sys.stdout.flush()
     if (pid := os.fork()) != 0:
+        # Parent and child both do it: the group is there before anybody is told of the process.
+        with suppress(OSError):
+            os.setpgid(pid, pid)
         return pid
     code = 1
     try:
