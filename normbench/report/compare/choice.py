@@ -36,6 +36,7 @@ class Choice:
             comparison taken together; None where all are.
         seeds: how many each of the two would need (80 % power); None where it cannot be said, or
             where they would be more than 100.
+        have: how many the one of these two has that has fewer.
         time, memory: of the best over batch norm's; None where not measured or not comparable.
     """
 
@@ -48,6 +49,7 @@ class Choice:
     ahead_new: float | None = None
     doubt: Line | None = None
     seeds: int | None = None
+    have: int = 0
     time: float | None = None
     memory: float | None = None
 
@@ -59,11 +61,11 @@ class Choice:
     @property
     def more(self) -> str:
         """How many more seeds would tell, in words."""
-        if self.ahead is None or self.ahead.half is None:
+        if self.have < 2:
             return "one seed, which cannot tell"
         if self.seeds is None:
             return f"more than {MOST_SEEDS} seeds would be needed"
-        more = max(self.seeds - self.ahead.n, 1)
+        more = max(self.seeds - self.have, 1)
         return f"about {more} more seed{'' if more == 1 else 's'} would tell"
 
 
@@ -93,9 +95,15 @@ def _choice(comparison: Comparison, asked: Sequence[Difference], x: int) -> Choi
         ahead_new=None if ahead is None else with_new_images(ahead.points, ranked[1][1], point),
         doubt=doubt,
         seeds=None if doubt is None else _needed(asked, doubt, best, x),
+        have=0 if doubt is None else min(_count(doubt, x), _count(best, x)),
         time=time,
         memory=memory,
     )
+
+
+def _count(line: Line, x: int) -> int:
+    point = line.at(x)
+    return 0 if point is None else len(point.errors)
 
 
 def _needed(asked: Sequence[Difference], doubt: Line, best: Line, x: int) -> int | None:

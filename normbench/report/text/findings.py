@@ -233,7 +233,7 @@ def _stability(line: Line, low: int, high: int, number: int) -> str:
         seeds_to_settle(a.errors.values(), b.errors.values(), BOUND, number)
         for a, b, _ in (moves if within else [worst])
     ]
-    known = [count for count in needed if count is not None]
+    known = [each for each in needed if each is not None]
     many = f"about {max(known)}" if len(known) == len(needed) else f"more than {MOST_SEEDS}"
     return (
         f"undecided whether within ± {BOUND:g} point ({_largest(moves)}); if it is as"

@@ -63,6 +63,18 @@ def test_what_is_unclear_says_how_many_more_seeds_would_tell(tmp_path: Path) -> 
     assert "14 more seeds" in found.more
 
 
+def test_seeds_to_come_are_counted_for_the_two_that_are_in_doubt(tmp_path: Path) -> None:
+    """The runner-up has ten seeds; the one in doubt has one, and no interval."""
+    write_cell(tmp_path, "batch", 2, around(0.70, 10, 0.001))
+    write_cell(tmp_path, "group", 2, around(0.66, 10, 0.001))
+    write_cell(tmp_path, "layer", 2, [0.65])
+    (found,) = choices(only(tmp_path))
+
+    assert found.doubt is not None
+    assert (found.doubt.norm, found.have) == ("layer", 1)
+    assert found.more == "one seed, which cannot tell"
+
+
 def test_one_seed_cannot_tell(tmp_path: Path) -> None:
     write_cell(tmp_path, "batch", 2, [0.5])
     write_cell(tmp_path, "group", 2, [0.6])
