@@ -20,7 +20,8 @@ from normbench.launch.advise.budget import (
     price,
     shortest,
 )
-from normbench.launch.advise.odds import ALPHA, half_width, seeds_needed, welch
+from normbench.launch.advise.odds import ALPHA, seeds_needed, welch
+from normbench.report.compare.statistics import estimate
 from normbench.store.advice import Plan
 
 CLEAR, CLOSE, SHORT = "clear", "too close to call", "cannot tell at this length"
@@ -182,12 +183,12 @@ def _row(
     tests: Mapping[Entrant, OnTest],
 ) -> Row:
     norm, best = standing.norm, standing.best
-    mine = errors.get(norm)
+    mine = errors.get(norm, [])
     state = standing.state if standing.state != RACING else DROPPED
     error, half = None if standing.mean is None else 1 - standing.mean, standing.half
-    if mine is not None:
+    if (tested := estimate(mine)) is not None:
         state = "best" if norm == leader else "close" if p[norm] >= ALPHA else "behind"
-        error, half = fmean(mine), half_width(mine)
+        error, half = tested.mean, tested.half
     return Row(
         norm=norm,
         lr=None if best is None else plan.lr * best.factor,

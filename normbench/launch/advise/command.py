@@ -42,6 +42,7 @@ from normbench.store.advice import (
     write_plan,
     write_taken,
 )
+from normbench.store.results import is_done
 from normbench.terminal.bars import duration
 from normbench.terminal.screen import Screen
 from normbench.terminal.words import count
@@ -141,7 +142,8 @@ def _planned(
     try:
         write_plan(folder, plan)
         if taken:
-            write_taken(folder, dict.fromkeys(taken, 0.0))
+            done = [training for training in taken if is_done(folder / training)]
+            write_taken(folder, dict.fromkeys(done, 0.0))
     except OSError as error:
         raise UsageError(
             f"cannot write to {folder}: {error.strerror}; choose another folder with runs=FOLDER"

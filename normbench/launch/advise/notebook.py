@@ -10,13 +10,13 @@ from typing import Any
 from normbench.errors import UsageError
 from normbench.launch.advise import command
 from normbench.launch.advise.answer import Answer
-from normbench.launch.advise.odds import half_width
 from normbench.launch.advise.pictures import Error, by_batch
 from normbench.launch.choices import USUAL
 from normbench.launch.compose import by_key, split_launcher
 from normbench.launch.grid import train_each
 from normbench.launch.planned import Planned
 from normbench.registry import as_override
+from normbench.report.compare.statistics import estimate
 from normbench.store.results import read_results
 from normbench.terminal.screen import Screen
 
@@ -174,13 +174,14 @@ def _compared(planned: Planned) -> Compared:
     wanted = set(config.all_seeds)
     ended = [r for r in read_results(planned.directory) if r.seed in wanted]
     errors = {r.seed: 1 - r.test_accuracy for r in ended if r.test_accuracy is not None}
+    mean = estimate(errors.values())
     return Compared(
         norm=config.norm.name,
         batch=config.batch,
         seeds=list(errors),
         errors=list(errors.values()),
-        error=fmean(errors.values()) if errors else None,
-        half=half_width(list(errors.values())) if len(errors) > 1 else None,
+        error=None if mean is None else mean.mean,
+        half=None if mean is None else mean.half,
         seconds=fmean(r.seconds for r in ended) if ended else None,
         memory=next((r.memory_bytes for r in ended), None),
         folder=str(planned.directory),

@@ -1,8 +1,9 @@
-"""Student's and Welch's t: how sure a difference of means over seeds is."""
+"""How sure a race can be: Welch's test, and what the choice of the rates adds to it."""
 
 from collections.abc import Sequence
-from math import sqrt
 from statistics import fmean, variance
+
+from normbench.report.compare.statistics import combine, quantile, spread
 
 ALPHA = 0.05
 """How often something may be called clear that is not, in both directions together."""
@@ -27,32 +28,10 @@ def welch(
         rounding: the step in which the values are known; its share of the variance is the least.
         choice: a standard deviation of either mean beside that of the seeds.
     """
-    from scipy.special import stdtr  # imported late: it takes a while
-
-    variances = [max(variance(v), rounding**2 / 12) for v in (first, second)]
-    error, freedom = _error(variances, (len(first), len(second)), choice)
-    difference = abs(fmean(first) - fmean(second))
-    if error == 0:
-        return 1.0 if difference == 0 else 0.0
-    return 2 * float(stdtr(freedom, -difference / error))
-
-
-def _error(variances: Sequence[float], counts: Sequence[int], choice: float) -> tuple[float, float]:
-    """The standard error of a difference of two means, and its degrees of freedom (Satterthwaite).
-
-    What the choice of the rates adds is known, and has no end of degrees of freedom.
-    """
-    parts = [value / count for value, count in zip(variances, counts, strict=True)]
-    square = sum(parts) + 2 * choice**2
-    sampled = sum(part**2 / (count - 1) for part, count in zip(parts, counts, strict=True))
-    return sqrt(square), square**2 / sampled if sampled else 1e6
-
-
-def half_width(values: Sequence[float]) -> float:
-    """Half the 95 % interval of a mean of at least two values."""
-    from scipy.special import stdtrit
-
-    return float(stdtrit(len(values) - 1, 0.975)) * sqrt(variance(values) / len(values))
+    apart = combine([(1, first), (-1, second)], least=rounding**2 / 12, known=2 * choice**2)
+    assert apart is not None
+    assert apart.p is not None
+    return apart.p
 
 
 def said_p(p: float) -> str:
@@ -62,13 +41,10 @@ def said_p(p: float) -> str:
 
 def seeds_needed(first: Sequence[float], second: Sequence[float], correction: int) -> int | None:
     """How many seeds each would make a difference such as this clear; None: more than 40."""
-    from scipy.special import stdtr
-
     difference = fmean(second) - fmean(first)
     variances = variance(first), variance(second)
     for seeds in range(len(first), MOST_SEEDS + 1) if difference > 0 else ():
-        error, freedom = _error(variances, (seeds, seeds), CHOICE_SD)
-        if 2 * float(stdtr(freedom, -difference / error)) * correction < ALPHA:
+        if difference > _clear(variances, seeds, correction):
             return seeds
     return None
 
@@ -81,7 +57,10 @@ def detectable(seeds: int, sd: float, looks: int, comparisons: int = 1) -> float
         sd: the standard deviation of accuracy, 0..1, over seeds.
         looks, comparisons: what p is multiplied by.
     """
-    from scipy.special import stdtrit
+    return _clear((sd**2, sd**2), seeds, looks * comparisons)
 
-    error, freedom = _error([sd**2] * 2, [seeds] * 2, CHOICE_SD)
-    return float(stdtrit(freedom, 1 - ALPHA / (2 * looks * comparisons))) * error
+
+def _clear(variances: tuple[float, float], seeds: int, correction: int) -> float:
+    """The smallest difference for which p times ``correction`` is no more than ALPHA."""
+    error, freedom = spread(variances, (seeds, seeds), 2 * CHOICE_SD**2)
+    return quantile(1 - ALPHA / (2 * correction), freedom) * error

@@ -46,7 +46,8 @@ from normbench.launch.advise.budget import (
     beside,
     starters,
 )
-from normbench.launch.advise.odds import ALPHA, MOST_SEEDS, half_width, welch
+from normbench.launch.advise.odds import ALPHA, MOST_SEEDS, welch
+from normbench.report.compare.statistics import estimate
 from normbench.store.advice import Plan
 from normbench.terminal.words import count
 
@@ -290,9 +291,9 @@ class _State:
         state, why = self.left.get(norm, (RACING, ""))
         for heat in self.last:
             values = self.book.values(heat)
-            if heat.candidate.norm == norm and len(values) > 1:
-                half = half_width(values)
-                return Standing(norm, state, heat.candidate, values, heat.epochs, half, why)
+            mean = estimate(values)
+            if heat.candidate.norm == norm and mean is not None and mean.half is not None:
+                return Standing(norm, state, heat.candidate, values, heat.epochs, mean.half, why)
         best = next(iter(self.book.ranked(norm)), None)
         for length in reversed(self.plan.lengths):
             if best is not None and (value := self.book.short(norm, length)) is not None:

@@ -31,11 +31,12 @@ def train(question: Question, plan: Plan, screen: Screen, step: Round) -> Scores
     Raises:
         UnfinishedError: a training failed.
     """
-    began, folders = perf_counter(), list[Path]()
+    began, folders, ahead = perf_counter(), list[Path](), dict[str, float]()
     screen.line(f"{step.title}, about {duration(sum(step.seconds))}", "bold")
 
     def planned(cells: Cells) -> Mapping[Path, float]:
         folders.extend(cell.directory for cell in cells)
+        ahead.update(_ahead(cells, step))
         return dict(zip(folders, step.seconds, strict=True))
 
     def table() -> Shown:
@@ -46,13 +47,15 @@ def train(question: Question, plan: Plan, screen: Screen, step: Round) -> Scores
         return f"The race so far; {clock(left)} left", STANDINGS, rows, DROPPABLE
 
     each = [question.cell(plan, heat) for heat in step.heats]
-    with screen.watching(table, live=not question.launcher):
-        cells = train_each(each, question.launcher, screen, planned)
-        folders = [cell.directory for cell in cells]
+    try:
+        with screen.watching(table, live=not question.launcher):
+            cells = train_each(each, question.launcher, screen, planned)
+            folders = [cell.directory for cell in cells]  # also where nothing was left of them
+    finally:  # an interrupted round has taken its time as well
+        _note_time(perf_counter() - began, folders, ahead)
     for cell in cells:
         if cell.left:
             raise UnfinishedError(f"{cell.directory}: {cell.problem} (see {cell.log})")
-    _note_time(perf_counter() - began, folders, step)
     return _scores(folders, step.heats)
 
 
@@ -66,19 +69,24 @@ def _known(taken: Mapping[str, float], folders: Sequence[Path], step: Round) -> 
     return [taken[key] for key in keys if key in taken]
 
 
-def _note_time(seconds: float, folders: Sequence[Path], step: Round) -> None:
-    """Writes down the shares of a round's time of those trainings for which none is known yet."""
-    runs = folders[0].parent
-    known = read_taken(runs)
-    shares = {
-        _key(folder, entry): share / len(heat.entries)
-        for folder, heat, share in zip(folders, step.heats, step.seconds, strict=True)
+def _ahead(cells: Cells, step: Round) -> dict[str, float]:
+    """What each training that is left of a round is expected to take, in seconds."""
+    return {
+        _key(cell.directory, entry): seconds / len(heat.entries)
+        for cell, heat, seconds in zip(cells, step.heats, step.seconds, strict=True)
         for entry in heat.entries
+        if entry.seed in cell.left
     }
-    new = {key: share for key, share in shares.items() if key not in known}
-    if new:
-        scale = seconds / sum(new.values())
-        write_taken(runs, known | {key: scale * share for key, share in new.items()})
+
+
+def _note_time(seconds: float, folders: Sequence[Path], ahead: Mapping[str, float]) -> None:
+    """Adds what a call of a round took to the time of each training that it found ahead of it."""
+    if not ahead:
+        return
+    runs, scale = folders[0].parent, seconds / sum(ahead.values())
+    known = read_taken(runs)
+    spent = {key: known.get(key, 0.0) + scale * share for key, share in ahead.items()}
+    write_taken(runs, known | spent)
 
 
 def trained_before(question: Question, plan: Plan, taken: Mapping[str, float], heat: Heat) -> bool:

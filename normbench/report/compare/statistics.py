@@ -93,10 +93,17 @@ def quantile(share: float, freedom: float) -> float:
     return float(stdtrit(freedom, share))
 
 
-def combine(terms: Iterable[tuple[int, Iterable[float]]]) -> Estimate | None:
+def combine(
+    terms: Iterable[tuple[int, Iterable[float]]], *, least: float = 0.0, known: float = 0.0
+) -> Estimate | None:
     """A sum of means of independent cells, each with its sign; degrees of freedom by Welch 1947.
 
     None where a cell has no value; without an interval where one has a single value.
+
+    Args:
+        terms: of each cell its sign and its values, one a seed.
+        least: the variance that a cell's values have at least, such as that of their rounding.
+        known: a variance that the sum has beside that of the seeds.
     """
     cells = [(sign, list(values)) for sign, values in terms]
     if not cells or not all(values for _, values in cells):
@@ -105,12 +112,25 @@ def combine(terms: Iterable[tuple[int, Iterable[float]]]) -> Estimate | None:
     n = min(len(values) for _, values in cells)
     if n < 2:
         return Estimate(mean, None, None, n)
-    parts = [(variance(values) / len(values), len(values) - 1) for _, values in cells]
-    total = sum(part for part, _ in parts)
-    freedom: float = sum(one for _, one in parts)
-    if total > 0:
-        freedom = total**2 / sum(part**2 / one for part, one in parts)
-    return Estimate(mean, None, None, n, sqrt(total), freedom).at(LEVEL)
+    variances = [max(variance(values), least) for _, values in cells]
+    error, freedom = spread(variances, [len(values) for _, values in cells], known)
+    return Estimate(mean, None, None, n, error, freedom).at(LEVEL)
+
+
+def spread(
+    variances: Sequence[float], counts: Sequence[int], known: float = 0.0
+) -> tuple[float, float]:
+    """The standard error of a sum of means, and its degrees of freedom (Satterthwaite 1946).
+
+    Args:
+        variances: of each cell's values.
+        counts: how many they are.
+        known: a variance beside theirs, which has no end of degrees of freedom.
+    """
+    parts = [(value / count, count - 1) for value, count in zip(variances, counts, strict=True)]
+    total = sum(part for part, _ in parts) + known
+    sampled = sum(part**2 / one for part, one in parts)
+    return sqrt(total), total**2 / sampled if sampled else float(sum(one for _, one in parts))
 
 
 def estimate(values: Iterable[float]) -> Estimate | None:
@@ -144,9 +164,8 @@ def correlation(first: Mapping[int, float], second: Mapping[int, float]) -> floa
 
 def of_deviations(mean: float, deviations: Sequence[float], n: int) -> Estimate:
     """A sum of means over ``n`` seeds each, of which only the standard deviations are known."""
-    parts = [deviation**2 / n for deviation in deviations]
-    freedom = (n - 1) * sum(parts) ** 2 / sum(part**2 for part in parts)
-    return Estimate(mean, None, None, n, sqrt(sum(parts)), freedom).at(LEVEL)
+    error, freedom = spread([each**2 for each in deviations], [n] * len(deviations))
+    return Estimate(mean, None, None, n, error, freedom).at(LEVEL)
 
 
 # --- Several comparisons at once ------------------------------------------------------------------

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, sleep
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ from normbench.launch.compose import load_config
 from normbench.run.cell import Cell
 from normbench.run.estimate import measure
 from normbench.run.seeds import Replicas
-from normbench.store.advice import ADVICE, TAKEN, Timing, write_plan
+from normbench.store.advice import ADVICE, TAKEN, Timing, read_taken, write_plan
 from tests.conftest import Command, files_below
 from tests.launch.advise.worlds import plan
 
@@ -102,16 +103,19 @@ class Killed(BaseException):
     """Stands for the end of the process."""
 
 
-def test_a_race_that_was_killed_between_rounds_goes_on_as_it_would_have(
+def test_a_race_that_was_killed_in_a_round_goes_on_as_it_would_have(
     nb: Command, race: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real, rounds = grid.train_each, []
 
-    def train_each(cells: object, *rest: object) -> object:
-        rounds.append(cells)
-        if len(rounds) == 2:
+    def train_each(cells: Any, launcher: Any, screen: Any, planned: Callable[..., Any]) -> Any:
+        def killed(cells: Any) -> None:
+            planned(cells)
+            sleep(1.0)
             raise Killed
-        return real(cells, *rest)  # type: ignore[arg-type]
+
+        rounds.append(cells)
+        return real(cells, launcher, screen, killed if len(rounds) == 2 else planned)
 
     monkeypatch.setattr(rounds_module, "train_each", train_each)
     arguments = ["advise", *race, "--norms", "batch,group", "--within", "2m"]
@@ -120,8 +124,16 @@ def test_a_race_that_was_killed_between_rounds_goes_on_as_it_would_have(
     planned = (tmp_path / "runs" / "advise" / ADVICE).read_bytes()
     trained = {n: t for n, t in files_below(tmp_path).items() if n.endswith("result.json")}
     assert len(trained) == 7
+    folder = tmp_path / "runs" / "advise"
+    times = read_taken(folder)
+    first = {f"{Path(name).parent.relative_to('runs/advise')}" for name in trained}
+    assert first < times.keys()
+    assert sum(times[name] for name in times.keys() - first) > 1.0, "a lost second counts"
 
     assert nb(*arguments).exit_code == 0
+    later = read_taken(folder)
+    assert all((later[name] == times[name]) == (name in first) for name in times)
+    assert all(later[name] >= times[name] for name in times)
     assert rounds[2] == rounds[0]
     assert rounds[3] == rounds[1]
     assert (tmp_path / "runs" / "advise" / ADVICE).read_bytes() == planned
