@@ -99,9 +99,9 @@ class Answer:
         return [asdict(row) for row in self.rows]
 
     def _repr_html_(self) -> str:
-        from normbench.launch.advise.wording import to_html
+        from normbench.launch.advise.page import in_notebook
 
-        return to_html(self)
+        return in_notebook(self)
 
 
 @dataclass(frozen=True, slots=True)

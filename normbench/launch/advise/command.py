@@ -13,8 +13,7 @@ from pathlib import Path
 from time import perf_counter
 
 from normbench.errors import UnreadableError, UsageError
-from normbench.files import write_text
-from normbench.launch.advise import wording
+from normbench.launch.advise import page, wording
 from normbench.launch.advise.answer import Answer, OnTest, judge
 from normbench.launch.advise.book import Finish
 from normbench.launch.advise.budget import (
@@ -273,6 +272,4 @@ def _show(answer: Answer, folder: Path, screen: Screen) -> None:
     screen.line(first, "bold")
     for line in [*more, "", answer.command, "", *answer.code.splitlines()]:
         screen.line(line)
-    write_text(folder / "answer.md", wording.to_markdown(answer))
-    write_text(folder / "answer.html", wording.page(answer))
-    screen.line(f"answer: {folder / 'answer.html'}")
+    screen.line(f"answer: {page.write(answer, folder)}")

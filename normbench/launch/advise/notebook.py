@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from html import escape
 from math import isfinite
 from statistics import fmean
 from typing import Any
@@ -10,7 +9,8 @@ from typing import Any
 from normbench.errors import UsageError
 from normbench.launch.advise import command
 from normbench.launch.advise.answer import Answer
-from normbench.launch.advise.pictures import Error, by_batch
+from normbench.launch.advise.page import compared
+from normbench.launch.advise.pictures import Error
 from normbench.launch.choices import USUAL
 from normbench.launch.compose import by_key, split_launcher
 from normbench.launch.grid import train_each
@@ -109,20 +109,13 @@ class SideBySide:
         return [asdict(row) for row in self.rows]
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th>{name}</th>" for name in ("norm", "batch", "error in %", "seeds"))
-        body = "".join(
-            f"<tr><td>{escape(row.norm)}</td><td>{row.batch}</td><td>{_said(row)}</td>"
-            f"<td>{len(row.seeds)}</td></tr>"
+        errors = [
+            Error(row.norm, row.norm, row.error, row.half, row.errors, row.batch)
             for row in self.rows
-        )
-        picture = by_batch(
-            [
-                Error(row.norm, row.norm, row.error, row.half, row.errors, row.batch)
-                for row in self.rows
-                if row.error is not None
-            ]
-        )
-        return f"<table><tr>{head}</tr>{body}</table>{picture}"
+            if row.error is not None
+        ]
+        rows = [[row.norm, str(row.batch), _said(row), str(len(row.seeds))] for row in self.rows]
+        return compared(errors, rows)
 
 
 def compare(

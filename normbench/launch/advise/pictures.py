@@ -1,7 +1,6 @@
-"""Errors with their 95 % intervals as pieces of HTML, for notebooks, in the look of a report."""
+"""Pictures of errors with their 95 % intervals, in the look of a report."""
 
 from collections.abc import Sequence
-from html import escape
 from typing import NamedTuple
 
 from normbench.report.compare.statistics import Estimate
@@ -50,8 +49,8 @@ class Error(NamedTuple):
         return Estimate(mean, low, high, len(self.seeds))
 
 
-def by_batch(errors: Sequence[Error]) -> str:
-    """Test error against the batch size, a line a norm; "" where there is none."""
+def by_batch(errors: Sequence[Error]) -> Drawing | None:
+    """Test error against the batch size, a line a norm; none where there is no error."""
     norms = list(dict.fromkeys(error.norm for error in errors))[:MOST_LINES]
     series = []
     for norm in norms:
@@ -60,7 +59,7 @@ def by_batch(errors: Sequence[Error]) -> str:
         seeds = {batch: [100 * e for e in error.seeds] for batch, error in points.items()}
         series.append(Series(norm, _look(norm, norms), values, seeds))
     if not series:
-        return ""
+        return None
     xs = sorted({batch for one in series for batch in one.values})
     with style():
         figure, (axes,) = new_figure()
@@ -72,16 +71,16 @@ def by_batch(errors: Sequence[Error]) -> str:
             "Test error in percent against batch size. Large marks are means over seeds, bars their"
             " 95 % intervals, dots the seeds."
         )
-        return _piece(save(figure, "compared", alt))
+        return save(figure, "compared", alt)
 
 
-def by_norm(errors: Sequence[Error]) -> str:
-    """The error of each norm, below one another, the first at the top; "" where there is none.
+def by_norm(errors: Sequence[Error]) -> Drawing | None:
+    """The error of each norm, below one another, the first at the top; none where there is none.
 
     Those that are not ``full`` are grey.
     """
     if not errors:
-        return ""
+        return None
     norms = list(dict.fromkeys(error.norm for error in errors))
     with style():
         figure, (axes,) = new_figure()
@@ -98,19 +97,10 @@ def by_norm(errors: Sequence[Error]) -> str:
         axes.set_ylim(len(errors) - 0.5, -0.5)
         axes.set_xlabel("error, %")
         alt = "Error of each norm in percent, means over seeds with their 95 % intervals."
-        return _piece(save(figure, "answer", alt))
+        return save(figure, "answer", alt)
 
 
 def _look(norm: str, norms: Sequence[str]) -> int:
     """A norm's own look, or one that no other of ``norms`` has."""
     others = [each for each in norms if each not in PREFERRED]
     return PREFERRED[norm] if norm in PREFERRED else len(PREFERRED) + others.index(norm)
-
-
-def _piece(drawing: Drawing) -> str:
-    """The picture with the colours that a report's page would give it, always the light ones."""
-    colors = ";".join(f"--{part}:{light}" for part, (light, _) in THEME.items())
-    return (
-        f'<div role="img" aria-label="{escape(drawing.alt)}" style="max-width:38rem;{colors}">'
-        f"{drawing.inline()}</div>"
-    )

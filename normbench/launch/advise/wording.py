@@ -1,15 +1,13 @@
-"""The answer of a race in words: for the terminal, as Markdown and as a small HTML page."""
+"""The answer of a race in words, and in lines of Python."""
 
 from collections.abc import Sequence
 from dataclasses import fields
 from enum import Enum
-from html import escape
 
 from normbench.config import Config
 from normbench.launch.advise.answer import CLEAR, CLOSE, Answer, Row
 from normbench.launch.advise.book import DROPPED, Standing
 from normbench.launch.advise.odds import said_p
-from normbench.launch.advise.pictures import Error, by_norm
 from normbench.registry import NAMED_BY
 from normbench.report.compare.choice import CHANCE
 from normbench.terminal.bars import duration
@@ -224,62 +222,3 @@ def _call(function: str, arguments: Sequence[str]) -> str:
         if max(map(len, text.splitlines())) <= WIDTH:
             return text
     return f"{function}(\n" + "".join(f"    {each},\n" for each in arguments) + ")"
-
-
-NOTE = (
-    "Errors are those of the test images, ± 95 % interval over seeds; of norms that were not"
-    " trained in full, those of held-out images after shorter trainings. p is corrected for"
-    " comparisons and looks. Time and memory are those of a training step, beside the best norm's."
-)
-
-
-def to_markdown(answer: Answer) -> str:
-    """The answer as a page."""
-    lines = ["# Which norm?", "", *(f"- {line}" for line in headline(answer)), ""]
-    lines += ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
-    lines += ["| " + " | ".join(row) + " |" for row in table(answer)]
-    lines += ["", NOTE]
-    if answer.command:
-        lines += ["", "Train it:", "", "```sh", answer.command, "```"]
-        lines += ["", "In your own code:", "", "```python", answer.code, "```"]
-    return "\n".join(lines) + "\n"
-
-
-def to_html(answer: Answer) -> str:
-    """The answer as a piece of HTML, for a page or a notebook."""
-    items = "".join(f"<li>{escape(line)}</li>" for line in headline(answer))
-    head = "".join(f"<th>{escape(name)}</th>" for name in COLUMNS)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>"
-        for row in table(answer)
-    )
-    picture = by_norm(_drawn(answer))
-    parts = [
-        f"<ul>{items}</ul>",
-        picture,
-        f"<table><tr>{head}</tr>{body}</table>",
-        f"<p>{escape(NOTE)}</p>",
-    ]
-    if answer.command:
-        parts += [f"<pre>{escape(text)}</pre>" for text in (answer.command, answer.code)]
-    return "\n".join(parts)
-
-
-def _drawn(answer: Answer) -> list[Error]:
-    """The rows of an answer that have an error; what was trained in full is not grey."""
-    found = []
-    for row in answer.rows:
-        if row.error is not None:
-            full = row.state in ("best", "close", "behind")
-            label = row.norm if full else f"{row.norm}, {count(row.epochs, 'epoch')}"
-            found.append(Error(row.norm, label, row.error, row.half, full=full))
-    return found
-
-
-def page(answer: Answer) -> str:
-    """The answer as a whole HTML page that needs nothing else."""
-    style = "body{font:16px sans-serif;max-width:60em;margin:2em auto}td,th{padding:.2em .8em}"
-    return (
-        '<!doctype html><html lang="en"><meta charset="utf-8"><title>normbench: which norm?</title>'
-        f"<style>{style}</style><h1>Which norm?</h1>\n{to_html(answer)}\n</html>\n"
-    )

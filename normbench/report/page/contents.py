@@ -10,7 +10,7 @@ from normbench.report.compare.regimes import SIGNS
 from normbench.report.page.document import (
     Block,
     Bullets,
-    CommandLines,
+    Code,
     Facts,
     First,
     Folded,
@@ -137,7 +137,7 @@ def _section(comparison: Comparison, suffix: str, *, papers: bool) -> list[Block
     blocks += [*_costs(comparison, suffix), *_curves(comparison, suffix)]
     blocks.append(Folded("What was equal", [Facts(fairness(comparison))]))
     if again := commands(comparison):
-        blocks.append(Folded("Commands that train it again", [CommandLines(again)]))
+        blocks.append(Folded("Commands that train it again", [Code(again)]))
     return [*blocks, *(_published(comparison, suffix, papers=papers) if sure else [])]
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import TypeAlias, TypeVar
 
-from normbench.report.page.html import page
+from normbench.report.page.html import page, piece
 from normbench.report.plots.style import Drawing
 
 
@@ -102,10 +102,11 @@ class First:
 
 
 @dataclass(frozen=True, slots=True)
-class CommandLines:
-    """Lines to be copied to a shell."""
+class Code:
+    """Lines to be copied, to a shell unless said otherwise."""
 
     lines: Sequence[str]
+    language: str = "bash"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +119,7 @@ class Folded:
 
 T = TypeVar("T")
 Block: TypeAlias = (
-    Heading | Text | Sentences | First | Bullets | Table | Facts | Pictures | CommandLines | Folded
+    Heading | Text | Sentences | First | Bullets | Table | Facts | Pictures | Code | Folded
 )
 
 _NO_NUMBER = ("", "-", "any", "reference")
@@ -157,11 +158,11 @@ def _markdown(block: Block) -> str:
             return "\n\n".join([*shown, *(f"*{_md(note)}*" for note in block.notes)])
         case First():
             return "\n\n".join(map(_markdown, block.parts))
-        case CommandLines(lines):
+        case Code(lines, language):
             fence = "`" * max(
                 3, 1 + max((len(r) for x in lines for r in _TICKS.findall(x)), default=0)
             )
-            return "\n".join([f"{fence}bash", *(_one_line(line) for line in lines), fence])
+            return "\n".join([f"{fence}{language}", *map(_code_line, lines), fence])
         case Folded(summary, blocks):
             inner = "\n\n".join(_markdown(inner) for inner in blocks)
             return f"<details><summary>{_md(summary)}</summary>\n\n{inner}\n\n</details>"
@@ -174,6 +175,11 @@ _ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())
+
+
+def _code_line(text: str) -> str:
+    """A line of code: nothing in it can end it, and what it begins with stays."""
+    return " ".join(text.splitlines())
 
 
 def _md(text: str) -> str:
@@ -191,8 +197,16 @@ def _md(text: str) -> str:
 
 def to_html(title: str, blocks: Sequence[Block]) -> str:
     """The document as one page that needs nothing else: no network, no script, no other file."""
-    body = "\n".join(_html(block, name) for block, name in _named(blocks))
-    return page(title, body)
+    return page(title, _body(blocks))
+
+
+def to_piece(blocks: Sequence[Block]) -> str:
+    """The blocks as they stand in a notebook: in its look, with light pictures."""
+    return piece(_body(blocks))
+
+
+def _body(blocks: Sequence[Block]) -> str:
+    return "\n".join(_html(block, name) for block, name in _named(blocks))
 
 
 def _named(blocks: Sequence[Block], above: str = "") -> Iterator[tuple[Block, str]]:
@@ -209,7 +223,7 @@ def _named(blocks: Sequence[Block], above: str = "") -> Iterator[tuple[Block, st
             case Folded(summary, _):
                 yield block, f"{summary}: {section}"
                 continue
-            case Table() | CommandLines() | First():
+            case Table() | Code() | First():
                 met[heading] += 1
         yield block, heading if met[heading] < 2 else f"{heading} ({met[heading]})"
 
@@ -236,8 +250,8 @@ def _html(block: Block, name: str) -> str:
             return "".join([shown, *notes])
         case First():
             return _wrapped("div", block.parts, lambda part: _html(part, name), ' class="first"')
-        case CommandLines(lines):
-            said = escape("\n".join(_one_line(line) for line in lines))
+        case Code(lines):
+            said = escape("\n".join(map(_code_line, lines)))
             return f"<pre {_region(name)}>{said}</pre>"
         case Folded(summary, blocks):
             inner = "\n".join(_html(one, told) for one, told in _named(blocks, name))

@@ -1,4 +1,4 @@
-"""The HTML page that a report stands in, and its style: for screens, phones, the dark and paper."""
+"""The HTML page a document stands in, and its style: for screens, phones, the dark and paper."""
 
 from html import escape
 
@@ -8,6 +8,12 @@ from normbench.report.plots.style import THEME
 def page(title: str, body: str) -> str:
     """A whole page; ``title`` is text, ``body`` is HTML."""
     return _PAGE.format(title=escape(title), css=_css(), body=body)
+
+
+def piece(body: str) -> str:
+    """``body`` with the colours that a page would give its pictures, always the light ones."""
+    colors = ";".join(f"--{part}:{light}" for part, (light, _) in THEME.items())
+    return f'<div style="{colors}">\n{body}\n</div>'
 
 
 def _css() -> str:

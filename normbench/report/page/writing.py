@@ -1,10 +1,10 @@
-"""normbench report: folders of records -> Markdown, CSV, pictures and one HTML page.
+"""Writes documents, and normbench's report: folders of records -> Markdown, CSV, pictures, HTML.
 
 Equal records give equal bytes. Nothing is believed that is read, and nothing is fetched.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -82,18 +82,17 @@ def write(
         "cells.csv": cells_csv(comparisons),
         "differences.csv": differences_csv(comparisons),
         **({"rates.csv": rates_csv(trials)} if trials else {}),
-        "report.md": to_markdown(blocks),
-        "report.html": to_html(f"normbench: {collection.name}", blocks),
     }
     try:
-        _write_files(folder, texts, list(_drawings(blocks)))
+        page = write_document(folder, "report", f"normbench: {collection.name}", blocks)
+        for table, text in texts.items():
+            write_text(folder / table, text)
     except OSError as error:
         raise UsageError(
             f"{folder}: cannot be written to: {error.strerror}; choose another folder with --out"
         ) from None
     _show(screen, collection, comparisons, trials)
-    screen.line(f"report: {folder / 'report.html'}")
-    page = folder / "report.html"
+    screen.line(f"report: {page}")
     return Report(folder, page, collection, tuple(comparisons), tuple(trials))
 
 
@@ -112,17 +111,25 @@ def _both(first: Path, second: Path) -> tuple[Collection, list[str]]:
     return Collection(" and ".join(names), tuple(cells), tuple(problems)), names
 
 
-def _write_files(folder: Path, texts: Mapping[str, str], drawings: Sequence[Drawing]) -> None:
-    """Writes a report's files; pictures of an earlier one that this one has not are deleted."""
-    before = _shown_before(folder)
+def write_document(folder: Path, name: str, title: str, blocks: Sequence[Block]) -> Path:
+    """Writes ``name.md``, ``name.html`` and the pictures; returns the page.
+
+    Pictures of an earlier document of that name that this one has not are deleted.
+
+    Raises:
+        OSError: the folder cannot be written to.
+    """
+    drawings, before = list(_drawings(blocks)), _shown_before(folder / f"{name}.md")
     for drawing in drawings:
         write_text(folder / f"{drawing.name}.svg", drawing.svg)
         write_bytes(folder / f"{drawing.name}.png", drawing.png)
-    for name, text in texts.items():
-        write_text(folder / name, text)
-    for name in before - {drawing.name for drawing in drawings}:
+    page = folder / f"{name}.html"
+    write_text(folder / f"{name}.md", to_markdown(blocks))
+    write_text(page, to_html(title, blocks))
+    for picture in before - {drawing.name for drawing in drawings}:
         for suffix in ("png", "svg"):
-            (folder / f"{name}.{suffix}").unlink(missing_ok=True)
+            (folder / f"{picture}.{suffix}").unlink(missing_ok=True)
+    return page
 
 
 def _show(
@@ -160,11 +167,11 @@ def _drawings(blocks: Sequence[Block]) -> Iterator[Drawing]:
                 pass
 
 
-def _shown_before(folder: Path) -> set[str]:
-    """The pictures that the report of an earlier time in ``folder`` shows, by name."""
+def _shown_before(document: Path) -> set[str]:
+    """The pictures that a document of an earlier time shows, by name."""
     try:
-        text = (folder / "report.md").read_text(encoding="utf-8", errors="replace")
+        text = document.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return set()
     names = re.findall(r"^!\[.*\]\(([a-z0-9-]+)\.png\)$", text, re.MULTILINE)
-    return {name for name in names if (folder / f"{name}.svg").exists()}
+    return {name for name in names if document.with_name(f"{name}.svg").exists()}

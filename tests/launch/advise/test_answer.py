@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from normbench.errors import UsageError
-from normbench.launch.advise import wording
+from normbench.launch.advise import page, wording
 from normbench.launch.advise.answer import Answer, OnTest, judge
 from normbench.launch.advise.book import Finish, Standing
 from normbench.launch.advise.budget import Candidate, Heat
@@ -171,9 +172,11 @@ def test_where_all_diverged_there_is_no_answer() -> None:
     assert wording.table(found)[0][1] == "-"
 
 
-def test_the_answer_is_plain_records_markdown_and_html() -> None:
+def test_the_answer_is_plain_records_markdown_and_html(tmp_path: Path) -> None:
     found = answer(finish("group", "batch"), group=0.77, batch=0.70)
-    found = replace(found, command="normbench run norm=group 'data.name=<a>'", code="x = 1")
+    found = replace(
+        found, command="normbench run norm=group 'data.name=<a>'", code="if x:\n    y = 1"
+    )
 
     records = found.to_records()
     assert [record["norm"] for record in records] == ["group", "batch"]
@@ -182,12 +185,16 @@ def test_the_answer_is_plain_records_markdown_and_html() -> None:
     assert html.count("<svg viewBox=") == 1
     assert re.search(r'role="img" aria-label="Error of each norm in percent', html)
     assert "://" not in html
-    assert "<td>group</td>" in html
+    assert '<th scope="row" data-label="norm">group</th>' in html
     assert "&lt;a&gt;" in html
     assert "<a>" not in html
-    markdown = wording.to_markdown(found)
+    assert page.write(found, tmp_path) == tmp_path / "answer.html"
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("answer.html", "answer.md", "answer.png", "answer.svg")
+    }
+    markdown = (tmp_path / "answer.md").read_text(encoding="utf-8")
     assert "| group | 0.05 | 23.0 ± 1.0 | 5 | 20 | - | 1.00 | 1.00 | best |" in markdown
-    assert wording.page(found).startswith("<!doctype html>")
+    assert "```python\nif x:\n    y = 1\n```" in markdown
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,7 @@ def test_a_race_that_was_killed_in_a_round_goes_on_as_it_would_have(
     real, rounds = grid.train_each, []
 
     def train_each(cells: Any, launcher: Any, screen: Any, planned: Callable[..., Any]) -> Any:
-        def killed(cells: Any) -> None:
+        def killed(cells: Any) -> Any:
             planned(cells)
             sleep(1.0)
             raise Killed

@@ -44,7 +44,7 @@ def test_norms_are_compared_and_come_back_as_records(own: list[str], tmp_path: P
     assert all(len(record["errors"]) == 2 for record in records)
     assert all(record["half"] is not None for record in records)
     html = found._repr_html_()
-    assert "<td>group</td><td>2</td>" in html
+    assert '<th scope="row">group</th><td class="number">2</td>' in html
     assert html.count("<svg viewBox=") == 1
     assert ">batch size</text>" in html
     before = files_below(tmp_path)

@@ -8,7 +8,7 @@ import pytest
 from normbench.report.page.document import (
     Block,
     Bullets,
-    CommandLines,
+    Code,
     Facts,
     First,
     Folded,
@@ -39,7 +39,7 @@ def every_block(text: str) -> list[Block]:
         Facts([(text, text)]),
         Pictures([DRAWING]),
         First(Table([text, "n"], [[text, "1"]]), replace(DRAWING, name="first")),
-        CommandLines([text]),
+        Code([text]),
         Folded(text, [Text(text)]),
     ]
 
@@ -82,9 +82,7 @@ def test_text_stays_text_in_html() -> None:
 
 
 def test_text_stays_text_in_markdown() -> None:
-    text = to_markdown(
-        [block for block in every_block(EVIL) if not isinstance(block, CommandLines)]
-    )
+    text = to_markdown([block for block in every_block(EVIL) if not isinstance(block, Code)])
 
     assert "<script" not in text
     assert "\\`code\\`" in text
@@ -95,7 +93,7 @@ def test_text_stays_text_in_markdown() -> None:
 
 
 def test_a_command_cannot_end_its_block() -> None:
-    text = to_markdown([CommandLines(["echo ```", "second\nline"])])
+    text = to_markdown([Code(["echo ```", "second\nline"])])
 
     assert text == "````bash\necho ```\nsecond line\n````\n"
 
@@ -200,7 +198,7 @@ def test_what_scrolls_is_reached_by_keyboard_and_has_a_name_of_its_own() -> None
         Text("and"),
         table,
         Heading(3, "Again"),
-        CommandLines(["echo"]),
+        Code(["echo"]),
         Folded("More", [table]),
     ]
     regions = with_role(to_html("", blocks), "region")
