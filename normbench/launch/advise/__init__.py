@@ -5,8 +5,9 @@ From the top down::
     notebook.py    the same from Python
     command.py     measures, has the race run, shows its answer: start reading here
     rounds.py      trains the rounds of a race, and shows how it stands
-    wording.py     the answer in words, as Markdown and as HTML
-    pictures.py    errors with their intervals, drawn for notebooks
+    page.py        the answer as a document, for a page and a notebook
+    wording.py     the answer in words, and in lines of Python
+    pictures.py    errors with their intervals, drawn
     answer.py      who has won, how sure that is, and what would change it
     elsewhere.py   at which other batch size another norm wins
     race.py        which trainings come next, and who drops out

@@ -22,7 +22,7 @@ COLUMNS = (
     "p, corrected",
     "time",
     "memory",
-    "",
+    "result",
 )
 
 WIDTH = 100

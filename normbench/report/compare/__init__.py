@@ -4,7 +4,8 @@ From the top down::
 
     choice.py       which norm at each batch size, how sure, at what cost; chance
     rates.py        learning rates tried on held-out images
-    differences.py  differences, what is lost to what, new test images, costs
+    costs.py        time and memory, and whether times can be believed
+    differences.py  differences, what is lost to what, new test images
     comparisons.py  cells -> comparisons of lines
     recipes.py      which cells differ in nothing else
     regimes.py      what "batch size" means in a comparison

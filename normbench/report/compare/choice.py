@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from normbench.report.compare.comparisons import Comparison, Line, Point
+from normbench.report.compare.costs import cost, untimed
 from normbench.report.compare.differences import (
     Difference,
     between,
-    cost,
     differences,
     error,
     typical,
@@ -139,24 +139,6 @@ def _against_batch_norm(
         time = mine.seconds / theirs.seconds
     memory = mine.memory / theirs.memory if mine.memory and theirs.memory else None
     return time, memory
-
-
-def untimed(comparison: Comparison) -> str:
-    """Why the times of a comparison are not to be compared; "" where nothing speaks against it."""
-    cells = [cell for cell in comparison.cells if cell.finished]
-    busy = sum(cost(cell).busy for cell in cells)
-    if busy:
-        return (
-            f"in {busy} of {len(cells)} cells the times of the seeds, or the speed along the"
-            " training, differ by more than 20 %, so the machine was busy with other work"
-        )
-    machines = {
-        str([environment.get(key) for key in ("processor", "gpu", "device", "threads")])
-        for cell in cells
-        for run in cell.seeds
-        if (environment := run.environment or cell.environment)
-    }
-    return "the cells were trained on different machines" if len(machines) > 1 else ""
 
 
 # --- Chance ---------------------------------------------------------------------------------------

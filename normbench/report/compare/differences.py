@@ -1,10 +1,9 @@
-"""What a comparison says in numbers: differences, crossings, what is lost to what, and costs."""
+"""What a comparison says in numbers: differences, crossings, and what is lost to what."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from math import sqrt
-from statistics import fmean, median, quantiles
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,6 @@ from normbench.report.compare.statistics import (
 )
 from normbench.report.read.cells import CellRun
 from normbench.report.read.defaults import defaults
-from normbench.report.read.seeds import SeedRun
 
 
 def error(point: Point) -> Estimate | None:
@@ -276,75 +274,3 @@ def _wrong(cell: CellRun) -> "npt.NDArray[np.float64] | None":
     if not known or len(known) < len(outcomes) or len({len(one) for one in known}) > 1:
         return None
     return np.asarray(1 - np.mean(known, axis=0))
-
-
-# --- Costs ----------------------------------------------------------------------------------------
-
-_STEADY = 1.2
-"""Seeds of a cell whose times differ by more were trained beside other work; so was a seed whose
-slow stretches are slower than its fast ones by more (in nine of ten)."""
-
-_STRETCHES = 20
-"""Of a shorter curve the start, which is slow, is too large a part."""
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """What a cell costs; each value None where nothing measured it.
-
-    Attributes:
-        rate: the peak learning rate.
-        seconds: of training, an epoch and seed: of the median seed.
-        images: trained a second in that time.
-        memory: bytes that one training step of one seed holds.
-        busy: whether the times of the seeds, or the speed of one along its training, differ so much
-            that the machine did other work too: ``seconds`` and ``images`` are then None.
-    """
-
-    rate: float | None
-    seconds: float | None
-    images: float | None
-    memory: int | None
-    busy: bool
-
-
-def cost(cell: CellRun) -> Cost:
-    """What a cell's finished seeds cost."""
-    results = cell.finished
-    sizes = [r.memory_bytes for r in results if r.memory_bytes is not None]
-    timed = [r for r in results if r.seconds and r.epochs >= 1e-6]
-    times = [r.seconds / r.epochs for r in timed]
-    busy = bool(times) and max(times) > _STEADY * min(times)
-    busy = busy or any(_unsteady(run) for run in cell.seeds)
-    seconds = median(times) if times and not busy else None
-    images = fmean(r.images_per_second * r.seconds / r.epochs for r in timed) if timed else None
-    return Cost(
-        rate=peak_rate(cell),
-        seconds=seconds,
-        images=images / seconds if seconds and images else None,
-        memory=max(sizes, default=None),
-        busy=busy,
-    )
-
-
-def _unsteady(run: SeedRun) -> bool:
-    """Whether the speed of a training changed along its way."""
-    speeds = [moment.speed for moment in run.curve if moment.speed]
-    if len(speeds) < _STRETCHES:
-        return False
-    tenths = quantiles(speeds, n=10)
-    return tenths[-1] > _STEADY * tenths[0]
-
-
-def peak_rate(cell: CellRun) -> float | None:
-    """The peak learning rate: from the configuration, else the highest that the curves record."""
-    from normbench.training.optim import Scaling, SGDConfig  # brings torch
-
-    optim: Any = cell.settings.get("optim")
-    try:
-        scaling = Scaling(optim["scaling"])
-        config = SGDConfig(lr=optim["lr"], scaling=scaling, scaling_batch=optim["scaling_batch"])
-        return float(config.peak(cell.batch))
-    except (KeyError, TypeError, ValueError, OverflowError):
-        rates = [m.learning_rate for run in cell.seeds for m in run.curve if m.learning_rate]
-        return max(rates, default=None)

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
-from normbench.report.compare.choice import all_at_chance, untimed
+from normbench.report.compare.choice import all_at_chance
 from normbench.report.compare.comparisons import NAMES, Comparison
+from normbench.report.compare.costs import untimed
 from normbench.report.compare.published import PUBLICATIONS
 from normbench.report.compare.rates import RateTrial
 from normbench.report.compare.regimes import SIGNS
@@ -32,7 +33,8 @@ from normbench.report.read.seeds import UNREADABLE, SeedRun
 from normbench.report.read.states import overview, state
 from normbench.report.text.commands import commands
 from normbench.report.text.fairness import fairness
-from normbench.report.text.findings import RATE_COLUMNS, findings, grid, rate_rows
+from normbench.report.text.findings import findings
+from normbench.report.text.grid import RATE_COLUMNS, grid, rate_rows
 from normbench.report.text.tables import (
     DECOMPOSED,
     STARTED,

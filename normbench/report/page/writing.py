@@ -17,7 +17,7 @@ from normbench.report.page.document import Block, First, Folded, Pictures, to_ht
 from normbench.report.plots.style import Drawing
 from normbench.report.read.cells import Collection, collect
 from normbench.report.read.states import overview, state
-from normbench.report.text.findings import RATE_COLUMNS, grid, rate_rows
+from normbench.report.text.grid import RATE_COLUMNS, grid, rate_rows
 from normbench.report.text.tables import (
     cell_columns,
     cell_rows,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from textwrap import fill
 
-from normbench.report.compare.choice import untimed
 from normbench.report.compare.comparisons import AXES, Comparison, Line
-from normbench.report.compare.differences import Cost, cost, error, reestimated
+from normbench.report.compare.costs import Cost, cost, untimed
+from normbench.report.compare.differences import error, reestimated
 from normbench.report.compare.published import Publication
 from normbench.report.compare.rates import RateTrial
 from normbench.report.compare.recipes import length

@@ -2,7 +2,8 @@
 
 From the top down::
 
-    findings.py  the first screen: the grid and a sentence a finding
+    grid.py      the first table: which norm, or which learning rate
+    findings.py  a sentence a finding
     tables.py    the other tables, and CSV
     verdicts.py  our differences beside published ones
     fairness.py  what was equal and what was not

@@ -5,7 +5,7 @@ from typing import Any
 
 from normbench.errors import UsageError
 from normbench.report.compare.comparisons import Comparison
-from normbench.report.compare.differences import peak_rate
+from normbench.report.compare.costs import peak_rate
 from normbench.report.compare.recipes import held_out, norm_settings
 from normbench.report.compare.regimes import SIGNS
 from normbench.report.read.defaults import defaults, made

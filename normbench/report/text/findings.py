@@ -1,9 +1,9 @@
-"""The first screen in words: which norm at which batch size, and one sentence for each finding."""
+"""The first screen in words: one sentence for each finding."""
 
 from collections.abc import Sequence
 from itertools import combinations
 
-from normbench.report.compare.choice import Choice, all_at_chance, choices
+from normbench.report.compare.choice import all_at_chance, choices
 from normbench.report.compare.comparisons import NAMES, Comparison, Line, Point, axis_value
 from normbench.report.compare.differences import (
     Parts,
@@ -16,7 +16,6 @@ from normbench.report.compare.differences import (
     rivals,
     with_new_images,
 )
-from normbench.report.compare.rates import RateLine, RateTrial
 from normbench.report.compare.recipes import rate_of
 from normbench.report.compare.statistics import (
     DIFFERENT,
@@ -34,12 +33,11 @@ from normbench.report.text.wording import (
     count,
     fixed,
     join,
-    number,
     place,
     plus_minus,
-    ratio,
     seeds,
     size,
+    wider,
 )
 
 BOUND = 1.0
@@ -47,51 +45,6 @@ BOUND = 1.0
 
 RANGES = ((2, 32), (2, 128))
 """Batch sizes over which a norm is asked to be stable."""
-
-
-# --- The grid -------------------------------------------------------------------------------------
-
-
-def grid(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
-    """Columns and a row a batch size: which norm, its error, its lead, how sure, what it costs.
-
-    No rows where every cell is at chance, and on an axis of groups.
-    """
-    if comparison.axis not in ("batch", "norm_batch") or all_at_chance(comparison.cells):
-        return [], []
-    found = choices(comparison)
-    new = " (new images)" if any(choice.error_new is not None for choice in found) else ""
-    columns = [
-        NAMES[comparison.axis], "lowest error", f"error, %{new}", f"lead{new}", "over", "how sure",
-        "time", "memory",
-    ]  # fmt: skip
-    return columns, [_grid_row(choice) for choice in found]
-
-
-def _grid_row(choice: Choice) -> list[str]:
-    lead = "-" if choice.ahead is None else size(choice.ahead) + _wider(choice.ahead_new)
-    over = "-" if choice.second is None else choice.second.label
-    said = plus_minus(choice.error) + _wider(choice.error_new)
-    costs = ratio(choice.time), ratio(choice.memory)
-    return [str(choice.x), choice.best.label, said, lead, over, sureness(choice), *costs]
-
-
-def _wider(half: float | None, of: str = "") -> str:
-    """What another test set would make of an interval: `` (± 0.8)``."""
-    return "" if half is None else f" (± {fixed(half, 1)}{of})"
-
-
-def sureness(choice: Choice) -> str:
-    """``clear``, or how many more seeds would tell."""
-    if choice.second is None:
-        return "nothing to compare"
-    if choice.doubt is None:
-        return "clear"
-    over = "" if choice.doubt is choice.second else f" beside {choice.doubt.label}"
-    return f"unclear{over}: {choice.more}"
-
-
-# --- Findings -------------------------------------------------------------------------------------
 
 
 def findings(comparison: Comparison) -> list[str]:
@@ -171,7 +124,7 @@ def _fall(comparison: Comparison) -> list[str]:
     where = f"from {axis_value(comparison.axis, against.x)} to {points[0].x}"
     verb = "rises" if moved.mean > 0 else "falls"
     said = f"{where}, {line.named}'s test error {verb} by {size(moved)} points"
-    said += _wider(with_new_images(moved, points[0], against), " on new images")
+    said += wider(with_new_images(moved, points[0], against), " on new images")
     inner = moved.at(2 * LEVEL - 1)
     if inner.low is not None and inner.low > 0:
         said += f", by at least {fixed(inner.low, 1)} (95 %, one-sided)"
@@ -335,36 +288,3 @@ def _best_along(comparison: Comparison, lines: Sequence[Line]) -> list[str]:
         words += f"; not clearly worse: {join(same)}" if same else ""
         said.append(f"{words}.")
     return said
-
-
-# --- Learning rates -------------------------------------------------------------------------------
-
-RATE_COLUMNS = ("norm", "batch size", "best rate", "error there, %", "n", "next best", "note")
-
-
-def rate_rows(trial: RateTrial) -> list[list[str]]:
-    """A row a norm and batch size: the best learning rate by held-out error."""
-    rows = []
-    for line in trial.lines:
-        best = line.best
-        if best is None:
-            rows.append([_named(line), str(line.batch), "-", "-", "0", "-", "not finished yet"])
-            continue
-        means = {r: value.mean for r in line.errors if (value := line.at(r)) and r != best}
-        following = min(means, key=lambda rate: means[rate], default=None)
-        value = line.at(best)
-        told = "-"
-        if following is not None:
-            apart = welch(line.errors[following], line.errors[best])
-            word = "clear" if apart is not None and apart.clear else "unclear"
-            told = f"{number(following)} ({fixed(means[following], 1)}, {word})"
-        note = "" if line.inside else "at the end of the rates tried"
-        note = note if all(settled(cell) for cell in line.cells.values()) else "not finished yet"
-        n = "0" if value is None else str(value.n)
-        row = [_named(line), str(line.batch), number(best), plus_minus(value), n, told, note]
-        rows.append(row)
-    return rows
-
-
-def _named(line: RateLine) -> str:
-    return f"{line.norm}, {line.variant}" if line.variant else line.norm

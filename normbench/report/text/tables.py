@@ -5,11 +5,10 @@ import io
 from collections.abc import Sequence
 from itertools import combinations
 
-from normbench.report.compare.choice import untimed
 from normbench.report.compare.comparisons import NAMES, Comparison, Line, Point
+from normbench.report.compare.costs import cost, untimed
 from normbench.report.compare.differences import (
     changes,
-    cost,
     decomposition,
     differences,
     error,

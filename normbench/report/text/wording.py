@@ -85,3 +85,8 @@ def join(items: Sequence[str]) -> str:
     if len(items) < 2:
         return "".join(items)
     return f"{', '.join(items[:-1])} and {items[-1]}"
+
+
+def wider(half: float | None, of: str = "") -> str:
+    """What another test set would make of an interval: `` (± 0.8)``."""
+    return "" if half is None else f" (± {fixed(half, 1)}{of})"

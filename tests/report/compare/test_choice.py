@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from scipy import stats
 
-from normbench.report.compare.choice import all_at_chance, at_chance, choices, untimed
+from normbench.report.compare.choice import all_at_chance, at_chance, choices
 from normbench.report.compare.comparisons import Comparison, compare
+from normbench.report.compare.costs import untimed
 from normbench.report.read.cells import collect
 from tests.report_helpers import around, edit_result, write_cell, write_sweep
 

@@ -8,16 +8,15 @@ import pytest
 from scipy import stats
 
 from normbench.report.compare.comparisons import Comparison, compare
+from normbench.report.compare.costs import cost, peak_rate
 from normbench.report.compare.differences import (
     between,
     change,
     changes,
-    cost,
     decomposition,
     differences,
     error,
     meeting,
-    peak_rate,
     with_new_images,
 )
 from normbench.report.read.cells import collect

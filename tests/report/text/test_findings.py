@@ -7,7 +7,8 @@ import pytest
 from normbench.report.compare.comparisons import Comparison, compare
 from normbench.report.compare.rates import rate_trials
 from normbench.report.read.cells import collect
-from normbench.report.text.findings import RATE_COLUMNS, findings, grid, rate_rows
+from normbench.report.text.findings import findings
+from normbench.report.text.grid import RATE_COLUMNS, grid, rate_rows
 from tests.report.compare.test_rates import write_trial
 from tests.report_helpers import around, write_cell, write_sweep
 

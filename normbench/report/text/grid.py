@@ -1,0 +1,73 @@
+"""The first table: which norm at which batch size, or which learning rate."""
+
+from normbench.report.compare.choice import Choice, all_at_chance, choices
+from normbench.report.compare.comparisons import NAMES, Comparison
+from normbench.report.compare.rates import RateLine, RateTrial
+from normbench.report.compare.statistics import welch
+from normbench.report.read.states import settled
+from normbench.report.text.wording import fixed, number, plus_minus, ratio, size, wider
+
+
+def grid(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    """Columns and a row a batch size: which norm, its error, its lead, how sure, what it costs.
+
+    No rows where every cell is at chance, and on an axis of groups.
+    """
+    if comparison.axis not in ("batch", "norm_batch") or all_at_chance(comparison.cells):
+        return [], []
+    found = choices(comparison)
+    new = " (new images)" if any(choice.error_new is not None for choice in found) else ""
+    columns = [
+        NAMES[comparison.axis], "lowest error", f"error, %{new}", f"lead{new}", "over", "how sure",
+        "time", "memory",
+    ]  # fmt: skip
+    return columns, [_grid_row(choice) for choice in found]
+
+
+def _grid_row(choice: Choice) -> list[str]:
+    lead = "-" if choice.ahead is None else size(choice.ahead) + wider(choice.ahead_new)
+    over = "-" if choice.second is None else choice.second.label
+    said = plus_minus(choice.error) + wider(choice.error_new)
+    costs = ratio(choice.time), ratio(choice.memory)
+    return [str(choice.x), choice.best.label, said, lead, over, sureness(choice), *costs]
+
+
+def sureness(choice: Choice) -> str:
+    """``clear``, or how many more seeds would tell."""
+    if choice.second is None:
+        return "nothing to compare"
+    if choice.doubt is None:
+        return "clear"
+    over = "" if choice.doubt is choice.second else f" beside {choice.doubt.label}"
+    return f"unclear{over}: {choice.more}"
+
+
+RATE_COLUMNS = ("norm", "batch size", "best rate", "error there, %", "n", "next best", "note")
+
+
+def rate_rows(trial: RateTrial) -> list[list[str]]:
+    """A row a norm and batch size: the best learning rate by held-out error."""
+    rows = []
+    for line in trial.lines:
+        best = line.best
+        if best is None:
+            rows.append([_named(line), str(line.batch), "-", "-", "0", "-", "not finished yet"])
+            continue
+        means = {r: value.mean for r in line.errors if (value := line.at(r)) and r != best}
+        following = min(means, key=lambda rate: means[rate], default=None)
+        value = line.at(best)
+        told = "-"
+        if following is not None:
+            apart = welch(line.errors[following], line.errors[best])
+            word = "clear" if apart is not None and apart.clear else "unclear"
+            told = f"{number(following)} ({fixed(means[following], 1)}, {word})"
+        note = "" if line.inside else "at the end of the rates tried"
+        note = note if all(settled(cell) for cell in line.cells.values()) else "not finished yet"
+        n = "0" if value is None else str(value.n)
+        row = [_named(line), str(line.batch), number(best), plus_minus(value), n, told, note]
+        rows.append(row)
+    return rows
+
+
+def _named(line: RateLine) -> str:
+    return f"{line.norm}, {line.variant}" if line.variant else line.norm
