@@ -5,14 +5,13 @@
 Nothing is trained. Two kinds of worlds:
 
 recorded   a world for each batch size in RECORDS/naive (3 epochs, four norms) and in
-           RECORDS/batch-size
-           (20 epochs, batch and group norm). The means of the committed cells are the truth. A
-           seed's accuracy is its cell's mean and the deviation of one of the cell's seeds, drawn
-           again (times sqrt(n/(n-1)), as few seeds scatter too little). After shorter trainings it
-           is that of the shorter cells (one-epoch, naive), on a line over log2 of the length, where
-           all norms have them; else length changes no lead. What a rate costs is what it cost on
-           held-out images in RECORDS/rates, for that norm and the nearest batch size; norms that
-           were not tried there cost nothing.
+           RECORDS/batch-size (20 epochs, batch and group norm). The means of the committed cells
+           are the truth. A seed's accuracy is its cell's mean and the deviation of one of the
+           cell's seeds, drawn again (times sqrt(n/(n-1)), as few seeds scatter too little). After
+           shorter trainings it is that of the shorter cells (one-epoch, naive), on a line over log2
+           of the length, where all norms have them; else length changes no lead. What a rate costs
+           is what it cost on held-out images in RECORDS/rates, for that norm and the nearest batch
+           size; norms that were not tried there cost nothing.
 simulated  four norms with accuracies drawn at random, leads that move with the length as the race
            assumes (sd 0.03 a doubling), rates of which one is the best, seeds of three spreads.
 harsh      the same, but leads move by sd 0.04 a doubling, and seeds of short trainings scatter

@@ -43,8 +43,8 @@ from normbench.report.text.wording import (
 BOUND = 1.0
 """Points of test error: a norm whose change is shown to be within ± this is called stable."""
 
-RANGES = ((2, 32), (2, 128))
-"""Batch sizes over which a norm is asked to be stable."""
+SMALLEST, LARGEST = 2, (32, 128)
+"""Batch sizes from which, and up to which, a norm is asked to be stable."""
 
 
 def findings(comparison: Comparison) -> list[str]:
@@ -143,12 +143,12 @@ def _stable(comparison: Comparison) -> list[str]:
     both = rivals(comparison)
     if both is None or both[1].level:
         return []
-    asked = _moves(both[1], *RANGES[-1])
+    asked = _moves(both[1], SMALLEST, max(LARGEST))
     ends: dict[str, list[str]] = {}
-    for low, high in RANGES:
-        if said := _stability(both[1], low, high, len(asked)):
+    for high in LARGEST:
+        if said := _stability(both[1], SMALLEST, high, len(asked)):
             ends.setdefault(said, []).append(f"to {high}")
-    head = f"{both[1].named} from {axis_value(comparison.axis, RANGES[0][0])}"
+    head = f"{both[1].named} from {axis_value(comparison.axis, SMALLEST)}"
     return [f"{head} {join(places)}: {said}." for said, places in ends.items()]
 
 
