@@ -1,8 +1,10 @@
 """From overrides on the command line to a configuration. Only this and grid.py know Hydra."""
 
+import copy
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from hydra import compose, initialize_config_module
@@ -12,7 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import (
     ConfigAttributeError,
     ConfigKeyError,
@@ -43,19 +45,38 @@ def load_config(overrides: Sequence[str], command: str = "show") -> Config:
     """
     register_schemas()
     hints.check_arguments(command, overrides)
-    GlobalHydra.instance().clear()
-    with initialize_config_module(CONFIGS, version_base="1.3"):
-        parsed = [parse(text) for text in overrides]
-        for each in parsed:
-            check(each)
-        try:
-            tree = compose("config", overrides=[each.readable for each in parsed])
-            config = OmegaConf.to_object(tree)
-        except (HydraException, OmegaConfBaseException) as error:
-            raise UsageError(in_words(error, parsed)) from None
+    parsed = [parse(text) for text in overrides]
+    for each in parsed:
+        check(each)
+    return composed(parsed)
+
+
+def composed(overrides: Sequence["Typed"]) -> Config:
+    """What Hydra composes of ``overrides``.
+
+    Raises:
+        UsageError: a value is none that its key takes.
+    """
+    chosen = tuple(each.readable for each in overrides if each.key in group_names())
+    try:
+        tree = copy.deepcopy(_tree(chosen))
+        for each in overrides:
+            if each.key not in group_names():
+                OmegaConf.update(tree, each.key, each.value, merge=True)
+        config = OmegaConf.to_object(tree)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UsageError(in_words(error, overrides)) from None
     assert isinstance(config, Config)
     check_names(config)
     return config
+
+
+@lru_cache(maxsize=100)
+def _tree(chosen: tuple[str, ...]) -> DictConfig:
+    """What Hydra composes of choices of groups: by far the longest part, and often the same."""
+    GlobalHydra.instance().clear()
+    with initialize_config_module(CONFIGS, version_base="1.3"):
+        return compose("config", overrides=list(chosen))
 
 
 def to_yaml(config: Config) -> str:
@@ -80,6 +101,7 @@ def _register(group: str, name: str, node: type, package: str | None = None) -> 
     store = ConfigStore.instance()
     known = store.repo.get(group, {}).get(f"{name}.yaml")
     if known is None or OmegaConf.get_type(known.node) is not node:
+        _tree.cache_clear()
         store.store(group=group, name=name, node=node, package=package)
 
 

@@ -19,7 +19,7 @@ from hydra.core.override_parser.types import Glob
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.types import HydraContext, RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from normbench.config import PLACES, Config
@@ -29,7 +29,7 @@ from normbench.launch.choices import CONFIGS
 from normbench.launch.compose import (
     Typed,
     check,
-    check_names,
+    composed,
     in_words,
     load_config,
     parse,
@@ -104,8 +104,8 @@ def train_each(
         each = [[parse(text) for text in overrides] for overrides in cells]
         for typed in itertools.chain.from_iterable(each):
             check(typed)
-        composed = ((grid.compose(c), [t.readable for t in c]) for c in each)
-        return grid.train(composed, screen, known=known)
+        configs = ((composed(c), [t.readable for t in c]) for c in each)
+        return grid.train(configs, screen, known=known)
 
 
 def check_launcher(launcher: Sequence[str]) -> None:
@@ -116,6 +116,12 @@ def check_launcher(launcher: Sequence[str]) -> None:
     """
     with _opened(launcher):
         pass
+
+
+def side_by_side(launcher: Sequence[str]) -> tuple[int, int | None]:
+    """How many jobs a launcher works on at a time, and each by how many threads; None: by all."""
+    with _opened(launcher) as grid:
+        return grid.side_by_side()
 
 
 @contextmanager
@@ -160,7 +166,6 @@ class _Grid:
         self._master = master
         self._context = context
         self._typed = typed
-        self._trees: dict[tuple[str, ...], DictConfig] = {}
 
     def train(
         self,
@@ -199,28 +204,7 @@ class _Grid:
                 for each in values:
                     if each.key not in fixed:
                         check(each)
-                yield self.compose(values), [each.readable for each in values]
-
-    def compose(self, overrides: Sequence[Typed]) -> Config:
-        """What Hydra will compose of ``overrides``: one composition a choice of groups."""
-        groups = tuple(each.readable for each in overrides if each.key in hints.group_names())
-        try:
-            if groups not in self._trees:
-                loader = self._context.config_loader
-                tree = loader.load_sweep_config(self._master, list(groups))
-                with open_dict(tree):
-                    del tree["hydra"]
-                self._trees[groups] = tree
-            tree = copy.deepcopy(self._trees[groups])
-            for each in overrides:
-                if each.key not in hints.group_names():
-                    OmegaConf.update(tree, each.key, each.value, merge=True)
-            config = OmegaConf.to_object(tree)
-        except (HydraException, OmegaConfBaseException) as error:
-            raise UsageError(in_words(error, overrides)) from None
-        assert isinstance(config, Config)
-        check_names(config)
-        return config
+                yield composed(values), [each.readable for each in values]
 
     def launch(self, cells: Sequence[Planned]) -> None:
         """Hands cells to the launcher and waits for their end.
@@ -239,6 +223,13 @@ class _Grid:
         extra = [] if threads is None else [f"threads={threads}"]
         # What was typed comes last and wins.
         launcher.launch([[*extra, *each.overrides] for each in jobs], initial_job_idx=0)
+
+    def side_by_side(self) -> tuple[int, int | None]:
+        """See :func:`side_by_side`."""
+        if _launcher_of(self._master) == "submitit_slurm":
+            return int(self._master.hydra.launcher.array_parallelism), None
+        workers = self._workers()
+        return (1, None) if workers is None else (workers, max(1, cores() // workers))
 
     def _workers(self) -> int | None:
         """How many processes train side by side on this machine; None: one, with all threads."""

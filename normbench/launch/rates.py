@@ -13,7 +13,7 @@ from typing import Protocol
 from normbench.config import Config
 from normbench.errors import UnfinishedError, UsageError
 from normbench.launch.advise.budget import EXTENSIONS, FACTORS, beside, shortest
-from normbench.launch.compose import Typed, by_key, parse
+from normbench.launch.compose import by_key, composed, parse
 from normbench.launch.planned import Cells, Planned
 from normbench.registry import as_override
 from normbench.run.cell import Cell
@@ -116,9 +116,7 @@ class _Search:
 
 
 class Trainer(Protocol):
-    """What composes configurations and trains their cells."""
-
-    def compose(self, overrides: Sequence[Typed]) -> Config: ...
+    """What trains cells."""
 
     def train(
         self, configs: Iterable[Composed], screen: Screen, *, dry_run: bool = False
@@ -131,7 +129,7 @@ def settled(
     """The cells, each at the best learning rate for it.
 
     Args:
-        trainer: composes and trains.
+        trainer: trains.
         cells: at the rate of the rule.
         screen: where it is said what was chosen.
         dry_run: whether nothing may be trained; cells whose rate is open then stay as they are.
@@ -147,15 +145,15 @@ def settled(
         if not trials:
             break
         screen.line(f"{AUTO}: rates are tried in short trainings first", "bold")
-        composed = [_composed(trainer, texts) for texts in trials]
-        trained = trainer.train(composed, screen, dry_run=dry_run)
+        tried = [_composed(texts) for texts in trials]
+        trained = trainer.train(tried, screen, dry_run=dry_run)
         found = {each.directory: each for each in trained}
         if dry_run and any(each.left for each in found.values()):
             screen.line("what follows is at the rates of the rule: none has been chosen", "bold")
             return list(cells)
-        for (search, factor), (config, _) in zip(wanted, composed, strict=True):
+        for (search, factor), (config, _) in zip(wanted, tried, strict=True):
             search.scores[factor] = _score(found[Cell.of(config).directory])
-    chosen = [_composed(trainer, search.chosen(screen)) for search in searches]
+    chosen = [_composed(search.chosen(screen)) for search in searches]
     for search, (config, _) in zip(searches, chosen, strict=True):
         if not dry_run:
             search.record(Cell.of(config).directory)
@@ -170,8 +168,8 @@ def _score(trained: Planned) -> float | None:
     return next(r.val_accuracy for r in read_results(trained.directory) if r.seed == seed)
 
 
-def _composed(trainer: Trainer, texts: list[str]) -> Composed:
-    return trainer.compose([parse(text) for text in texts]), texts
+def _composed(texts: list[str]) -> Composed:
+    return composed([parse(text) for text in texts]), texts
 
 
 def _with(overrides: Sequence[str], *more: str) -> list[str]:

@@ -81,16 +81,17 @@ def _kind(cell: Cell) -> str:
     return repr((*parts, config.optim.name, cell.images.name, config.device))
 
 
-def measure(cell: Cell, together: Sequence[int]) -> Timing:
+def measure(cell: Cell, together: Sequence[int], threads: int | None = None) -> Timing:
     """Times steps, evaluation and decomposition of ``cell``; writes nothing to its folder.
 
     Args:
         cell: what is timed; its images are loaded, some of them held out.
         together: how many replicas are trained together, beside one alone.
+        threads: by how many it will be computed, unless the configuration says; all by default.
     """
     config = cell.config
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
+    if (chosen := config.threads or threads) is not None:
+        torch.set_num_threads(chosen)
     splits = cell.splits(choose_device(config.device))
     held_out = splits.validation
     assert held_out is not None

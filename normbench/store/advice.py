@@ -16,7 +16,7 @@ from normbench.store.results import BIG, number, short
 
 ADVICE, TAKEN = "advise.json", "advise-time.json"
 
-_MOST_NORMS = 100
+_MOST_NORMS, _MOST_WORKERS = 100, 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +66,7 @@ class Plan:
         lr: the learning rate that the factors multiply, ``optim.lr``.
         used: seconds that had gone by when the race began.
         timings: one a norm.
+        workers: how many work side by side.
     """
 
     question: str
@@ -80,6 +81,7 @@ class Plan:
     lr: float
     used: float
     timings: list[Timing]
+    workers: int = 1
 
     def timing(self, norm: str) -> Timing:
         """What training with a norm takes."""
@@ -151,6 +153,7 @@ def _parsed(values: dict[str, Any]) -> Plan:
         lr=_seconds(values, "lr"),
         used=_seconds(values, "used"),
         timings=timings,
+        workers=_whole({"workers": 1} | values, "workers", 1, _MOST_WORKERS),
     )
 
 

@@ -439,3 +439,19 @@ def test_workers_that_always_die_at_their_start_are_one_line(
     assert ended.stderr.startswith("normbench: the launcher failed: TerminatedWorkerError: ")
     assert len(ended.stderr.splitlines()) == 1
     assert 3 <= len(list(killed.iterdir())) <= 6, "three launches of two workers"
+
+
+@pytest.mark.parametrize(
+    ("launcher", "jobs", "threads"),
+    [
+        ([], 1, None),
+        (["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"], 2, 4),
+        (["hydra/launcher=joblib", "hydra.launcher.n_jobs=1000"], 1000, 1),
+        (["hydra/launcher=submitit_slurm", "hydra.launcher.array_parallelism=7"], 7, None),
+    ],
+)
+def test_how_many_jobs_are_worked_on_at_a_time(
+    launcher: list[str], jobs: int, threads: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grid, "cores", lambda: 8)
+    assert grid.side_by_side(launcher) == (jobs, threads)

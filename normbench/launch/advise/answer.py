@@ -226,7 +226,7 @@ def _missing(
     """The seconds that a clear answer would take beyond the budget; None where there is no way."""
     if not full:
         lengths = [shortest(plan.epochs)]
-        needed = price(plan.timings, plan.steps, plan.epochs, lengths) * finish.pace
+        needed = price(plan.timings, plan.steps, plan.epochs, lengths, plan.workers) * finish.pace
         return float(max(0.0, plan.used + needed - plan.within)) or None
     total = 0.0
     for norm in close:

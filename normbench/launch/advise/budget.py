@@ -3,7 +3,6 @@
 Trainings of a round that differ in the learning rate alone go together, and are counted so.
 """
 
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from math import ceil
@@ -87,22 +86,31 @@ def whole(timing: Timing, steps: int, epochs: int, replicas: int) -> float:
     return timing.start + epochs * epoch + replicas * timing.ending
 
 
-def seconds_of(timings: Iterable[Timing], steps: int, heats: Iterable[Heat]) -> float:
-    """The seconds that a round of ``heats`` takes."""
+def seconds_of(
+    timings: Iterable[Timing], steps: int, heats: Iterable[Heat], workers: int = 1
+) -> float:
+    """The seconds in which ``workers`` that work side by side train a round of ``heats``."""
     by_norm = {timing.norm: timing for timing in timings}
-    together: Counter[tuple[str, float | None, int]] = Counter()
+    groups: dict[tuple[str, float | None, int], list[int]] = {}
     for heat in heats:
         candidate = heat.candidate
-        together[candidate.norm, candidate.momentum, heat.epochs] += heat.seeds
-    return sum(
-        whole(by_norm[norm], steps, epochs, replicas)
-        for (norm, _, epochs), replicas in together.items()
-    )
+        group = groups.setdefault((candidate.norm, candidate.momentum, heat.epochs), [])
+        group.append(heat.seeds)
+    parts = -(-workers // max(1, len(groups)))  # as Cells.jobs divides them
+    jobs = [
+        whole(by_norm[norm], steps, epochs, sum(seeds[part::parts]))
+        for (norm, _, epochs), seeds in groups.items()
+        for part in range(min(parts, len(seeds)))
+    ]
+    loads = [0.0] * min(workers, max(1, len(jobs)))
+    for job in jobs:  # in this order; whoever is free takes the next
+        loads[loads.index(min(loads))] += job
+    return max(loads)
 
 
 def expected(plan: Plan, heats: Iterable[Heat]) -> float:
     """The seconds that a round of ``heats`` takes on the machine as it was measured."""
-    return seconds_of(plan.timings, plan.steps, heats)
+    return seconds_of(plan.timings, plan.steps, heats, plan.workers)
 
 
 def starters(timings: Iterable[Timing]) -> list[Candidate]:
@@ -116,7 +124,12 @@ def starters(timings: Iterable[Timing]) -> list[Candidate]:
 
 
 def lengths_within(
-    timings: Collection[Timing], steps: int, epochs: int, within: float, used: float
+    timings: Collection[Timing],
+    steps: int,
+    epochs: int,
+    within: float,
+    used: float,
+    workers: int = 1,
 ) -> tuple[int, list[int]]:
     """How long the last trainings can be, and which short ones come first.
 
@@ -129,15 +142,16 @@ def lengths_within(
         epochs: the length that is wanted.
         within: the budget in seconds.
         used: what of it is gone.
+        workers: that work side by side.
 
     Raises:
         UsageError: there is not even time for the shortest race.
     """
     for raced in range(epochs, 0, -1):
         for lengths in _lengths(raced):
-            if price(timings, steps, raced, lengths) <= within - used:
+            if price(timings, steps, raced, lengths, workers) <= within - used:
                 return raced, lengths
-    least = price(timings, steps, 1, [1])
+    least = price(timings, steps, 1, [1], workers)
     raise UsageError(
         f"--within {duration(within)}: too little for any race: measuring took {duration(used)} and"
         f" the shortest race takes {duration(least)}; give --within {ceil((least + used) / 60)}m,"
@@ -162,7 +176,9 @@ def _lengths(raced: int) -> list[list[int]]:
     return [[short, half], [short]] if half > short else [[short]]
 
 
-def price(timings: Collection[Timing], steps: int, raced: int, lengths: list[int]) -> float:
+def price(
+    timings: Collection[Timing], steps: int, raced: int, lengths: list[int], workers: int = 1
+) -> float:
     """The most seconds that a race is expected to take until two norms have their five seeds."""
     norms = [timing.norm for timing in timings]
     rounds = [
@@ -173,5 +189,6 @@ def price(timings: Collection[Timing], steps: int, raced: int, lengths: list[int
             for each in lengths[1:]
         ),
     ]
-    last = sorted((whole(timing, steps, raced, SEEDS) for timing in timings), reverse=True)
-    return sum(seconds_of(timings, steps, heats) for heats in rounds) + sum(last[:2])
+    slowest = sorted(timings, key=lambda timing: whole(timing, steps, raced, SEEDS))[-2:]
+    rounds.append([Heat(Candidate(timing.norm, 1.0), raced, 0, SEEDS) for timing in slowest])
+    return sum(seconds_of(timings, steps, heats, workers) for heats in rounds)

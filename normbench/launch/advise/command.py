@@ -31,6 +31,7 @@ from normbench.launch.advise.race import LAST_LOOKS, follow
 from normbench.launch.advise.rounds import by_seed, train, trained_before
 from normbench.launch.choices import USUAL
 from normbench.launch.compose import load_config
+from normbench.launch.grid import side_by_side
 from normbench.run.cell import Cell
 from normbench.run.estimate import measure
 from normbench.store.advice import (
@@ -172,7 +173,9 @@ def extended(plan: Plan, within: float, taken: float) -> Plan:
             " more, or choose another name=NAME"
         )
     try:
-        raced, lengths = lengths_within(plan.timings, plan.steps, plan.epochs, within, spent)
+        raced, lengths = lengths_within(
+            plan.timings, plan.steps, plan.epochs, within, spent, plan.workers
+        )
     except UsageError:
         raced, lengths = 0, []
     if raced <= plan.raced:
@@ -188,7 +191,7 @@ def _measured(
     screen: Screen,
 ) -> Plan:
     """A new plan."""
-    config = cells[0].config
+    config, (workers, threads) = cells[0].config, side_by_side(question.launcher)
     images, held_out = config.data.num_training(cells[0].images.num_train)
     steps = images // config.batch
     timings = []
@@ -196,14 +199,14 @@ def _measured(
         for number, cell in enumerate(cells):
             norm = cell.config.norm.name
             bar.update(f"measuring {norm} norm", number, len(cells))
-            timings.append(measure(cell, (len(FACTORS), SEEDS)))
+            timings.append(measure(cell, (len(FACTORS), SEEDS), threads))
             alone, together = (timings[-1].step(n) / n for n in (1, SEEDS))
             screen.line(
                 f"{norm} norm: {1000 * alone:.2f} ms a step, {1000 * together:.2f} ms a step and"
                 f" seed where {SEEDS} train together"
             )
     used = perf_counter() - since
-    raced, lengths = lengths_within(timings, steps, config.epochs, within, used)
+    raced, lengths = lengths_within(timings, steps, config.epochs, within, used, workers)
     return Plan(
         question=question.digest(cells),
         settings=question.said,
@@ -217,6 +220,7 @@ def _measured(
         lr=config.optim.lr,
         used=used,
         timings=timings,
+        workers=workers,
     )
 
 
@@ -226,7 +230,7 @@ def forecast(plan: Plan) -> list[str]:
     clear = detectable(SEEDS, TYPICAL_SD, looks)
     short = " and ".join(count(length, "epoch") for length in plan.lengths)
     raced = count(plan.raced, "epoch")
-    expected = price(plan.timings, plan.steps, plan.raced, plan.lengths)
+    expected = price(plan.timings, plan.steps, plan.raced, plan.lengths, plan.workers)
     said = [
         f"budget {duration(plan.within)}, of which {duration(plan.used)} are used already; the"
         f" race takes about {duration(expected)}, and more seeds if they are needed",
@@ -236,7 +240,8 @@ def forecast(plan: Plan) -> list[str]:
         f" clear, if seeds scatter as usual (SD {100 * TYPICAL_SD:g} points)",
     ]
     if plan.raced < plan.epochs:
-        full = price(plan.timings, plan.steps, plan.epochs, [shortest(plan.epochs)]) + plan.used
+        lengths = [shortest(plan.epochs)]
+        full = price(plan.timings, plan.steps, plan.epochs, lengths, plan.workers) + plan.used
         said.append(
             f"the budget does not pay for epochs={plan.epochs}, which takes about {duration(full)}:"
             f" {raced} tell which rates work and which norm learns faster at first,"

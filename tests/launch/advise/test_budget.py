@@ -38,6 +38,28 @@ def test_of_a_round_what_differs_in_the_rate_alone_goes_together() -> None:
     assert together < 3 * whole(TIMINGS[0], STEPS, 2, 1)
 
 
+def test_workers_side_by_side_share_a_round_s_jobs() -> None:
+    rates = [Heat(Candidate("batch", factor), 2, 0) for factor in FACTORS]
+    group = Heat(Candidate("group", 1.0), 2, 0)
+    batch, other = whole(TIMINGS[0], STEPS, 2, 3), whole(TIMINGS[1], STEPS, 2, 1)
+
+    found = [seconds_of(TIMINGS, STEPS, [*rates, group], n) for n in (1, 2, 3, 4, 6, 20)]
+    alone, pair = (whole(TIMINGS[0], STEPS, 2, n) for n in (1, 2))
+    assert found[:2] == pytest.approx([batch + other, max(batch, other)])
+    assert found[2:] == pytest.approx([max(pair, other)] * 2 + [max(alone, other)] * 2)
+    assert seconds_of(TIMINGS, STEPS, [], 4) == 0.0
+
+
+def test_a_job_waits_for_a_worker_that_is_free() -> None:
+    third = timing("layer", step=0.03)
+    heats = [Heat(Candidate(each.norm, 1.0), 2, 0) for each in (*TIMINGS, third)]
+    first, second, last = (whole(each, STEPS, 2, 1) for each in (*TIMINGS, third))
+
+    assert seconds_of([*TIMINGS, third], STEPS, heats, 2) == pytest.approx(
+        max(second, first + last)
+    )
+
+
 def test_the_price_of_a_race_is_that_of_its_trainings() -> None:
     batch, group = TIMINGS
     first = whole(batch, STEPS, 2, 3) + whole(batch, STEPS, 2, 1) + whole(group, STEPS, 2, 3)

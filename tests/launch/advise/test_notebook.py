@@ -137,7 +137,7 @@ def test_what_advise_cannot_take_is_refused_with_what_to_give(
     given: dict[str, Any],
     said: str,
 ) -> None:
-    monkeypatch.setattr(command, "measure", lambda cell, _: timing(cell.config.norm.name))
+    monkeypatch.setattr(command, "measure", lambda cell, *_: timing(cell.config.norm.name))
     with pytest.raises(UsageError) as refused:
         advise(*tiny, *arguments, **{"norms": "batch,group", **given}, screen=quiet())
     assert str(refused.value).startswith(said)
