@@ -184,10 +184,13 @@ def trained_here(model: nn.Module, state: State) -> bool:
         model: the network with norms of its own.
         state: the weights, named as :func:`normbench.models.files.plain_name` says.
     """
-    if not _named(COUNTER, model.state_dict()) or _named(COUNTER, state):
+    averaged, own = _named("running_mean", state), model.state_dict()
+    if not averaged or _named(COUNTER, state):
+        return False
+    if not _named(COUNTER, own) and _named("running_mean", own) == averaged:
         return False
     swapped = swap_norm(deepcopy(model), BatchNormConfig()).state_dict()
-    return _named("running_mean", swapped) == _named("running_mean", state)
+    return _named("running_mean", swapped) == averaged
 
 
 def _named(end: str, state: State) -> set[str]:

@@ -21,7 +21,7 @@ class LayerInfo:
         name: its path inside the network.
         kind: its class.
         shape: of its output, without the batch.
-        parameters: how many numbers it learns.
+        parameters: how many numbers it learns; 0 where it is reached again, as are its FLOPs.
         flops: of the forward pass of one image, a multiplication and an addition counted as two;
             those of convolutions and matrix products, which are nearly all there are; 0 where
             they were not counted.
@@ -57,8 +57,8 @@ def layers(
     reached: list[tuple[str, nn.Module, torch.Size, torch.Size]] = []
 
     def note(name: str, module: nn.Module) -> Any:
-        def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            reached.append((name, module, inputs[0].shape, output.shape))
+        def hook(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            reached.append((name, module, _shape(inputs), _shape(output)))
 
         return module.register_forward_hook(hook)
 
@@ -86,20 +86,29 @@ def layers(
         for hook in hooks:
             hook.remove()
         model.train(was_training)
-    root = type(model).__name__
-    return [
-        LayerInfo(
-            name=name,
-            kind=type(module).__name__,
-            shape=tuple(output[1:]),
-            parameters=sum(p.numel() for p in module.parameters(recurse=False)),
-            flops=counted.get(f"{root}.{name}", 0),
-            norm=module if isinstance(module, Norm) else None,
-            suffix=module.suffix if isinstance(module, Part) else "",
-            input_shape=inputs,
+    root, met, infos = type(model).__name__, set[nn.Module](), list[LayerInfo]()
+    for name, module, inputs, output in reached:
+        own = () if module in met else module.parameters(recurse=False)
+        infos.append(
+            LayerInfo(
+                name=name,
+                kind=type(module).__name__,
+                shape=tuple(output[1:]),
+                parameters=sum(p.numel() for p in own),
+                flops=0 if module in met else counted.get(f"{root}.{name}", 0),
+                norm=module if isinstance(module, Norm) else None,
+                suffix=module.suffix if isinstance(module, Part) else "",
+                input_shape=inputs,
+            )
         )
-        for name, module, inputs, output in reached
-    ]
+        met.add(module)
+    return infos
+
+
+def _shape(values: Any) -> torch.Size:
+    """The shape of the first tensor among what a layer takes or gives; empty without any."""
+    first = values[0] if isinstance(values, tuple | list) and values else values
+    return first.shape if isinstance(first, Tensor) else torch.Size()
 
 
 @contextmanager

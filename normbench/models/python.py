@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from inspect import signature
+from itertools import chain
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
@@ -138,11 +139,35 @@ class PythonConfig(ForeignConfig):
         return UsageError(f"{self.said}: {what} raised {reason}{at}")
 
 
+_beside: dict[Path, dict[str, ModuleType]] = {}
+"""What files have imported from beside them, by their folder and by name."""
+
+
 @contextmanager
 def _importing_from(folder: Path) -> Iterator[None]:
-    """Lets code import what is in ``folder``, as a program that is run from there can."""
+    """Lets code import what is in ``folder``, as a program that is run from there can.
+
+    Where two folders hold modules of one name, each folder's files get their own.
+    """
+    for name, module in chain.from_iterable(own.items() for own in _beside.values()):
+        if sys.modules.get(name) is module:
+            del sys.modules[name]
+    own = _beside.setdefault(folder, {})
+    sys.modules.update(own)
+    before = set(sys.modules)
     sys.path.insert(0, str(folder))
     try:
         yield
     finally:
         sys.path.remove(str(folder))
+        new = [(name, module) for name, module in sys.modules.items() if name not in before]
+        own.update((name, module) for name, module in new if _lies_in(folder, name, module))
+
+
+def _lies_in(folder: Path, name: str, module: ModuleType) -> bool:
+    """Whether an imported module is one of ``folder``, not of something that is installed there."""
+    top = folder / name.partition(".")[0]
+    files = [getattr(module, "__file__", None), *getattr(module, "__path__", ())]
+    places = [Path(file) for file in files if file is not None]
+    own = {top, top.with_suffix(".py")}
+    return any(not own.isdisjoint([place, *place.parents]) for place in places)

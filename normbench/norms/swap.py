@@ -173,10 +173,19 @@ class _Swapper:
             plain = old.plain() if isinstance(old, NormConv) else old
             conv = self.norm.convolution(plain)  # type: ignore[arg-type]
             return _Replacement(old, old if conv is old else self._placed(conv, old))
+        if isinstance(old, CONVOLUTIONS) and self._changes_convolutions:
+            raise UsageError(
+                f"norm={self.norm.name} changes convolutions, and {name} is a"
+                f" {type(old).__name__}, which computes in its own way; choose another norm"
+            )
         foreign = foreign_norm(old)
         if foreign is not None:
             return self._foreign_replaced(name, old, foreign)
         return _Replacement(old, old, _kept(name, old) if is_unknown_norm(old) else None)
+
+    @property
+    def _changes_convolutions(self) -> bool:
+        return type(self.norm).convolution is not NormConfig.convolution
 
     def _build(self, channels: int, act: bool) -> Norm:
         return self.norm.build(channels, act=act, norm_batch=self.norm_batch)

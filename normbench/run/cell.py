@@ -1,7 +1,7 @@
 """A cell: a configuration, the images it runs on, and the folder its records go to."""
 
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from normbench.config import PER_REPLICA, Config
 from normbench.data.batches import Splits, split
@@ -17,7 +18,9 @@ from normbench.errors import UsageError
 from normbench.files import write_json
 from normbench.models.base import Start
 from normbench.models.inspection import LayerInfo, check_statistics, layers
+from normbench.models.layout import settle_layout
 from normbench.norms import Swap, describe_swap
+from normbench.norms.foreign import foreign_norm
 from normbench.store.results import SUMMARY, Result, is_done, summarize
 
 _BUILDING = Lock()
@@ -70,9 +73,12 @@ class Cell:
         generator = torch.Generator().manual_seed(seed)
         config = self.config
         with _BUILDING:
-            return config.model.build(
+            model = config.model.build(
                 config.norm, len(self.images.classes), generator, norm_batch=config.norm_batch
             )
+        if config.model.foreign:
+            settle_layout(model, self.example())
+        return model
 
     def replicas(self) -> "list[Replica]":
         """One for each seed that is wanted."""
@@ -82,7 +88,10 @@ class Cell:
         """The network of one seed with its own norms, before they are swapped."""
         generator = torch.Generator().manual_seed(seed)
         with _BUILDING:
-            return self.config.model.start(self.config.norm, len(self.images.classes), generator)
+            found = self.config.model.start(self.config.norm, len(self.images.classes), generator)
+        if self.config.model.foreign:
+            settle_layout(found.network, self.example())
+        return found
 
     def swaps(self) -> list[Swap]:
         """What became of the norms of a network that was written elsewhere; else nothing."""
@@ -135,12 +144,31 @@ class Cell:
         try:
             infos = layers(model, size, flops=flops)
             if self.config.model.foreign:
-                self._check_output(model)
+                with self._refusing_hidden_norms(model):
+                    self._check_output(model)
         except UsageError:
             raise
         except Exception as error:  # for example pooling an image to nothing
             raise self.config.model.misfit(error, size, _side_taken(model)) from None
         return infos
+
+    @contextmanager
+    def _refusing_hidden_norms(self, model: nn.Module) -> Iterator[None]:
+        """Raises UsageError if a norm computes that ``model`` does not know as its layer."""
+        known, hidden = {*model.modules()}, list[str]()
+
+        def note(module: nn.Module, _: Any) -> None:
+            if module not in known and foreign_norm(module) is not None:
+                hidden.append(type(module).__name__)
+
+        with register_module_forward_pre_hook(note):
+            yield
+        if hidden:
+            raise UsageError(
+                f"model={self.config.model.name} ({self.config.model.title}): it computes with"
+                f" a {hidden[0]} that is none of its layers, and that norm= cannot replace; keep"
+                " it in an nn.ModuleList, not in a list"
+            )
 
     def _check_output(self, model: nn.Module) -> None:
         """Raises UsageError unless ``model`` gives logits [N, classes], in training as well."""

@@ -15,8 +15,9 @@ from typing import Any, Self
 
 from torch import Tensor, nn
 
-from normbench.data.batches import Batches, Split
+from normbench.data.batches import Batches, Split, evaluation_batches
 from normbench.errors import UsageError
+from normbench.models.layout import settle_layout
 from normbench.norms.batch import BatchNorm
 from normbench.norms.foreign import foreign_norm
 from normbench.run.remedies import Accuracy, Gain, advice
@@ -119,6 +120,7 @@ def diagnose(
             "there is nothing to diagnose: the network has no batch norm with running statistics,"
             " so it computes the same in training and in evaluation"
         )
+    settle_layout(network, next(evaluation_batches(test, 2))[0])
     anew, all_images = deepcopy(network), test.shuffled(len(test))  # in the order of batches
     batches = estimation(train, seed=0, flip=flip)
     sizes = sorted({size for size in (*SIZES, batch) if size and size <= len(test)})

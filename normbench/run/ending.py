@@ -9,6 +9,7 @@ from torch import nn
 from normbench.config import Config, Precision
 from normbench.data.batches import Batches, Splits
 from normbench.models.inspection import memory_of_step
+from normbench.models.layout import layout_of
 from normbench.run.cell import Replica
 from normbench.run.spent import Spent
 from normbench.store.outcomes import write_outcomes
@@ -126,7 +127,7 @@ class Ending:
         """The accuracies of networks on the test images."""
         test = self.splits.test
         for network in networks:
-            network.to(device=test.pixels.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            network.to(device=test.pixels.device, memory_format=layout_of(network))  # type: ignore[call-overload]
         return evaluate(networks, test, autocast=self._autocast, check=self.check).accuracy
 
     def _memory(self) -> int | None:

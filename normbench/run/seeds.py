@@ -5,11 +5,11 @@ from contextlib import closing
 from dataclasses import dataclass
 from threading import Event
 
-import torch
 from torch import Tensor, nn
 
 from normbench.config import Config, Precision
 from normbench.data.batches import Batches, Splits
+from normbench.models.layout import layout_of
 from normbench.run.autosave import Saver
 from normbench.run.cell import Replica
 from normbench.run.curves import Trackers
@@ -64,7 +64,7 @@ class Replicas:
         models = [member.build_model() for member in members]
         model = models[0] if len(models) == 1 else stack(models, proven=True)
         device = splits.train.pixels.device
-        model = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model = model.to(device=device, memory_format=layout_of(model))  # type: ignore[call-overload]
         seeds = [member.seed for member in members]
         optims = [member.cell.config.optim for member in members]
         return cls(
@@ -205,8 +205,10 @@ class Replicas:
 
     def state(self) -> dict[str, Tensor]:
         """Weights, buffers and what the optimizer knows of the past."""
-        weights = {f"model.{name}": value for name, value in self.model.state_dict().items()}
-        return weights | self.optimizer.state()
+        own = self.model.state_dict()
+        weights = {f"model.{name}": value for name, value in own.items()}
+        unsaved = {f"{_UNSAVED}{k}": v for k, v in self.model.named_buffers() if k not in own}
+        return weights | unsaved | self.optimizer.state()
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Takes over what :meth:`state` gave.
@@ -220,7 +222,18 @@ class Replicas:
             if name.startswith("model.")
         }
         self.model.load_state_dict(weights)
+        for name, buffer in [*self.model.named_buffers()]:
+            value = tensors.get(f"{_UNSAVED}{name}", buffer)
+            if value.shape == buffer.shape:
+                buffer.copy_(value)
+            else:  # it has grown
+                path, _, own = name.rpartition(".")
+                setattr(self.model.get_submodule(path), own, value.to(buffer))
         self.optimizer.restore(tensors)
+
+
+_UNSAVED = "buffer."
+"""What buffers begin with in a checkpoint that a network does not save (``persistent=False``)."""
 
 
 def _few(seeds: Sequence[int]) -> str:

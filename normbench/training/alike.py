@@ -8,7 +8,7 @@ have what a stack cannot carry, the layer is refused by name.
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -16,13 +16,18 @@ from torch.nn.utils import parametrize
 
 from normbench.errors import UsageError
 
-DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 
 _TABLES = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
 
 
 class StackError(UsageError):
     """These networks cannot be stacked; they can be trained one after another."""
+
+
+def is_dropout(module: nn.Module | None) -> TypeGuard[nn.modules.dropout._DropoutNd]:
+    """Whether ``module`` is torch's dropout; what derives from it may compute in its own way."""
+    return type(module) in _DROPOUTS
 
 
 def place(path: str, module: nn.Module) -> str:
@@ -218,7 +223,7 @@ def changed_settings(before: nn.Module, after: nn.Module) -> Iterable[str]:
     """The attributes of ``after``, by layer, that are not what they are in ``before``."""
     for (path, old), (_, new) in zip(before.named_modules(), after.named_modules(), strict=True):
         for key, value in _settings(new).items():
-            ignored = key == "training" or (key == "p" and isinstance(new, DROPOUTS))
+            ignored = key == "training" or (key == "p" and is_dropout(new))
             if not ignored and not same(_settings(old).get(key), value):
                 yield f"{key} of {place(path, new)}"
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from normbench.training.alike import DROPOUTS
+from normbench.training.alike import is_dropout
 
 
 class SeededDropout(nn.Module):
@@ -58,7 +58,7 @@ def seed_dropout(model: nn.Module, seeds: Sequence[int]) -> Callable[[int], None
     found: dict[nn.Module, SeededDropout] = {}
     for module in [*model.modules()]:
         for name, child in [*module._modules.items()]:
-            if isinstance(child, DROPOUTS):
+            if is_dropout(child):
                 seeded = SeededDropout(child.p, whole=type(child) is not nn.Dropout)
                 module._modules[name] = found.setdefault(child, seeded.train(child.training))
     layers = [layer for layer in model.modules() if isinstance(layer, SeededDropout)]

@@ -16,7 +16,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor, nn
 
-from normbench.training.alike import DROPOUTS, StackError, changed_settings, tensors_of
+from normbench.training.alike import StackError, changed_settings, is_dropout, tensors_of
 from normbench.training.difference import close, first_difference
 
 Join = Callable[[Sequence[nn.Module]], nn.Module]
@@ -277,7 +277,7 @@ def _moved(model: nn.Module, generator: torch.Generator) -> nn.Module:
             f"{type(model).__name__} cannot be stacked: it cannot be copied ({_line(error)})"
         ) from None
     for module in clone.modules():
-        if isinstance(module, DROPOUTS):
+        if is_dropout(module):
             module.p = 0.0
     moved = {
         id(tensor): tensor for module in clone.modules() for tensor in tensors_of(module).values()

@@ -13,6 +13,7 @@ from normbench.data.library import Description
 from normbench.data.sources import SyntheticConfig
 from normbench.errors import UsageError
 from normbench.models.foreign import Stem, TimmConfig, TorchvisionConfig
+from normbench.models.layout import layout_of
 from normbench.models.python import PythonConfig
 from normbench.models.resnet import ResNetConfig
 from normbench.norms import NORMS, Norm, NormConfig
@@ -248,6 +249,74 @@ def test_a_file_imports_what_lies_beside_it(tmp_path: Path) -> None:
 
     assert len(cell(network).layers()) == 3
     assert sys.path == path
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["at once", "when it builds"])
+def test_files_in_two_folders_import_each_what_lies_beside_it(tmp_path: Path, late: bool) -> None:
+    text = OWN.replace("8", "width")
+    text = (
+        text.replace("    return", "    from blocks.size import width\n    return")
+        if late
+        else "from blocks.size import width\n" + text
+    )
+    networks = []
+    for number, width in enumerate((4, 16)):
+        folder = tmp_path / f"{number}"
+        (folder / "blocks").mkdir(parents=True)
+        (folder / "blocks" / "size.py").write_text(f"width = {width}\n")
+        networks.append(own(folder, f"# {number}\n{text}"))
+
+    for _ in range(2):
+        found = [built(network).get_submodule("0") for network in networks]
+        assert [conv.out_channels for conv in found] == [4, 16]
+
+
+def test_a_norm_that_is_hidden_in_a_list_is_refused(tmp_path: Path) -> None:
+    text = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+        self.head = nn.Linear(8, classes)
+        self.norms = [self.norm]
+
+    def forward(self, x):
+        return self.head(self.norms[0](self.conv(x)).mean((2, 3)))
+
+def build(classes):
+    return Net(classes)
+"""
+    with pytest.raises(UsageError, match=r"it computes with a BatchNorm2d that is none of its"):
+        cell(own(tmp_path, text)).layers()
+    assert len(cell(own(tmp_path, text.replace("s[0]", "")), GroupNormConfig()).layers()) == 3
+
+
+def test_a_network_that_flattens_with_view_gets_its_images_channel_by_channel(
+    tmp_path: Path,
+) -> None:
+    text = """
+from torch import nn
+
+class View(nn.Module):
+    def forward(self, x):
+        return x.view(len(x), -1)
+
+def build(classes):
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), View(), nn.Linear(8 * 196, classes))
+"""
+    (tmp_path / "usual").mkdir()
+    by_view = cell(own(tmp_path, text))
+    usual = cell(own(tmp_path / "usual", text.replace("View()", "nn.Flatten()")))
+    images = torch.randn(2, 3, 16, 16).to(memory_format=torch.channels_last)
+
+    assert len(by_view.layers()) == 3
+    model = by_view.build_model(0)
+    assert layout_of(model) == torch.contiguous_format
+    model.to(memory_format=layout_of(model))
+    assert layout_of(usual.build_model(0)) == torch.channels_last
+    torch.testing.assert_close(model(images), usual.build_model(0)(images))
 
 
 def test_without_a_norm_there_is_still_norm_none(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from normbench.errors import UsageError
 from normbench.models import ModelConfig
@@ -123,6 +123,36 @@ def test_a_network_that_fails_is_left_without_hooks_and_in_its_mode() -> None:
         layers(model, (32, 32))
     assert all(module.training for module in model.modules())
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def test_layers_that_take_and_give_no_single_tensor_are_listed() -> None:
+    class Attends(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 8, 3))
+            self.attend = nn.MultiheadAttention(8, 2, batch_first=True)
+            self.head = nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            tokens = self.conv(x).flatten(2).transpose(1, 2)
+            y: Tensor = self.head(input=self.attend(tokens, tokens, tokens)[0].mean(1))
+            return y
+
+    model = Attends()
+    found = {info.name: info for info in layers(model, (6, 6))}
+    assert found["attend"].shape == (16, 8)
+    assert found["head"].shape == (2,)
+    unseen = sum(p.numel() for p in model.attend.out_proj.parameters())  # used, but not called
+    total = sum(p.numel() for p in model.parameters())
+    assert sum(info.parameters for info in found.values()) == total - unseen
+
+
+def test_what_is_reached_again_is_not_counted_again() -> None:
+    conv = nn.Conv2d(8, 8, 3, padding=1)
+    infos = layers(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), conv, conv, conv), (6, 6))
+
+    assert [info.parameters for info in infos] == [224, 584, 0, 0]
+    assert [info.flops for info in infos] == [2 * 27 * 8 * 36, 3 * 2 * 72 * 8 * 36, 0, 0]
 
 
 def test_a_norm_without_parameters_is_listed_too() -> None:

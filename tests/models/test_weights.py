@@ -17,7 +17,7 @@ from normbench.models.resnet import ResNetConfig
 from normbench.norms import Norm
 from normbench.norms.batch import BatchNormConfig
 from normbench.norms.group import GroupNormConfig
-from tests.models.test_foreign import built, cell, own, weights
+from tests.models.test_foreign import OWN, built, cell, own, weights
 
 
 def trained(model: ModelConfig, classes: int = 3) -> nn.Module:
@@ -117,6 +117,20 @@ def test_carried_weights_of_a_foreign_network_go_on_as_they_were(
     torch.testing.assert_close(built(again, BatchNormConfig()).eval()(x), expected)
     start = again.start(BatchNormConfig(), 3, torch.Generator()).network
     torch.testing.assert_close(start.eval()(x), expected)
+
+
+def test_a_network_with_group_norm_of_its_own_goes_on_with_the_batch_norm_it_was_trained_with(
+    tmp_path: Path,
+) -> None:
+    text = OWN.replace("nn.BatchNorm2d(8)", "nn.GroupNorm(2, 8)")
+    network = built(own(tmp_path, text), BatchNormConfig(), seed=9)
+    network(torch.randn(4, 3, 8, 8) + 1)  # moves the running statistics
+    torch.save(network.state_dict(), tmp_path / "w.pt")
+    again = own(tmp_path, text, weights=str(tmp_path / "w.pt"), carry=True)
+    x = torch.randn(2, 3, 8, 8)
+
+    start = again.start(BatchNormConfig(), 3, torch.Generator()).network
+    torch.testing.assert_close(start.eval()(x), network.eval()(x))
 
 
 def test_another_number_of_classes_starts_the_last_layer_anew_and_is_told(file: str) -> None:

@@ -11,7 +11,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from normbench.errors import UsageError
 from normbench.models.resnet import ResNetConfig
-from normbench.norms import Norm, NormConfig, describe_swap, swap_norm
+from normbench.norms import NORMS, Norm, NormConfig, describe_swap, swap_norm
 from normbench.norms.batch import BatchNorm, BatchNormConfig
 from normbench.norms.group import (
     GroupNorm,
@@ -255,6 +255,21 @@ def test_what_became_of_each_layer_is_told_before_and_is_so_afterwards() -> None
     for each in told:
         layer = norms[each.name]
         assert each.new == f"{type(layer).__name__}({layer.extra_repr()})"
+
+
+class OwnConv(nn.Conv2d):
+    """Computes in a way of its own."""
+
+
+@pytest.mark.parametrize("norm", ["ws_group", "moving_batch"])
+def test_a_norm_that_changes_convolutions_refuses_those_that_it_does_not_know(norm: str) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), OwnConv(4, 4, 3))
+    before = str(network)
+
+    with pytest.raises(UsageError, match=f"norm={norm} changes convolutions, and 2 is a OwnConv"):
+        swap_norm(network, NORMS[norm](name=norm))
+    assert str(network) == before
+    assert type(swap_norm(network, GroupNormConfig()).get_submodule("2")) is OwnConv
 
 
 def test_a_degenerate_number_of_groups_is_told() -> None:

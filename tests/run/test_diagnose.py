@@ -79,6 +79,25 @@ def accuracy(network: nn.Module) -> float:
     return evaluate([network], SPLITS.test).accuracy[0]
 
 
+class View(nn.Module):
+    """Flattens in the one way that images stored position by position do not allow."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.view(len(x), -1)
+
+
+def test_a_network_that_flattens_with_view_is_diagnosed() -> None:
+    by_view, usual = (
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), flat, nn.Linear(4 * 36, CLASSES))
+        for flat in (View(), nn.Flatten())
+    )
+    by_view.load_state_dict(usual.state_dict())
+
+    found, expected = (diagnose(each, SPLITS.train, SPLITS.test) for each in (by_view, usual))
+    assert [a.accuracy for a in found.accuracies] == [a.accuracy for a in expected.accuracies]
+    assert not by_view._forward_pre_hooks
+
+
 @pytest.mark.parametrize("build", [own, torchs])
 def test_a_sound_network_gets_no_advice(build: Callable[[], nn.Module]) -> None:
     network = trained(build())

@@ -189,6 +189,45 @@ def test_dropout_follows_from_the_seed_cut_off_or_not(
     assert differences(content(whole), content(cut)) == []
 
 
+REMEMBERS = """
+import torch
+from torch import nn
+
+class Scale(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("rms", torch.ones(1), persistent=False)
+        self.register_buffer("seen", torch.zeros(0), persistent=False)
+
+    def forward(self, x):
+        if self.training:
+            self.rms.mul_(0.9).add_(0.1 * x.detach().square().mean())
+            self.seen = torch.cat([self.seen, self.rms])[-3:]
+        return x / self.rms * (1 + self.seen.sum())
+
+def build(classes):
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3, stride=4), nn.BatchNorm2d(4), nn.ReLU(), Scale(), nn.Flatten(),
+        nn.Linear(16, classes),
+    )
+"""
+
+
+def test_a_network_s_buffers_outlive_its_process_though_it_does_not_save_them(
+    tiny: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "net.py").write_text(REMEMBERS, encoding="utf-8")
+    every = [text for text in tiny if not text.startswith("model.")]
+    every += ["model=python", f"model.file={tmp_path}/net.py", "norm=batch", "batch=4"]
+    every += [f"epochs={EPOCHS}", "save_every=0"]
+    whole, cut = load_config([*every, "name=whole"]), load_config([*every, "name=cut"])
+    assert experiment.run(whole, quiet()).finished
+
+    cut_off_run(cut, [2, 4], monkeypatch)
+
+    assert differences(content(whole), content(cut)) == []
+
+
 @pytest.mark.parametrize("steps", range(STEPS + 2))
 def test_every_step_of_an_epoch_is_a_place_to_be_cut_off(
     cell: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, steps: int

@@ -56,6 +56,16 @@ def test_it_is_dropout() -> None:
     assert not outputs(nn.Sequential(nn.Identity(), nn.Dropout(1.0)), [3], x, [0]).any()
 
 
+def test_what_derives_from_dropout_computes_in_its_own_way() -> None:
+    class Always(nn.Dropout):
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.dropout(x, self.p, training=True)
+
+    model = nn.Sequential(Always(0.5), nn.Dropout(0.5))
+    seed_dropout(model, [0])
+    assert [type(layer) for layer in model] == [Always, SeededDropout]
+
+
 def test_networks_without_dropout_are_left_alone() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
     before = [*model.modules()]

@@ -56,6 +56,7 @@ def arrange(paths: Collection[Parts], folders: Iterable[Parts], path: Path) -> A
     tops = {parts[0].casefold(): parts[0] for parts in images if len(parts) > 1}
     test_top = next((tops[name] for name in _TEST_NAMES if name in tops), None)
     if "train" not in tops or test_top is None:
+        _check_splits(images, tops.get("train"), path)
         groups = _by_class(dict(enumerate(images)), folders, path)
         _check_classes(path, {"the folder": groups})
         train, test = _hold_out(groups, images, path)
@@ -72,6 +73,21 @@ def arrange(paths: Collection[Parts], folders: Iterable[Parts], path: Path) -> A
     train, test = ([groups[name] for name in names] for groups in splits.values())
     left_out = sorted({parts[0] for parts in images} - splits.keys())
     return Assignment(tuple(names), train, test, left_out=tuple(left_out))
+
+
+def _check_splits(images: Iterable[Parts], train: str | None, path: Path) -> None:
+    """Refuses ``train/`` beside a test folder of a name that is not known: they are no classes."""
+    below: dict[str, set[str]] = {}
+    for parts in images:
+        if len(parts) > 2:
+            below.setdefault(parts[0], set()).add(parts[1])
+    inside = below.pop(train, set()) if train is not None else set()
+    other = next((top for top, classes in sorted(below.items()) if classes & inside), None)
+    if other is not None:
+        raise UsageError(
+            f"{path}: holds {train}/ and {other}/ with the same folders inside; rename {other}/ to"
+            " test/ if these are the test images"
+        )
 
 
 def _unwrap(paths: Iterable[Parts], folders: Iterable[Parts]) -> tuple[list[Parts], set[Parts]]:

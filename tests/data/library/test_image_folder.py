@@ -81,6 +81,10 @@ LAYOUT_ERRORS: dict[str, tuple[Mapping[str, bytes], str]] = {
     "no image among the files": ({"cat/a.txt": b"x", "b.csv": b"x"}, "no images (2 other files)"),
     "images in no folder": ({"0.png": picture(0), "1.png": picture(1)}, "0.png is in no class"),
     "one class": ({f"cat/{i}.png": picture(i) for i in range(3)}, "one class only ('cat')"),
+    "a test folder of an unknown name": (
+        {k.replace("test/", "eval/"): v for k, v in split_files().items()},
+        "holds train/ and eval/ with the same folders inside; rename eval/ to test/",
+    ),
     "a class missing in the test set": (
         split_files() | {"train/cow/0.png": picture(0)},
         "class 'cow' has no images in test",

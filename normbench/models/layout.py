@@ -1,0 +1,42 @@
+"""How a network wants its images stored.
+
+All images here are stored position by position (channels last), which convolutions compute on
+faster. A network may be written for the other way, such as one that flattens with ``view``.
+"""
+
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+
+
+def settle_layout(model: nn.Module, images: Tensor) -> None:
+    """Has ``model`` given its images channel by channel where it takes them in no other way.
+
+    Args:
+        model: images [N, 3, H, W] to logits; it gets a hook, see :func:`layout_of`, or nothing.
+        images: some, on its device.
+    """
+    other = torch.contiguous_format
+    if not _takes(model, images, torch.channels_last) and _takes(model, images, other):
+        model.register_forward_pre_hook(_channel_by_channel)
+
+
+def layout_of(model: nn.Module) -> torch.memory_format:
+    """How the weights of ``model`` are to be stored."""
+    settled = _channel_by_channel in model._forward_pre_hooks.values()
+    return torch.contiguous_format if settled else torch.channels_last
+
+
+def _takes(model: nn.Module, images: Tensor, layout: torch.memory_format) -> bool:
+    try:
+        trial = deepcopy(model).eval().to(memory_format=layout)
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            trial(images.contiguous(memory_format=layout))
+    except Exception:  # whatever a network raises that somebody wrote
+        return False
+    return True
+
+
+def _channel_by_channel(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(each.contiguous() for each in arguments)
