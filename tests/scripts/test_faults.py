@@ -27,12 +27,12 @@ VELOCITIES = "differs"
 UNHELD = "not one has trained"
 SHARES: dict[str, tuple[Callable[[World, int], Iterator[str | None]], int]] = {
     "kill": (kills.killed, 3),
-    "save": (kills.killed_in_save, 48),
-    "damage": (files.damaged, 20),
+    "save": (kills.killed_in_save, 24),
+    "damage": (files.damaged, 12),
     "signal": (kills.interrupted, 2),
     "full": (files.full, 2),
     "two": (cells.two, 1),
-    "events": (files.events, 10),
+    "events": (files.events, 6),
     "readonly": (places.read_only, 3),
     "paths": (places.paths, 1),
     "clock": (places.clock, 1),
