@@ -11,6 +11,7 @@ from normbench.launch.advise.budget import (
     Score,
     Scores,
     expected,
+    left_of,
 )
 from normbench.store.advice import Plan
 
@@ -102,7 +103,7 @@ class Book:
     def take(self, heats: Sequence[Heat], scores: Scores) -> None:
         """Adds a round that was trained."""
         # What an earlier course had trained is there at once, and says nothing of the pace.
-        new = [heat for heat in heats if any(scores[entry].seconds for entry in heat.entries)]
+        new = left_of(heats, lambda entry: scores[entry].seconds > 0)
         self.expected += expected(self.plan, new)
         self.scores |= {entry: scores[entry] for heat in heats for entry in heat.entries}
 

@@ -3,8 +3,8 @@
 Trainings of a round that differ in the learning rate alone go together, and are counted so.
 """
 
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from math import ceil
 
 from normbench.errors import UsageError
@@ -78,6 +78,12 @@ class Score:
 
 
 Scores = Mapping[Entrant, Score]
+
+
+def left_of(heats: Iterable[Heat], counts: Callable[[Entrant], bool]) -> list[Heat]:
+    """The heats, each with as many seeds as it has trainings that count."""
+    found = [replace(heat, seeds=sum(map(counts, heat.entries))) for heat in heats]
+    return [heat for heat in found if heat.seeds]
 
 
 def whole(timing: Timing, steps: int, epochs: int, replicas: int) -> float:

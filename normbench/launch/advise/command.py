@@ -96,7 +96,7 @@ def advise(
     finish = follow(
         plan,
         partial(train, question, plan, screen),
-        partial(trained_before, question, plan, read_taken(folder)),
+        trained_before(question, plan, read_taken(folder)),
     )
     answer = judge(plan, finish, _tests(question, plan, finish))
     if answer.norm is not None:

@@ -1,20 +1,22 @@
 """Trains the rounds of a race, shows how it stands, and writes down how long each took."""
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from time import perf_counter
 
 from normbench.errors import UnfinishedError
 from normbench.launch.advise import wording
 from normbench.launch.advise.book import Round
-from normbench.launch.advise.budget import Entrant, Heat, Score, Scores
+from normbench.launch.advise.budget import Candidate, Entrant, Heat, Score, Scores
 from normbench.launch.advise.question import Question
+from normbench.launch.advise.race import There
 from normbench.launch.compose import load_config
 from normbench.launch.grid import train_each
 from normbench.launch.planned import Cells
 from normbench.run.cell import Cell
 from normbench.store.advice import Plan, read_taken, write_taken
-from normbench.store.results import FAILED, Result, read_results
+from normbench.store.results import FAILED, Result, is_done, read_results
 from normbench.terminal.bars import clock, duration
 from normbench.terminal.screen import Screen
 from normbench.terminal.tables import Shown
@@ -89,12 +91,22 @@ def _note_time(seconds: float, folders: Sequence[Path], ahead: Mapping[str, floa
     write_taken(runs, known | spent)
 
 
-def trained_before(question: Question, plan: Plan, taken: Mapping[str, float], heat: Heat) -> bool:
-    """Whether a heat was trained before the budget was changed: its time is then written as 0."""
-    if 0.0 not in taken.values():
-        return False
-    cell = Cell.of(load_config(question.cell(plan, heat)))
-    return all(taken.get(_key(cell.directory, entry)) == 0.0 for entry in heat.entries)
+def trained_before(question: Question, plan: Plan, taken: Mapping[str, float]) -> There:
+    """Tells which trainings were there before the budget was changed: their time is 0."""
+
+    @cache
+    def folder(candidate: Candidate, epochs: int) -> Path:
+        heat = Heat(candidate, epochs, plan.seed)
+        return Cell.of(load_config(question.cell(plan, heat))).directory
+
+    @cache  # also because what is trained anew does not become there
+    def there(entry: Entrant) -> bool:
+        if 0.0 not in taken.values():
+            return False
+        own = folder(entry.candidate, entry.epochs)
+        return taken.get(_key(own, entry)) == 0.0 and is_done(own / f"seed-{entry.seed}")
+
+    return there
 
 
 def _key(folder: Path, entry: Entrant) -> str:
