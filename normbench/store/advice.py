@@ -117,18 +117,46 @@ def read_plan(folder: Path) -> Plan | None:
         raise UnreadableError(f"{ADVICE}: {error}") from None
 
 
-def write_taken(folder: Path, taken: Mapping[str, float]) -> None:
-    """Writes ``advise-time.json``: of each training its share of the time that its round took."""
-    write_json(folder / TAKEN, dict(taken))
+@dataclass(frozen=True, slots=True)
+class Took:
+    """What a training took.
+
+    Attributes:
+        seconds: its share of the time that its round took.
+        whole: whether the round was trained from its beginning in that time. Where it had begun
+            before and went on, its time says nothing of how long such a round takes.
+    """
+
+    seconds: float
+    whole: bool = True
 
 
-def read_taken(folder: Path) -> dict[str, float]:
+NOTHING = Took(0.0)
+"""Of what was trained before the budget was changed: its time is counted as used."""
+
+
+def write_taken(folder: Path, taken: Mapping[str, Took]) -> None:
+    """Writes ``advise-time.json``: what each training took."""
+    values = {
+        name: took.seconds if took.whole else {"rest": took.seconds} for name, took in taken.items()
+    }
+    write_json(folder / TAKEN, values)
+
+
+def read_taken(folder: Path) -> dict[str, Took]:
     """What :func:`write_taken` wrote, as far as it makes sense."""
     try:
         values = read_json(folder / TAKEN) or {}
-        return {name: _seconds(values, name) for name in values}
+        return {name: _took(values, name) for name in values}
     except UnreadableError:
         return {}
+
+
+def _took(values: dict[str, Any], name: str) -> Took:
+    value = values[name]
+    if isinstance(value, dict):
+        return Took(_seconds(value, "rest"), whole=False)
+    return Took(_seconds(values, name))
 
 
 def _parsed(values: dict[str, Any]) -> Plan:

@@ -13,6 +13,7 @@ from normbench.store.advice import (
     TAKEN,
     Plan,
     Timing,
+    Took,
     read_plan,
     read_taken,
     write_plan,
@@ -58,12 +59,22 @@ def test_a_step_of_replicas_together_is_on_a_line_between_what_was_measured() ->
 
 def test_the_time_of_trainings_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert read_taken(tmp_path) == {}
-    write_taken(tmp_path, {"a/seed-0": 1.5})
+    taken = {"a/seed-0": Took(1.5), "a/seed-1": Took(0.5, whole=False)}
+    write_taken(tmp_path, taken)
 
-    assert read_taken(tmp_path) == {"a/seed-0": 1.5}
+    assert read_taken(tmp_path) == taken
+    (tmp_path / TAKEN).write_text('{"a/seed-0": 1.5}')
+    assert read_taken(tmp_path) == {"a/seed-0": Took(1.5)}
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"a/seed-0": -1}', '{"a/seed-0": "long"}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        *(f'{{"a/seed-0": {value}}}' for value in (-1, '"long"', "{}", '{"rest": -1}', "[1.5]")),
+    ],
+)
 def test_times_that_make_no_sense_are_not_known(tmp_path: Path, text: str) -> None:
     (tmp_path / TAKEN).write_text(text)
 

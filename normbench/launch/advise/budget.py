@@ -71,10 +71,12 @@ class Score:
     Attributes:
         accuracy: on the held-out images, 0..1; None if it diverged or failed.
         seconds: this training's share of the time that its round took.
+        whole: whether the round was trained from its beginning in that time.
     """
 
     accuracy: float | None
     seconds: float
+    whole: bool = True
 
 
 Scores = Mapping[Entrant, Score]

@@ -36,7 +36,9 @@ from normbench.run.cell import Cell
 from normbench.run.estimate import measure
 from normbench.store.advice import (
     ADVICE,
+    NOTHING,
     Plan,
+    Took,
     read_plan,
     read_taken,
     write_plan,
@@ -131,19 +133,19 @@ def _planned(
             f"{folder} holds another race: {' '.join(plan.settings)} --norms"
             f" {','.join(plan.norms)}; choose another name=NAME"
         )
-    taken: dict[str, float] = {}
+    taken: dict[str, Took] = {}
     if plan is None:
         plan = _measured(question, cells, since, within, screen)
     elif plan.within == within:
         return plan
     else:
         taken = read_taken(folder)
-        plan = extended(plan, within, sum(taken.values()))
+        plan = extended(plan, within, sum(took.seconds for took in taken.values()))
     try:
         write_plan(folder, plan)
         if taken:
             done = [training for training in taken if is_done(folder / training)]
-            write_taken(folder, dict.fromkeys(done, 0.0))
+            write_taken(folder, dict.fromkeys(done, NOTHING))
     except OSError as error:
         raise UsageError(
             f"cannot write to {folder}: {error.strerror}; choose another folder with runs=FOLDER"

@@ -170,6 +170,27 @@ def test_the_time_that_an_answer_asks_for_is_used_for_the_seeds_that_are_missing
     assert 0.7 * 300 <= again.spent - spent <= 315
 
 
+@pytest.mark.parametrize("within", [600.0, 1000.0])
+def test_what_an_interrupted_round_still_took_is_not_taken_for_the_pace(within: float) -> None:
+    """Killed when nine tenths of the last trainings were done: the rest takes a tenth."""
+    planned = plan(TWO, within=within)
+    everything = World(dict.fromkeys(TWO, 0.75), Random(0))
+    steps: list[tuple[Round, float]] = []
+
+    def train(step: Round) -> Scores:
+        found = everything.train(planned, step)
+        if step.title == "20 epochs, 5 seeds":
+            found = {e: replace(s, seconds=s.seconds / 10, whole=False) for e, s in found.items()}
+        steps.append((step, sum(score.seconds for score in found.values())))
+        return found
+
+    follow(planned, train)
+    last, took = steps[-1]
+    assert last.title != "20 epochs, 5 seeds", "seeds are added"
+    assert took <= 1.1 * last.remaining
+    assert last.remaining == pytest.approx(within - 10.0 - sum(t for _, t in steps[:-1]))
+
+
 def test_workers_side_by_side_leave_the_reserve_of_the_dearer_norm_alone() -> None:
     """The last trainings of two norms take two workers as long as those of the slower one."""
     planned = replace(plan(TWO, within=1e5), workers=2)
