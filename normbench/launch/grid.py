@@ -10,6 +10,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from hydra import initialize_config_module
@@ -118,8 +119,23 @@ def check_launcher(launcher: Sequence[str]) -> None:
         pass
 
 
-def side_by_side(launcher: Sequence[str]) -> tuple[int, int | None]:
-    """How many jobs a launcher works on at a time, and each by how many threads; None: by all."""
+@dataclass(frozen=True, slots=True)
+class SideBySide:
+    """How a launcher works on several jobs.
+
+    Attributes:
+        jobs: how many at a time.
+        threads: of each; None: all.
+        divided: whether cells that may share a stack are divided where there would be fewer jobs.
+    """
+
+    jobs: int
+    threads: int | None = None
+    divided: bool = True
+
+
+def side_by_side(launcher: Sequence[str]) -> SideBySide:
+    """How a launcher would work on several jobs."""
     with _opened(launcher) as grid:
         return grid.side_by_side()
 
@@ -224,12 +240,13 @@ class _Grid:
         # What was typed comes last and wins.
         launcher.launch([[*extra, *each.overrides] for each in jobs], initial_job_idx=0)
 
-    def side_by_side(self) -> tuple[int, int | None]:
+    def side_by_side(self) -> SideBySide:
         """See :func:`side_by_side`."""
         if _launcher_of(self._master) == "submitit_slurm":
-            return int(self._master.hydra.launcher.array_parallelism), None
+            most = int(self._master.hydra.launcher.array_parallelism)
+            return SideBySide(max(1, most), divided=False)
         workers = self._workers()
-        return (1, None) if workers is None else (workers, max(1, cores() // workers))
+        return SideBySide(1) if workers is None else SideBySide(workers, max(1, cores() // workers))
 
     def _workers(self) -> int | None:
         """How many processes train side by side on this machine; None: one, with all threads."""

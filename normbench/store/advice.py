@@ -16,7 +16,10 @@ from normbench.store.results import BIG, number, short
 
 ADVICE, TAKEN = "advise.json", "advise-time.json"
 
-_MOST_NORMS, _MOST_WORKERS = 100, 1000
+MOST_WORKERS = 1000
+"""A plan reckons with no more."""
+
+_MOST_NORMS = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +70,7 @@ class Plan:
         used: seconds that had gone by when the race began.
         timings: one a norm.
         workers: how many work side by side.
+        divided: whether trainings that go together are divided among them.
     """
 
     question: str
@@ -82,6 +86,7 @@ class Plan:
     used: float
     timings: list[Timing]
     workers: int = 1
+    divided: bool = True
 
     def timing(self, norm: str) -> Timing:
         """What training with a norm takes."""
@@ -181,7 +186,8 @@ def _parsed(values: dict[str, Any]) -> Plan:
         lr=_seconds(values, "lr"),
         used=_seconds(values, "used"),
         timings=timings,
-        workers=_whole({"workers": 1} | values, "workers", 1, _MOST_WORKERS),
+        workers=_whole({"workers": 1} | values, "workers", 1, MOST_WORKERS),
+        divided=_flag({"divided": True} | values, "divided"),
     )
 
 
@@ -218,6 +224,13 @@ def _seconds(values: dict[str, Any], key: str) -> float:
     found = number(values, key, 0, BIG)
     if found is None:
         raise UnreadableError(f"{key} is missing")
+    return found
+
+
+def _flag(values: dict[str, Any], key: str) -> bool:
+    found = values[key]
+    if not isinstance(found, bool):
+        raise UnreadableError(f"{key} is {short(found)}")
     return found
 
 

@@ -10,6 +10,7 @@ import pytest
 from normbench.errors import UnreadableError
 from normbench.store.advice import (
     ADVICE,
+    MOST_WORKERS,
     TAKEN,
     Plan,
     Timing,
@@ -45,9 +46,11 @@ PLAN = Plan(
 
 
 def test_a_plan_is_read_as_it_was_written(tmp_path: Path) -> None:
-    write_plan(tmp_path, PLAN)
+    whole = replace(PLAN, workers=MOST_WORKERS, divided=False)
+    for plan in (PLAN, whole):
+        write_plan(tmp_path, plan)
 
-    assert read_plan(tmp_path) == PLAN
+        assert read_plan(tmp_path) == plan
 
 
 def test_a_step_of_replicas_together_is_on_a_line_between_what_was_measured() -> None:
@@ -102,6 +105,8 @@ def test_where_there_is_no_plan_there_is_none(tmp_path: Path) -> None:
         ("seed", 2**40, "seed is 1099511627776"),
         ("held_out", 0, "held_out is 0"),
         ("settings", ["a\nb"], "a text is"),
+        ("workers", 0, "workers is 0"),
+        ("divided", 1, "divided is 1"),
         ("question", 7, "a text is 7"),
         ("timings", [], "make no sense"),
         ("timings", [{"norm": "nope"}], "a timing is"),

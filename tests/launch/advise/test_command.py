@@ -20,7 +20,15 @@ from normbench.launch.compose import load_config
 from normbench.run.cell import Cell
 from normbench.run.estimate import measure
 from normbench.run.seeds import Replicas
-from normbench.store.advice import ADVICE, TAKEN, Timing, read_taken, write_plan
+from normbench.store.advice import (
+    ADVICE,
+    MOST_WORKERS,
+    TAKEN,
+    Timing,
+    read_plan,
+    read_taken,
+    write_plan,
+)
 from tests.conftest import Command, files_below
 from tests.launch.advise.worlds import plan
 
@@ -163,6 +171,24 @@ def test_more_time_goes_on_from_what_is_there(nb: Command, race: Settings, tmp_p
     assert less.exit_code == 2
     assert "--within 1.0 s: this race has taken" in less.stderr
     assert files_below(tmp_path) == files, "its answer stays"
+
+
+def test_a_plan_with_more_workers_than_one_reckons_with_can_be_read_again(
+    nb: Command, race: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+
+    def killed(*_: object) -> None:
+        raise Killed
+
+    monkeypatch.setattr(command, "follow", killed)
+    many = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2000"]
+    with pytest.raises(Killed):
+        nb("advise", *race, "--norms", "batch,group", *many)
+
+    found = read_plan(tmp_path / "runs" / "advise")
+    assert found is not None
+    assert (found.workers, found.divided) == (MOST_WORKERS, True)
 
 
 def test_a_race_goes_on_where_one_of_two_workers_is_killed(
