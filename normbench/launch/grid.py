@@ -70,9 +70,9 @@ def train_all(arguments: Sequence[str], screen: Screen, *, dry_run: bool = False
     """
     auto = rates.wanted(arguments)
     with _opened([text for text in arguments if text != rates.AUTO]) as grid:
-        cells: Iterable[rates.Composed] = grid.cells()
+        cells: Iterable[rates.Composed] = grid.cells(chosen="optim.lr" if auto else None)
         if auto:
-            cells = rates.settled(grid, list(cells), screen, dry_run=dry_run)
+            cells = rates.settled(grid, cells, screen, dry_run=dry_run)
         return grid.train(cells, screen, dry_run=dry_run)
 
 
@@ -81,9 +81,10 @@ def with_rate(arguments: Sequence[str], screen: Screen) -> list[str]:
     if not rates.wanted(arguments):
         return list(arguments)
     others = [text for text in arguments if text != rates.AUTO]
-    load_config(others, "run")  # says what is wrong as a run says it
-    with _opened(others) as grid:
-        ((config, _),) = rates.settled(grid, list(grid.cells()), screen)
+    hints.check_arguments("run", arguments)  # says what is wrong as a run says it
+    cell = load_config(others), [parse(text).readable for text in others]
+    with _opened([]) as grid:
+        ((config, _),) = rates.settled(grid, [cell], screen)
     return [*others, f"optim.lr={config.optim.lr}"]
 
 
@@ -203,14 +204,16 @@ class _Grid:
                 sweep.finish(cells, todo, self.launch, screen)
         return cells
 
-    def cells(self) -> Iterator[rates.Composed]:
-        """Every cell's configuration, and the overrides that compose it."""
+    def cells(self, chosen: str | None = None) -> Iterator[rates.Composed]:
+        """Every cell's configuration, and the overrides that compose it; no axis is ``chosen``."""
         grid_config = self._master.hydra.sweeper
         fixed = {each.key for each in self._typed}
         count = 0
         for grid in grid_config.grids or [{}]:
             axes: dict[str, list[Typed]] = {}
-            for key, value in (dict(grid_config.params) | dict(grid)).items():
+            said = dict(grid_config.params) | dict(grid)
+            said.pop(chosen, None)
+            for key, value in said.items():
                 axes[key] = _values(parse(f"{key}={'null' if value is None else value}"))
             # What is typed replaces what the experiment says.
             axes |= {each.key: _values(each) for each in self._typed}
