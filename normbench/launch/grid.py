@@ -10,6 +10,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from hydra import initialize_config_module
@@ -69,9 +70,9 @@ def train_all(arguments: Sequence[str], screen: Screen, *, dry_run: bool = False
     """
     auto = rates.wanted(arguments)
     with _opened([text for text in arguments if text != rates.AUTO]) as grid:
-        cells: Iterable[rates.Composed] = grid.cells()
+        cells: Iterable[rates.Composed] = grid.cells(chosen="optim.lr" if auto else None)
         if auto:
-            cells = rates.settled(grid, list(cells), screen, dry_run=dry_run)
+            cells = rates.settled(grid, cells, screen, dry_run=dry_run)
         return grid.train(cells, screen, dry_run=dry_run)
 
 
@@ -80,9 +81,10 @@ def with_rate(arguments: Sequence[str], screen: Screen) -> list[str]:
     if not rates.wanted(arguments):
         return list(arguments)
     others = [text for text in arguments if text != rates.AUTO]
-    load_config(others, "run")  # says what is wrong as a run says it
-    with _opened(others) as grid:
-        ((config, _),) = rates.settled(grid, list(grid.cells()), screen)
+    hints.check_arguments("run", arguments)  # says what is wrong as a run says it
+    cell = load_config(others), [parse(text).readable for text in others]
+    with _opened([]) as grid:
+        ((config, _),) = rates.settled(grid, [cell], screen)
     return [*others, f"optim.lr={config.optim.lr}"]
 
 
@@ -118,8 +120,23 @@ def check_launcher(launcher: Sequence[str]) -> None:
         pass
 
 
-def side_by_side(launcher: Sequence[str]) -> tuple[int, int | None]:
-    """How many jobs a launcher works on at a time, and each by how many threads; None: by all."""
+@dataclass(frozen=True, slots=True)
+class SideBySide:
+    """How a launcher works on several jobs.
+
+    Attributes:
+        jobs: how many at a time.
+        threads: of each; None: all.
+        divided: whether cells that may share a stack are divided where there would be fewer jobs.
+    """
+
+    jobs: int
+    threads: int | None = None
+    divided: bool = True
+
+
+def side_by_side(launcher: Sequence[str]) -> SideBySide:
+    """How a launcher would work on several jobs."""
     with _opened(launcher) as grid:
         return grid.side_by_side()
 
@@ -187,14 +204,16 @@ class _Grid:
                 sweep.finish(cells, todo, self.launch, screen)
         return cells
 
-    def cells(self) -> Iterator[rates.Composed]:
-        """Every cell's configuration, and the overrides that compose it."""
+    def cells(self, chosen: str | None = None) -> Iterator[rates.Composed]:
+        """Every cell's configuration, and the overrides that compose it; no axis is ``chosen``."""
         grid_config = self._master.hydra.sweeper
         fixed = {each.key for each in self._typed}
         count = 0
         for grid in grid_config.grids or [{}]:
             axes: dict[str, list[Typed]] = {}
-            for key, value in (dict(grid_config.params) | dict(grid)).items():
+            said = dict(grid_config.params) | dict(grid)
+            said.pop(chosen, None)
+            for key, value in said.items():
                 axes[key] = _values(parse(f"{key}={'null' if value is None else value}"))
             # What is typed replaces what the experiment says.
             axes |= {each.key: _values(each) for each in self._typed}
@@ -224,12 +243,13 @@ class _Grid:
         # What was typed comes last and wins.
         launcher.launch([[*extra, *each.overrides] for each in jobs], initial_job_idx=0)
 
-    def side_by_side(self) -> tuple[int, int | None]:
+    def side_by_side(self) -> SideBySide:
         """See :func:`side_by_side`."""
         if _launcher_of(self._master) == "submitit_slurm":
-            return int(self._master.hydra.launcher.array_parallelism), None
+            most = int(self._master.hydra.launcher.array_parallelism)
+            return SideBySide(max(1, most), divided=False)
         workers = self._workers()
-        return (1, None) if workers is None else (workers, max(1, cores() // workers))
+        return SideBySide(1) if workers is None else SideBySide(workers, max(1, cores() // workers))
 
     def _workers(self) -> int | None:
         """How many processes train side by side on this machine; None: one, with all threads."""

@@ -124,9 +124,9 @@ class Trainer(Protocol):
 
 
 def settled(
-    trainer: Trainer, cells: Sequence[Composed], screen: Screen, *, dry_run: bool = False
+    trainer: Trainer, cells: Iterable[Composed], screen: Screen, *, dry_run: bool = False
 ) -> list[Composed]:
-    """The cells, each at the best learning rate for it.
+    """The cells, each once and at the best learning rate for it.
 
     Args:
         trainer: trains.
@@ -138,7 +138,8 @@ def settled(
         UsageError: no images can be held out.
         UnfinishedError: a training failed, or another process is at it.
     """
-    searches = [_Search.of(*cell) for cell in cells]
+    once = {Cell.of(config).directory: (config, overrides) for config, overrides in cells}
+    searches = [_Search.of(*cell) for cell in once.values()]
     for _ in range(1 + EXTENSIONS):
         wanted = [(search, factor) for search in searches for factor in search.wanted()]
         trials = [search.trial(factor) for search, factor in wanted]
@@ -150,7 +151,7 @@ def settled(
         found = {each.directory: each for each in trained}
         if dry_run and any(each.left for each in found.values()):
             screen.line("what follows is at the rates of the rule: none has been chosen", "bold")
-            return list(cells)
+            return list(once.values())
         for (search, factor), (config, _) in zip(wanted, tried, strict=True):
             search.scores[factor] = _score(found[Cell.of(config).directory])
     chosen = [_composed(search.chosen(screen)) for search in searches]

@@ -16,7 +16,10 @@ from normbench.store.results import BIG, number, short
 
 ADVICE, TAKEN = "advise.json", "advise-time.json"
 
-_MOST_NORMS, _MOST_WORKERS = 100, 1000
+MOST_WORKERS = 1000
+"""A plan reckons with no more."""
+
+_MOST_NORMS = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +70,7 @@ class Plan:
         used: seconds that had gone by when the race began.
         timings: one a norm.
         workers: how many work side by side.
+        divided: whether trainings that go together are divided among them.
     """
 
     question: str
@@ -82,6 +86,7 @@ class Plan:
     used: float
     timings: list[Timing]
     workers: int = 1
+    divided: bool = True
 
     def timing(self, norm: str) -> Timing:
         """What training with a norm takes."""
@@ -117,18 +122,46 @@ def read_plan(folder: Path) -> Plan | None:
         raise UnreadableError(f"{ADVICE}: {error}") from None
 
 
-def write_taken(folder: Path, taken: Mapping[str, float]) -> None:
-    """Writes ``advise-time.json``: of each training its share of the time that its round took."""
-    write_json(folder / TAKEN, dict(taken))
+@dataclass(frozen=True, slots=True)
+class Took:
+    """What a training took.
+
+    Attributes:
+        seconds: its share of the time that its round took.
+        whole: whether the round was trained from its beginning in that time. Where it had begun
+            before and went on, its time says nothing of how long such a round takes.
+    """
+
+    seconds: float
+    whole: bool = True
 
 
-def read_taken(folder: Path) -> dict[str, float]:
+NOTHING = Took(0.0)
+"""Of what was trained before the budget was changed: its time is counted as used."""
+
+
+def write_taken(folder: Path, taken: Mapping[str, Took]) -> None:
+    """Writes ``advise-time.json``: what each training took."""
+    values = {
+        name: took.seconds if took.whole else {"rest": took.seconds} for name, took in taken.items()
+    }
+    write_json(folder / TAKEN, values)
+
+
+def read_taken(folder: Path) -> dict[str, Took]:
     """What :func:`write_taken` wrote, as far as it makes sense."""
     try:
         values = read_json(folder / TAKEN) or {}
-        return {name: _seconds(values, name) for name in values}
+        return {name: _took(values, name) for name in values}
     except UnreadableError:
         return {}
+
+
+def _took(values: dict[str, Any], name: str) -> Took:
+    value = values[name]
+    if isinstance(value, dict):
+        return Took(_seconds(value, "rest"), whole=False)
+    return Took(_seconds(values, name))
 
 
 def _parsed(values: dict[str, Any]) -> Plan:
@@ -153,7 +186,8 @@ def _parsed(values: dict[str, Any]) -> Plan:
         lr=_seconds(values, "lr"),
         used=_seconds(values, "used"),
         timings=timings,
-        workers=_whole({"workers": 1} | values, "workers", 1, _MOST_WORKERS),
+        workers=_whole({"workers": 1} | values, "workers", 1, MOST_WORKERS),
+        divided=_flag({"divided": True} | values, "divided"),
     )
 
 
@@ -190,6 +224,13 @@ def _seconds(values: dict[str, Any], key: str) -> float:
     found = number(values, key, 0, BIG)
     if found is None:
         raise UnreadableError(f"{key} is missing")
+    return found
+
+
+def _flag(values: dict[str, Any], key: str) -> bool:
+    found = values[key]
+    if not isinstance(found, bool):
+        raise UnreadableError(f"{key} is {short(found)}")
     return found
 
 

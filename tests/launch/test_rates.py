@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -130,6 +131,54 @@ def test_a_run_takes_it_too(nb: Command, tiny: list[str], tmp_path: Path) -> Non
     assert done.exit_code == 0, done.output
     (record,) = tmp_path.glob(f"runs/default/group-*/{RATE}")
     assert (record.parent / "seed-0" / "result.json").is_file()
+
+
+@pytest.mark.parametrize("experiment", [["paper", "norm_batch=2"], ["rates"]])
+def test_a_run_of_an_experiment_is_one_cell_at_a_rate_of_its_own(
+    nb: Command, tiny: list[str], tmp_path: Path, experiment: list[str]
+) -> None:
+    """All that the experiment varies is typed, its rate by auto."""
+    name, *more = experiment
+    settings = [f"experiment={name}", *tiny, "norm=group", *more, "name=own"]
+    done = nb("run", *settings, "optim.lr=auto", "data.val_fraction=0.25")
+
+    assert done.exit_code == 0, done.output
+    (record,) = tmp_path.glob(f"runs/own/group-*/{RATE}")
+    assert (record.parent / "seed-0" / "result.json").is_file()
+
+
+def test_a_run_of_an_experiment_of_several_cells_names_the_sweep(
+    nb: Command, tiny: list[str], tmp_path: Path
+) -> None:
+    refused = nb("run", "experiment=rates", *tiny, "optim.lr=auto")
+
+    assert refused.exit_code == 2
+    assert "use sweep: normbench sweep experiment=rates" in refused.stderr
+    assert refused.stderr.endswith("optim.lr=auto\n"), "all that was typed"
+    assert files_below(tmp_path) == {}
+
+
+def test_auto_replaces_the_rates_of_an_experiment(
+    tiny: list[str], scored: Callable[[Curve], None]
+) -> None:
+    scored(lambda lr: 1 - abs(lr - 0.2))
+    screen = quiet()
+    cells = train_all(["experiment=rates", *tiny, "norm=group", "optim.lr=auto"], screen)
+
+    assert [cell.cell.config.optim.lr for cell in cells] == [0.2]
+    (tried,) = re.findall(r"held-out error (.*)", said(screen))
+    assert len(tried.split(", ")) == 4, "around one rate, and the one beside the best"
+
+
+def test_the_rate_of_a_cell_that_is_there_several_times_is_chosen_once(
+    tiny: list[str], scored: Callable[[Curve], None]
+) -> None:
+    scored(lambda lr: 1 - abs(lr - 0.1))
+    screen = quiet()
+    typed = ["norm=group", "batch=4", "norm_batch=2"]
+    train_all(["experiment=paper", *tiny, *typed, "optim.lr=auto"], screen)
+
+    assert len(re.findall(r"held-out error", said(screen))) == 1
 
 
 def test_without_a_result_there_is_no_choice(

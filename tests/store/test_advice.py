@@ -10,9 +10,11 @@ import pytest
 from normbench.errors import UnreadableError
 from normbench.store.advice import (
     ADVICE,
+    MOST_WORKERS,
     TAKEN,
     Plan,
     Timing,
+    Took,
     read_plan,
     read_taken,
     write_plan,
@@ -44,9 +46,11 @@ PLAN = Plan(
 
 
 def test_a_plan_is_read_as_it_was_written(tmp_path: Path) -> None:
-    write_plan(tmp_path, PLAN)
+    whole = replace(PLAN, workers=MOST_WORKERS, divided=False)
+    for plan in (PLAN, whole):
+        write_plan(tmp_path, plan)
 
-    assert read_plan(tmp_path) == PLAN
+        assert read_plan(tmp_path) == plan
 
 
 def test_a_step_of_replicas_together_is_on_a_line_between_what_was_measured() -> None:
@@ -58,12 +62,22 @@ def test_a_step_of_replicas_together_is_on_a_line_between_what_was_measured() ->
 
 def test_the_time_of_trainings_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert read_taken(tmp_path) == {}
-    write_taken(tmp_path, {"a/seed-0": 1.5})
+    taken = {"a/seed-0": Took(1.5), "a/seed-1": Took(0.5, whole=False)}
+    write_taken(tmp_path, taken)
 
-    assert read_taken(tmp_path) == {"a/seed-0": 1.5}
+    assert read_taken(tmp_path) == taken
+    (tmp_path / TAKEN).write_text('{"a/seed-0": 1.5}')
+    assert read_taken(tmp_path) == {"a/seed-0": Took(1.5)}
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"a/seed-0": -1}', '{"a/seed-0": "long"}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        *(f'{{"a/seed-0": {value}}}' for value in (-1, '"long"', "{}", '{"rest": -1}', "[1.5]")),
+    ],
+)
 def test_times_that_make_no_sense_are_not_known(tmp_path: Path, text: str) -> None:
     (tmp_path / TAKEN).write_text(text)
 
@@ -91,6 +105,8 @@ def test_where_there_is_no_plan_there_is_none(tmp_path: Path) -> None:
         ("seed", 2**40, "seed is 1099511627776"),
         ("held_out", 0, "held_out is 0"),
         ("settings", ["a\nb"], "a text is"),
+        ("workers", 0, "workers is 0"),
+        ("divided", 1, "divided is 1"),
         ("question", 7, "a text is 7"),
         ("timings", [], "make no sense"),
         ("timings", [{"norm": "nope"}], "a timing is"),

@@ -73,13 +73,15 @@ class Answer:
         rows: the norms, the best first.
         epochs: the length that was asked about.
         seconds: what is missing for a clear answer, about, or for trainings of the length that was
-            asked about; None if it is clear or cannot be had.
+            asked about; None if it is clear or cannot be had. 0 where the budget has it left.
         aside: for each norm that was set aside, the seconds that would place it.
         leads: the leader's lead over each finalist on held-out images, 0..1, by length in epochs.
         command: trains the best norm.
         code: puts it into a network of one's own.
         elsewhere: at which other batch size another finalist wins, or what tells; or "".
         chance: says so where no finalist has learned more than guessing; else "".
+        seeds: how many each would make the answer clear, about; None where ``seconds`` is, or where
+            the trainings were too short.
     """
 
     verdict: str
@@ -93,6 +95,7 @@ class Answer:
     code: str = ""
     elsewhere: str = ""
     chance: str = ""
+    seeds: int | None = None
 
     def to_records(self) -> list[dict[str, Any]]:
         """The rows as plain dictionaries, as pandas takes them."""
@@ -137,14 +140,17 @@ def judge(plan: Plan, finish: Finish, tests: Mapping[Entrant, OnTest]) -> Answer
         return Answer(SHORT, None, rows, plan.epochs, None, {}, {})
     full = finals[leader].epochs == plan.epochs
     close = [norm for norm in p if p[norm] >= ALPHA]
+    seeds = _needed(finish, errors, leader, close) if full else None
+    more = _more_seeds(plan, finish, errors, [leader, *close], seeds) if seeds else None
     return Answer(
         verdict=SHORT if not full else CLOSE if close else CLEAR,
         norm=leader,
         rows=rows,
         epochs=plan.epochs,
-        seconds=_missing(plan, finish, errors, leader, close, full=full),
+        seconds=more if full else _longer(plan, finish),
         aside={row.norm: _placing(plan, finish, row) for row in rows if row.state == ASIDE},
         leads=finish.leads,
+        seeds=seeds,
     )
 
 
@@ -214,29 +220,33 @@ def _memory(
     return mine / best if mine and best else None
 
 
-def _missing(
-    plan: Plan,
-    finish: Finish,
-    errors: Mapping[str, list[float]],
-    leader: str,
-    close: list[str],
-    *,
-    full: bool,
-) -> float | None:
-    """The seconds that a clear answer would take beyond the budget; None where there is no way."""
-    if not full:
-        lengths = [shortest(plan.epochs)]
-        needed = price(plan.timings, plan.steps, plan.epochs, lengths, plan.workers) * finish.pace
-        return float(max(0.0, plan.used + needed - plan.within)) or None
-    total = 0.0
-    for norm in close:
-        seeds = seeds_needed(errors[leader], errors[norm], finish.looks * (len(errors) - 1))
-        if seeds is None:
-            return None
-        for each in (leader, norm):
-            more = Heat(Candidate(each, 1.0), plan.epochs, 0, max(2, seeds - len(errors[each])))
-            total += finish.pace * expected(plan, [more])
-    return max(total - max(finish.remaining, 0.0), 0.0) or None
+def _longer(plan: Plan, finish: Finish) -> float | None:
+    """The seconds beyond the budget that trainings of the planned length take, or None."""
+    lengths = [shortest(plan.epochs)]
+    side_by_side = plan.workers, plan.divided
+    needed = price(plan.timings, plan.steps, plan.epochs, lengths, *side_by_side) * finish.pace
+    return float(max(0.0, plan.used + needed - plan.within)) or None
+
+
+def _needed(
+    finish: Finish, errors: Mapping[str, list[float]], leader: str, close: list[str]
+) -> int | None:
+    """How many seeds each would tell the leader from all that are close; None: there is no way."""
+    correction = finish.looks * (len(errors) - 1)
+    found = [seeds_needed(errors[leader], errors[norm], correction) for norm in close]
+    known = [seeds for seeds in found if seeds is not None]
+    return max(known, default=None) if len(known) == len(found) else None
+
+
+def _more_seeds(
+    plan: Plan, finish: Finish, errors: Mapping[str, list[float]], norms: list[str], seeds: int
+) -> float:
+    """The seconds beyond the budget in which these norms have so many seeds, trained together."""
+    more = [
+        Heat(Candidate(norm, 1.0), plan.epochs, 0, max(2, seeds - len(errors[norm])))
+        for norm in norms
+    ]
+    return max(finish.pace * expected(plan, more) - max(finish.remaining, 0.0), 0.0)
 
 
 def _placing(plan: Plan, finish: Finish, row: Row) -> float:

@@ -11,6 +11,7 @@ from normbench.launch.advise.budget import (
     Score,
     Scores,
     expected,
+    left_of,
 )
 from normbench.store.advice import Plan
 
@@ -92,19 +93,26 @@ class Book:
     Attributes:
         plan: of the race.
         scores: of every training.
-        expected: the seconds that they were expected to take, at the pace measured beforehand.
+        expected: the seconds that the rounds that tell the pace were expected to take, as measured
+            beforehand.
+        really: the seconds that these took.
     """
 
     plan: Plan
     scores: dict[Entrant, Score] = field(default_factory=dict)
     expected: float = 0.0
+    really: float = 0.0
 
     def take(self, heats: Sequence[Heat], scores: Scores) -> None:
         """Adds a round that was trained."""
-        # What an earlier course had trained is there at once, and says nothing of the pace.
-        new = [heat for heat in heats if any(scores[entry].seconds for entry in heat.entries)]
-        self.expected += expected(self.plan, new)
-        self.scores |= {entry: scores[entry] for heat in heats for entry in heat.entries}
+        own = {entry: scores[entry] for heat in heats for entry in heat.entries}
+        # What an earlier course had trained is there at once, and says nothing of the pace; nor
+        # does a round that had begun before it was timed.
+        if all(score.whole for score in own.values()):
+            new = left_of(heats, lambda entry: own[entry].seconds > 0)
+            self.expected += expected(self.plan, new)
+            self.really += sum(score.seconds for score in own.values())
+        self.scores |= own
 
     def seconds(self, heats: Sequence[Heat]) -> float:
         """What a round will take, at the pace so far."""
@@ -126,8 +134,8 @@ class Book:
     @property
     def pace(self) -> float:
         """How many times as long as expected the rounds took; 1 before the first."""
-        known = self.expected and self.taken
-        return min(10.0, max(0.1, self.taken / self.expected)) if known else 1.0
+        known = self.expected and self.really
+        return min(10.0, max(0.1, self.really / self.expected)) if known else 1.0
 
     def at(self, length: int) -> set[Candidate]:
         """What was trained with one seed at a length."""

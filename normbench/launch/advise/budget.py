@@ -3,8 +3,8 @@
 Trainings of a round that differ in the learning rate alone go together, and are counted so.
 """
 
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from math import ceil
 
 from normbench.errors import UsageError
@@ -71,13 +71,21 @@ class Score:
     Attributes:
         accuracy: on the held-out images, 0..1; None if it diverged or failed.
         seconds: this training's share of the time that its round took.
+        whole: whether the round was trained from its beginning in that time.
     """
 
     accuracy: float | None
     seconds: float
+    whole: bool = True
 
 
 Scores = Mapping[Entrant, Score]
+
+
+def left_of(heats: Iterable[Heat], counts: Callable[[Entrant], bool]) -> list[Heat]:
+    """The heats, each with as many seeds as it has trainings that count."""
+    found = [replace(heat, seeds=sum(map(counts, heat.entries))) for heat in heats]
+    return [heat for heat in found if heat.seeds]
 
 
 def whole(timing: Timing, steps: int, epochs: int, replicas: int) -> float:
@@ -87,16 +95,24 @@ def whole(timing: Timing, steps: int, epochs: int, replicas: int) -> float:
 
 
 def seconds_of(
-    timings: Iterable[Timing], steps: int, heats: Iterable[Heat], workers: int = 1
+    timings: Iterable[Timing],
+    steps: int,
+    heats: Iterable[Heat],
+    workers: int = 1,
+    divided: bool = True,
 ) -> float:
-    """The seconds in which ``workers`` that work side by side train a round of ``heats``."""
+    """The seconds in which ``workers`` that work side by side train a round of ``heats``.
+
+    What goes together is divided among workers that would have nothing to do, if ``divided``.
+    """
     by_norm = {timing.norm: timing for timing in timings}
     groups: dict[tuple[str, float | None, int], list[int]] = {}
     for heat in heats:
         candidate = heat.candidate
         group = groups.setdefault((candidate.norm, candidate.momentum, heat.epochs), [])
         group.append(heat.seeds)
-    parts = -(-workers // max(1, len(groups)))  # as Cells.jobs divides them
+    # As Cells.jobs divides them.
+    parts = -(-workers // max(1, len(groups))) if divided else 1
     jobs = [
         whole(by_norm[norm], steps, epochs, sum(seeds[part::parts]))
         for (norm, _, epochs), seeds in groups.items()
@@ -110,7 +126,7 @@ def seconds_of(
 
 def expected(plan: Plan, heats: Iterable[Heat]) -> float:
     """The seconds that a round of ``heats`` takes on the machine as it was measured."""
-    return seconds_of(plan.timings, plan.steps, heats, plan.workers)
+    return seconds_of(plan.timings, plan.steps, heats, plan.workers, plan.divided)
 
 
 def starters(timings: Iterable[Timing]) -> list[Candidate]:
@@ -130,6 +146,7 @@ def lengths_within(
     within: float,
     used: float,
     workers: int = 1,
+    divided: bool = True,
 ) -> tuple[int, list[int]]:
     """How long the last trainings can be, and which short ones come first.
 
@@ -143,15 +160,16 @@ def lengths_within(
         within: the budget in seconds.
         used: what of it is gone.
         workers: that work side by side.
+        divided: whether what goes together is divided among them.
 
     Raises:
         UsageError: there is not even time for the shortest race.
     """
     for raced in range(epochs, 0, -1):
         for lengths in _lengths(raced):
-            if price(timings, steps, raced, lengths, workers) <= within - used:
+            if price(timings, steps, raced, lengths, workers, divided) <= within - used:
                 return raced, lengths
-    least = price(timings, steps, 1, [1], workers)
+    least = price(timings, steps, 1, [1], workers, divided)
     raise UsageError(
         f"--within {duration(within)}: too little for any race: measuring took {duration(used)} and"
         f" the shortest race takes {duration(least)}; give --within {ceil((least + used) / 60)}m,"
@@ -177,7 +195,12 @@ def _lengths(raced: int) -> list[list[int]]:
 
 
 def price(
-    timings: Collection[Timing], steps: int, raced: int, lengths: list[int], workers: int = 1
+    timings: Collection[Timing],
+    steps: int,
+    raced: int,
+    lengths: list[int],
+    workers: int = 1,
+    divided: bool = True,
 ) -> float:
     """The most seconds that a race is expected to take until two norms have their five seeds."""
     norms = [timing.norm for timing in timings]
@@ -191,4 +214,4 @@ def price(
     ]
     slowest = sorted(timings, key=lambda timing: whole(timing, steps, raced, SEEDS))[-2:]
     rounds.append([Heat(Candidate(timing.norm, 1.0), raced, 0, SEEDS) for timing in slowest])
-    return sum(seconds_of(timings, steps, heats, workers) for heats in rounds)
+    return sum(seconds_of(timings, steps, heats, workers, divided) for heats in rounds)

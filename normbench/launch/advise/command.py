@@ -36,7 +36,10 @@ from normbench.run.cell import Cell
 from normbench.run.estimate import measure
 from normbench.store.advice import (
     ADVICE,
+    MOST_WORKERS,
+    NOTHING,
     Plan,
+    Took,
     read_plan,
     read_taken,
     write_plan,
@@ -96,7 +99,7 @@ def advise(
     finish = follow(
         plan,
         partial(train, question, plan, screen),
-        partial(trained_before, question, plan, read_taken(folder)),
+        trained_before(question, plan, read_taken(folder)),
     )
     answer = judge(plan, finish, _tests(question, plan, finish))
     if answer.norm is not None:
@@ -131,19 +134,19 @@ def _planned(
             f"{folder} holds another race: {' '.join(plan.settings)} --norms"
             f" {','.join(plan.norms)}; choose another name=NAME"
         )
-    taken: dict[str, float] = {}
+    taken: dict[str, Took] = {}
     if plan is None:
         plan = _measured(question, cells, since, within, screen)
     elif plan.within == within:
         return plan
     else:
         taken = read_taken(folder)
-        plan = extended(plan, within, sum(taken.values()))
+        plan = extended(plan, within, sum(took.seconds for took in taken.values()))
     try:
         write_plan(folder, plan)
         if taken:
             done = [training for training in taken if is_done(folder / training)]
-            write_taken(folder, dict.fromkeys(done, 0.0))
+            write_taken(folder, dict.fromkeys(done, NOTHING))
     except OSError as error:
         raise UsageError(
             f"cannot write to {folder}: {error.strerror}; choose another folder with runs=FOLDER"
@@ -174,7 +177,7 @@ def extended(plan: Plan, within: float, taken: float) -> Plan:
         )
     try:
         raced, lengths = lengths_within(
-            plan.timings, plan.steps, plan.epochs, within, spent, plan.workers
+            plan.timings, plan.steps, plan.epochs, within, spent, plan.workers, plan.divided
         )
     except UsageError:
         raced, lengths = 0, []
@@ -191,7 +194,8 @@ def _measured(
     screen: Screen,
 ) -> Plan:
     """A new plan."""
-    config, (workers, threads) = cells[0].config, side_by_side(question.launcher)
+    config, beside = cells[0].config, side_by_side(question.launcher)
+    workers = min(beside.jobs, MOST_WORKERS)  # more have nothing to do
     images, held_out = config.data.num_training(cells[0].images.num_train)
     steps = images // config.batch
     timings = []
@@ -199,14 +203,16 @@ def _measured(
         for number, cell in enumerate(cells):
             norm = cell.config.norm.name
             bar.update(f"measuring {norm} norm", number, len(cells))
-            timings.append(measure(cell, (len(FACTORS), SEEDS), threads))
+            timings.append(measure(cell, (len(FACTORS), SEEDS), beside.threads))
             alone, together = (timings[-1].step(n) / n for n in (1, SEEDS))
             screen.line(
                 f"{norm} norm: {1000 * alone:.2f} ms a step, {1000 * together:.2f} ms a step and"
                 f" seed where {SEEDS} train together"
             )
     used = perf_counter() - since
-    raced, lengths = lengths_within(timings, steps, config.epochs, within, used, workers)
+    raced, lengths = lengths_within(
+        timings, steps, config.epochs, within, used, workers, beside.divided
+    )
     return Plan(
         question=question.digest(cells),
         settings=question.said,
@@ -221,6 +227,7 @@ def _measured(
         used=used,
         timings=timings,
         workers=workers,
+        divided=beside.divided,
     )
 
 
@@ -230,7 +237,8 @@ def forecast(plan: Plan) -> list[str]:
     clear = detectable(SEEDS, TYPICAL_SD, looks)
     short = " and ".join(count(length, "epoch") for length in plan.lengths)
     raced = count(plan.raced, "epoch")
-    expected = price(plan.timings, plan.steps, plan.raced, plan.lengths, plan.workers)
+    workers = plan.workers, plan.divided
+    expected = price(plan.timings, plan.steps, plan.raced, plan.lengths, *workers)
     said = [
         f"budget {duration(plan.within)}, of which {duration(plan.used)} are used already; the"
         f" race takes about {duration(expected)}, and more seeds if they are needed",
@@ -241,7 +249,7 @@ def forecast(plan: Plan) -> list[str]:
     ]
     if plan.raced < plan.epochs:
         lengths = [shortest(plan.epochs)]
-        full = price(plan.timings, plan.steps, plan.epochs, lengths, plan.workers) + plan.used
+        full = price(plan.timings, plan.steps, plan.epochs, lengths, *workers) + plan.used
         said.append(
             f"the budget does not pay for epochs={plan.epochs}, which takes about {duration(full)}:"
             f" {raced} tell which rates work and which norm learns faster at first,"

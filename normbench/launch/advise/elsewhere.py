@@ -2,13 +2,14 @@
 
 import shlex
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from normbench.errors import UsageError
 from normbench.launch.advise.book import Finish
-from normbench.launch.advise.question import Question
-from normbench.launch.rates import AUTO
+from normbench.launch.advise.question import Question, has
+from normbench.launch.rates import AUTO, HELD_OUT
 from normbench.norms import NORMS
 from normbench.report.compare.comparisons import Comparison, Line, compare
 from normbench.report.compare.differences import meeting, typical
@@ -31,22 +32,36 @@ def elsewhere(question: Question, finish: Finish, cell: Cell) -> str:
     if not tied or not free:
         return ""
     said = crossing(cell.directory, tied[0], free[0])
-    return said or sweep(question, norms, cell.config.batch, smaller=norms[0] in tied)
+    data = replace(cell.config.data, val_fraction=HELD_OUT)  # as the trials of the rates have it
+    most, _ = data.num_training(cell.images.num_train)
+    return said or sweep(question, norms, cell.config.batch, most, smaller=norms[0] in tied)
 
 
-def sweep(question: Question, norms: list[str], batch: int, *, smaller: bool) -> str:
-    """The command whose report locates the crossing; "" where there are no smaller batches.
+def sweep(question: Question, norms: list[str], batch: int, most: int, *, smaller: bool) -> str:
+    """The command whose report locates the crossing; "" where there are no such batches.
 
     A norm that depends on the batch and is ahead can only be overtaken at smaller ones, and one
     that does not at larger ones.
+
+    Args:
+        question: of the race.
+        norms: the finalists.
+        batch: the batch size of the race.
+        most: the number of training images: the largest batch.
+        smaller: whether smaller batches tell, or larger ones.
     """
     below = [size for size in (batch // 16, batch // 4) if size > 1] or [batch // 2]
-    sizes = [*below, batch] if smaller else [batch, 4 * batch, 16 * batch]
-    if min(sizes) < 2:
+    wanted = [*below, batch] if smaller else [batch, 4 * batch, 16 * batch]
+    sizes = [size for size in wanted if 2 <= size <= most]
+    if len(sizes) < 2:
         return ""
     name = "smaller" if smaller else "larger"
     chosen = ("batch", "name", "data.val_fraction", "seed", "optim.lr", "norm_batch")
-    settings = [text for key, text in question.settings.items() if key not in chosen]
+    settings = [
+        text
+        for key, text in question.settings.items()
+        if key not in chosen and all(has(norm, key) for norm in norms)
+    ]
     words = [f"norm={','.join(norms)}", f"batch={','.join(map(str, sizes))}", *settings]
     command = shlex.join(["normbench", "sweep", *words, AUTO, "seeds=3", f"name={name}"])
     return f"at {name} batches the order may change; from which on: {command}"

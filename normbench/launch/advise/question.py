@@ -57,12 +57,7 @@ class Question:
 
     def overrides(self, norm: str) -> list[str]:
         """What composes a cell; settings of a norm go to the norms that have them."""
-        keys = NORMS[norm].__dataclass_fields__
-        own = [
-            text
-            for key, text in self.settings.items()
-            if not key.startswith("norm.") or key.removeprefix("norm.") in keys
-        ]
+        own = [text for key, text in self.settings.items() if has(norm, key)]
         return [f"norm={norm}", *own]
 
     def cell(self, plan: Plan, heat: Heat) -> list[str]:
@@ -104,10 +99,8 @@ class Question:
 
     def _cells(self) -> list[Cell]:
         for key, text in self.settings.items():
-            name = key.removeprefix("norm.")
-            if key.startswith("norm.") and not any(
-                name in NORMS[norm].__dataclass_fields__ for norm in self.norms
-            ):
+            if not any(has(norm, key) for norm in self.norms):
+                name = key.removeprefix("norm.")
                 raise UsageError(f"{text}: none of {', '.join(self.norms)} has {name}")
         found = [Cell.of(load_config(self.overrides(norm))) for norm in self.norms]
         fraction = found[0].config.data.val_fraction
@@ -133,3 +126,9 @@ class Question:
     def said(self) -> list[str]:
         """The settings that are part of the question, for people."""
         return [text for key, text in self.settings.items() if key not in PLACES]
+
+
+def has(norm: str, key: str) -> bool:
+    """Whether a norm has a setting, if that is one of norms."""
+    group, _, name = key.partition(".")
+    return group != "norm" or name in NORMS[norm].__dataclass_fields__

@@ -41,9 +41,11 @@ from normbench.launch.advise.budget import (
     EXTENSIONS,
     SEEDS,
     Candidate,
+    Entrant,
     Heat,
     Scores,
     beside,
+    left_of,
     starters,
 )
 from normbench.launch.advise.odds import ALPHA, MOST_SEEDS, welch
@@ -76,16 +78,20 @@ LAST_LOOKS = 2
 """How often the last trainings are looked at: with five seeds, and with all."""
 
 
-def _nothing(_: Heat) -> bool:
+There = Callable[[Entrant], bool]
+"""Whether a training was there before the budget was changed, and so costs nothing."""
+
+
+def _nothing(_: Entrant) -> bool:
     return False
 
 
-def race(plan: Plan, there: Callable[[Heat], bool] = _nothing) -> Generator[Round, Scores, Finish]:
+def race(plan: Plan, there: There = _nothing) -> Generator[Round, Scores, Finish]:
     """Runs a race; yields its rounds, and is sent the scores of each round's trainings.
 
     Args:
         plan: of the race.
-        there: whether a heat was trained before the budget was changed, and so costs nothing.
+        there: which trainings cost nothing.
     """
     state = _State(plan, Book(plan), there)
     for length in plan.lengths:
@@ -104,9 +110,7 @@ def race(plan: Plan, there: Callable[[Heat], bool] = _nothing) -> Generator[Roun
     return state.finish()
 
 
-def follow(
-    plan: Plan, train: Callable[[Round], Scores], there: Callable[[Heat], bool] = _nothing
-) -> Finish:
+def follow(plan: Plan, train: Callable[[Round], Scores], there: There = _nothing) -> Finish:
     """Runs a race with ``train``, which is given a round and returns its scores."""
     running = race(plan, there)
     try:
@@ -124,7 +128,7 @@ class _State:
 
     plan: Plan
     book: Book
-    there: Callable[[Heat], bool] = _nothing
+    there: There = _nothing
     left: dict[str, tuple[str, str]] = field(default_factory=dict)
     extended: dict[str, int] = field(default_factory=dict)
     last: list[Heat] = field(default_factory=list)
@@ -145,8 +149,8 @@ class _State:
         )
 
     def cost(self, heats: Sequence[Heat]) -> float:
-        """The seconds that heats will take, of which some may be there."""
-        return self.book.seconds([heat for heat in heats if not self.there(heat)])
+        """The seconds that heats will take, of whose seeds some may be there."""
+        return self.book.seconds(left_of(heats, lambda entry: not self.there(entry)))
 
     # ---- the short trainings ----
 
@@ -161,10 +165,14 @@ class _State:
         return heats if first or self.affordable(heats) else []
 
     def affordable(self, heats: Sequence[Heat]) -> bool:
-        """Whether enough is left for the last trainings of two norms after ``heats``."""
+        """Whether enough is left for the last trainings of two norms after ``heats``.
+
+        What is there is never refused: a race with another budget keeps its course.
+        """
         last = [self.final(Candidate(norm, 1.0)) for norm in self.racing]
-        reserve = sorted((self.cost([heat]) for heat in last), reverse=True)[:2]
-        return self.cost(heats) + sum(reserve) <= self.book.remaining
+        dearest = sorted(last, key=lambda heat: self.cost([heat]))[-2:]
+        there = all(self.there(entry) for heat in heats for entry in heat.entries)
+        return there or self.cost(heats) + self.cost(dearest) <= self.book.remaining
 
     def neighbours(self, length: int) -> list[Heat]:
         """The rates beside each norm's best that were not tried, as far as they can be paid for."""

@@ -1,20 +1,22 @@
 """Trains the rounds of a race, shows how it stands, and writes down how long each took."""
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from time import perf_counter
 
 from normbench.errors import UnfinishedError
 from normbench.launch.advise import wording
 from normbench.launch.advise.book import Round
-from normbench.launch.advise.budget import Entrant, Heat, Score, Scores
+from normbench.launch.advise.budget import Candidate, Entrant, Heat, Score, Scores
 from normbench.launch.advise.question import Question
+from normbench.launch.advise.race import There
 from normbench.launch.compose import load_config
 from normbench.launch.grid import train_each
 from normbench.launch.planned import Cells
 from normbench.run.cell import Cell
-from normbench.store.advice import Plan, read_taken, write_taken
-from normbench.store.results import FAILED, Result, read_results
+from normbench.store.advice import NOTHING, Plan, Took, read_taken, write_taken
+from normbench.store.results import FAILED, Result, is_done, read_results
 from normbench.terminal.bars import clock, duration
 from normbench.terminal.screen import Screen
 from normbench.terminal.tables import Shown
@@ -31,7 +33,7 @@ def train(question: Question, plan: Plan, screen: Screen, step: Round) -> Scores
     Raises:
         UnfinishedError: a training failed.
     """
-    began, folders, ahead = perf_counter(), list[Path](), dict[str, float]()
+    began, folders, ahead = perf_counter(), list[Path](), dict[str, Took]()
     screen.line(f"{step.title}, about {duration(sum(step.seconds))}", "bold")
 
     def planned(cells: Cells) -> Mapping[Path, float]:
@@ -59,42 +61,60 @@ def train(question: Question, plan: Plan, screen: Screen, step: Round) -> Scores
     return _scores(folders, step.heats)
 
 
-def _known(taken: Mapping[str, float], folders: Sequence[Path], step: Round) -> list[float]:
+def _known(taken: Mapping[str, Took], folders: Sequence[Path], step: Round) -> list[float]:
     """The times of those trainings of a round for which one is written down."""
     keys = [
         _key(folder, entry)
         for folder, heat in zip(folders, step.heats, strict=True)
         for entry in heat.entries
     ]
-    return [taken[key] for key in keys if key in taken]
+    return [taken[key].seconds for key in keys if key in taken]
 
 
-def _ahead(cells: Cells, step: Round) -> dict[str, float]:
-    """What each training that is left of a round is expected to take, in seconds."""
-    return {
+def _ahead(cells: Cells, step: Round) -> dict[str, Took]:
+    """What each training that is left of a round is expected to take."""
+    found = {
         _key(cell.directory, entry): seconds / len(heat.entries)
         for cell, heat, seconds in zip(cells, step.heats, step.seconds, strict=True)
         for entry in heat.entries
         if entry.seed in cell.left
     }
+    # Its folder says that a training has begun, whatever became of the process that trained it.
+    fresh = not any((cells.directory / key).exists() for key in found)
+    return {key: Took(seconds, fresh) for key, seconds in found.items()}
 
 
-def _note_time(seconds: float, folders: Sequence[Path], ahead: Mapping[str, float]) -> None:
+def _note_time(seconds: float, folders: Sequence[Path], ahead: Mapping[str, Took]) -> None:
     """Adds what a call of a round took to the time of each training that it found ahead of it."""
     if not ahead:
         return
-    runs, scale = folders[0].parent, seconds / sum(ahead.values())
-    known = read_taken(runs)
-    spent = {key: known.get(key, 0.0) + scale * share for key, share in ahead.items()}
+    runs, known = folders[0].parent, read_taken(folders[0].parent)
+    # Evenly, where all were expected to take nothing: no time is lost.
+    least = 1e-9
+    scale = seconds / sum(least + took.seconds for took in ahead.values())
+    spent = {
+        key: Took(known.get(key, NOTHING).seconds + scale * (least + took.seconds), took.whole)
+        for key, took in ahead.items()
+    }
     write_taken(runs, known | spent)
 
 
-def trained_before(question: Question, plan: Plan, taken: Mapping[str, float], heat: Heat) -> bool:
-    """Whether a heat was trained before the budget was changed: its time is then written as 0."""
-    if 0.0 not in taken.values():
-        return False
-    cell = Cell.of(load_config(question.cell(plan, heat)))
-    return all(taken.get(_key(cell.directory, entry)) == 0.0 for entry in heat.entries)
+def trained_before(question: Question, plan: Plan, taken: Mapping[str, Took]) -> There:
+    """Tells which trainings were there before the budget was changed: their time is 0."""
+
+    @cache
+    def folder(candidate: Candidate, epochs: int) -> Path:
+        heat = Heat(candidate, epochs, plan.seed)
+        return Cell.of(load_config(question.cell(plan, heat))).directory
+
+    @cache  # also because what is trained anew does not become there
+    def there(entry: Entrant) -> bool:
+        if NOTHING not in taken.values():
+            return False
+        own = folder(entry.candidate, entry.epochs)
+        return taken.get(_key(own, entry)) == NOTHING and is_done(own / f"seed-{entry.seed}")
+
+    return there
 
 
 def _key(folder: Path, entry: Entrant) -> str:
@@ -110,8 +130,9 @@ def _scores(folders: Sequence[Path], heats: Sequence[Heat]) -> Scores:
         for entry in heat.entries:
             result = results.get(entry.seed)
             if result is not None and result.status != FAILED:
-                seconds = taken.get(_key(folder, entry), result.seconds)
-                found[entry] = Score(result.val_accuracy, seconds)
+                # Where a process was killed before it could note the time, training's own is known.
+                took = taken.get(_key(folder, entry), Took(result.seconds, whole=False))
+                found[entry] = Score(result.val_accuracy, took.seconds, took.whole)
     return found
 
 

@@ -109,7 +109,12 @@ def _outlook(answer: Answer) -> list[str]:
     for row in answer.rows:
         if row.state == DROPPED and row.error is not None:
             said.append(f"{row.norm} norm was dropped: {row.why} of {answer.epochs}")
-    if answer.seconds is not None and answer.verdict == CLOSE:
+    if answer.seconds == 0 and answer.verdict == CLOSE:
+        said.append(
+            f"about {count(answer.seeds or 0, 'seed')} each would tell them apart; there is time"
+            " for them, but on held-out images fewer had decided"
+        )
+    elif answer.seconds is not None and answer.verdict == CLOSE:
         said.append(f"a clear answer would take about {duration(answer.seconds)} more")
     elif answer.seconds is not None:
         length = count(answer.epochs, "epoch")

@@ -15,7 +15,7 @@ from normbench.errors import UsageError
 from normbench.launch.advise import page, wording
 from normbench.launch.advise.answer import Answer, OnTest, judge
 from normbench.launch.advise.book import Finish, Standing
-from normbench.launch.advise.budget import Candidate, Heat
+from normbench.launch.advise.budget import Candidate, Heat, whole
 from normbench.launch.compose import load_config
 from normbench.norms import NORMS
 from tests.launch.advise.worlds import TEST, World, plan
@@ -116,6 +116,29 @@ def test_what_is_left_of_the_budget_is_not_asked_for_again() -> None:
 
     assert missing is not None
     assert left == pytest.approx(missing - 60.0)
+
+
+def test_where_there_is_time_for_the_seeds_that_would_tell_it_says_how_many() -> None:
+    """Held-out images had decided with fewer; the test images have not."""
+    found = answer(finish("group", "batch", remaining=5_000.0), group=0.769, batch=0.75)
+
+    assert (found.verdict, found.seconds) == ("too close to call", 0.0)
+    assert found.seeds is not None
+    said = wording.headline(found)[-1]
+    assert said.startswith(f"about {found.seeds} seeds each would tell them apart; there is time")
+
+
+def test_of_norms_that_are_close_all_get_the_seeds_that_are_missing_once_and_together() -> None:
+    end = finish("group", "batch", "layer")
+    tests = on_test(end, group=0.772, batch=0.75, layer=0.749)
+    planned = plan(["group", "batch", "layer"])
+    alone, three = (judge(replace(planned, workers=n), end, tests) for n in (1, 3))  # type: ignore[arg-type]
+
+    assert alone.seeds is not None
+    more = alone.seeds - 5
+    each = whole(planned.timings[0], planned.steps, 20, more)
+    assert alone.seconds == pytest.approx(3 * each), "the leader too, and once"
+    assert three.seconds == pytest.approx(each), "three workers, side by side"
 
 
 def test_dropped_norms_were_not_compared_at_the_planned_length() -> None:

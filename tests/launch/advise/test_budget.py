@@ -1,5 +1,7 @@
 """What trainings cost, and how long they can be."""
 
+from dataclasses import replace
+
 import pytest
 
 from normbench.errors import UsageError
@@ -48,6 +50,20 @@ def test_workers_side_by_side_share_a_round_s_jobs() -> None:
     assert found[:2] == pytest.approx([batch + other, max(batch, other)])
     assert found[2:] == pytest.approx([max(pair, other)] * 2 + [max(alone, other)] * 2)
     assert seconds_of(TIMINGS, STEPS, [], 4) == 0.0
+
+
+def test_where_they_are_not_divided_what_goes_together_is_one_job() -> None:
+    rates = [Heat(Candidate("batch", factor), 2, 0) for factor in FACTORS]
+    group = Heat(Candidate("group", 1.0), 2, 0)
+    batch, other = whole(TIMINGS[0], STEPS, 2, 3), whole(TIMINGS[1], STEPS, 2, 1)
+
+    found = [seconds_of(TIMINGS, STEPS, [*rates, group], n, False) for n in (1, 2, 256)]
+    assert found == pytest.approx([batch + other, max(batch, other), max(batch, other)])
+    apart, together = (price(TIMINGS, STEPS, 16, [2, 8], 256, each) for each in (True, False))
+    assert apart < together
+    assert expected(replace(plan(["batch"]), workers=256, divided=False), rates) == pytest.approx(
+        batch
+    )
 
 
 def test_a_job_waits_for_a_worker_that_is_free() -> None:

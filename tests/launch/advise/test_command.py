@@ -20,7 +20,15 @@ from normbench.launch.compose import load_config
 from normbench.run.cell import Cell
 from normbench.run.estimate import measure
 from normbench.run.seeds import Replicas
-from normbench.store.advice import ADVICE, TAKEN, Timing, read_taken, write_plan
+from normbench.store.advice import (
+    ADVICE,
+    MOST_WORKERS,
+    TAKEN,
+    Timing,
+    read_plan,
+    read_taken,
+    write_plan,
+)
 from tests.conftest import Command, files_below
 from tests.launch.advise.worlds import plan
 
@@ -126,13 +134,13 @@ def test_a_race_that_was_killed_in_a_round_goes_on_as_it_would_have(
     trained = {n: t for n, t in files_below(tmp_path).items() if n.endswith("result.json")}
     assert len(trained) == 7
     folder = tmp_path / "runs" / "advise"
-    times = read_taken(folder)
+    times = {name: took.seconds for name, took in read_taken(folder).items()}
     first = {f"{Path(name).parent.relative_to('runs/advise')}" for name in trained}
     assert first < times.keys()
     assert sum(times[name] for name in times.keys() - first) > 1.0, "a lost second counts"
 
     assert nb(*arguments).exit_code == 0
-    later = read_taken(folder)
+    later = {name: took.seconds for name, took in read_taken(folder).items()}
     assert all((later[name] == times[name]) == (name in first) for name in times)
     assert all(later[name] >= times[name] for name in times)
     assert rounds[2] == rounds[0]
@@ -163,6 +171,24 @@ def test_more_time_goes_on_from_what_is_there(nb: Command, race: Settings, tmp_p
     assert less.exit_code == 2
     assert "--within 1.0 s: this race has taken" in less.stderr
     assert files_below(tmp_path) == files, "its answer stays"
+
+
+def test_a_plan_with_more_workers_than_one_reckons_with_can_be_read_again(
+    nb: Command, race: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+
+    def killed(*_: object) -> None:
+        raise Killed
+
+    monkeypatch.setattr(command, "follow", killed)
+    many = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2000"]
+    with pytest.raises(Killed):
+        nb("advise", *race, "--norms", "batch,group", *many)
+
+    found = read_plan(tmp_path / "runs" / "advise")
+    assert found is not None
+    assert (found.workers, found.divided) == (MOST_WORKERS, True)
 
 
 def test_a_race_goes_on_where_one_of_two_workers_is_killed(

@@ -1,14 +1,21 @@
 """Where norms cross, by cells that are there: only such as differ from the race's in the batch."""
 
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from normbench.launch.advise.elsewhere import crossing, sweep
+from normbench.launch.advise.book import Finish
+from normbench.launch.advise.budget import Candidate, Heat
+from normbench.launch.advise.elsewhere import crossing, elsewhere, sweep
 from normbench.launch.advise.question import Question
+from normbench.launch.compose import load_config
+from normbench.run.cell import Cell
+from tests.conftest import Command
+from tests.launch.advise.worlds import plan
 from tests.report_helpers import around, write_cell, write_sweep
 
 
@@ -70,14 +77,47 @@ def test_without_other_cells_there_is_nothing_to_tell(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("batch", "smaller", "sizes"),
-    [(2, False, "2,8,32"), (32, True, "2,8,32"), (8, True, "2,8"), (4, True, "2,4"), (2, True, "")],
+    ("batch", "smaller", "most", "sizes"),
+    [
+        (2, False, 48, "2,8,32"),
+        (2, False, 32, "2,8,32"),
+        (2, False, 31, "2,8"),
+        (2, False, 7, ""),
+        (32, True, 48, "2,8,32"),
+        (8, True, 48, "2,8"),
+        (4, True, 48, "2,4"),
+        (2, True, 48, ""),
+    ],
 )
 def test_the_sweep_that_tells_goes_where_the_other_norm_may_win(
-    batch: int, smaller: bool, sizes: str
+    batch: int, smaller: bool, most: int, sizes: str
 ) -> None:
     question = Question.of([f"batch={batch}", "epochs=3"], ["batch", "group"])
-    said = sweep(question, ["batch", "group"], batch, smaller=smaller)
+    said = sweep(question, ["batch", "group"], batch, most, smaller=smaller)
 
     assert (f"batch={sizes} epochs=3 optim.lr=auto" in said) == bool(said) == bool(sizes)
     assert said.startswith("at smaller batches" if smaller and sizes else said[:10])
+
+
+def test_the_sweep_has_the_settings_that_every_finalist_has() -> None:
+    typed = ["batch=2", "norm.groups=2", "norm.eps=0.01", "model.depth=20"]
+    question = Question.of(typed, ["batch", "group", "layer"])
+    said = sweep(question, ["group", "batch"], 2, 48, smaller=False)
+
+    assert "batch=2,8,32 norm.eps=0.01 model.depth=20 optim.lr=auto" in said
+    assert "norm.groups" not in said
+
+
+@pytest.mark.parametrize("finals", [("batch", "group"), ("group", "batch")])
+def test_the_sweep_can_be_typed(nb: Command, tiny: list[str], finals: tuple[str, str]) -> None:
+    """It is planned as it is said: 24 images, of which the trials of the rates hold out some."""
+    question = Question.of([*tiny, "norm.groups=2", "data.val_fraction=0.25"], ["batch", "group"])
+    heats = [Heat(Candidate(norm, 1.0), 2, 1, 5) for norm in finals]
+    finish = Finish([], heats, looks=3, pace=1.0, remaining=0.0, leads={})
+    cell = Cell.of(load_config(question.cell(plan(finals), heats[0])))
+    said = elsewhere(question, finish, cell)
+
+    program, *words = shlex.split(said.partition("from which on: ")[2])
+    assert program == "normbench"
+    planned = nb(*words, "--dry-run")
+    assert planned.exit_code == 0, planned.output

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from math import log2
 from random import Random
 from statistics import fmean
@@ -10,11 +9,20 @@ from statistics import fmean
 import pytest
 
 from normbench.errors import UsageError
-from normbench.launch.advise.book import ASIDE, DROPPED, Finish, Round
-from normbench.launch.advise.budget import SEEDS, Candidate, Entrant, Heat, Score, Scores
+from normbench.launch.advise.book import ASIDE, DROPPED, Book, Finish, Round
+from normbench.launch.advise.budget import (
+    SEEDS,
+    Candidate,
+    Entrant,
+    Heat,
+    Score,
+    Scores,
+    left_of,
+    seconds_of,
+)
 from normbench.launch.advise.command import extended
 from normbench.launch.advise.odds import MOST_SEEDS
-from normbench.launch.advise.race import follow, race
+from normbench.launch.advise.race import _State, follow, race
 from normbench.store.advice import Plan
 from tests.launch.advise.worlds import World, plan, random_world, with_budget, wrong
 
@@ -91,32 +99,110 @@ def test_time_that_is_left_makes_the_last_trainings_longer() -> None:
     assert seconds(everything, planned) <= 250
 
 
-def _all_in(known: frozenset[Entrant], heat: Heat) -> bool:
-    return known.issuperset(heat.entries)
+class Again:
+    """A race whose budget changes, over the records of one folder; its time is on a clock."""
+
+    def __init__(self, everything: World, planned: Plan) -> None:
+        self.world, self.plan = everything, planned
+        self.known: dict[Entrant, Score] = {}
+        self.spent = 0.0
+        self.steps: list[Round] = []
+
+    def train(self, step: Round) -> Scores:
+        """Trains what is not there, of each cell the seeds that are missing."""
+        self.steps.append(step)
+        left = left_of(step.heats, lambda entry: entry not in self.known)
+        took = self.world.slower * seconds_of(self.plan.timings, self.plan.steps, left)
+        entries = [entry for heat in step.heats for entry in heat.entries]
+        fresh = [entry for entry in entries if entry not in self.known]
+        for entry in fresh:
+            self.known[entry] = self.world.score(self.plan, entry, took / len(fresh))
+        self.spent += took
+        return {entry: self.known[entry] for entry in entries}
+
+    def run(self, within: float) -> Finish:
+        """The race with that budget."""
+        self.steps = []
+        if within != self.plan.within:
+            taken = sum(score.seconds for score in self.known.values())
+            self.plan = extended(self.plan, within, taken)
+            self.known = {entry: replace(s, seconds=0.0) for entry, s in self.known.items()}
+        return follow(self.plan, self.train, frozenset(self.known).__contains__)
 
 
 @pytest.mark.parametrize("budgets", [(300.0, 450.0), (120.0, 600.0), (200.0, 260.0, 1200.0)])
 def test_all_that_a_race_took_counts_when_its_budget_changes(budgets: tuple[float, ...]) -> None:
     """What an earlier course trained and the new one does not need is gone all the same."""
+    again = Again(World(dict.fromkeys(TWO, 0.75), Random(0)), plan(TWO, within=budgets[0]))
+    for within in budgets:
+        again.run(within)
+
+        assert again.spent + 10.0 <= 1.1 * within
+
+
+def doubtful() -> World:
+    """Two norms that five seeds do not tell apart, and whose best rate is beyond those tried."""
+    accuracy = {"batch": 0.7655, "group": 0.745}
+    return World(accuracy, Random(0), sd=0.012, curve=0.02, best=4.0)
+
+
+@pytest.mark.parametrize("more", [10.0, 60.0, 150.0])
+def test_a_little_more_time_leaves_a_race_on_its_course(more: float) -> None:
+    """What is there costs nothing: no reserve is asked for it."""
+    again = Again(doubtful(), plan(TWO, within=900.0))
+    before = again.run(900.0)
+    steps = [step.heats for step in again.steps]
+    after = again.run(900.0 + more)
+
+    course = [step.heats for step in again.steps]
+    assert course[:-1] == steps[:-1], "as before, but that there may be more seeds at last"
+    assert {heat.candidate for heat in after.finals} == {heat.candidate for heat in before.finals}
+    assert min(t.seeds for t in after.finals) >= min(t.seeds for t in before.finals)
+
+
+def test_the_time_that_an_answer_asks_for_is_used_for_the_seeds_that_are_missing() -> None:
+    again = Again(doubtful(), plan(TWO, within=900.0))
+    before = again.run(900.0)
+    spent = again.spent
+    after = again.run(1200.0)
+
+    assert min(t.seeds for t in after.finals) > min(t.seeds for t in before.finals)
+    assert 0.7 * 300 <= again.spent - spent <= 315
+
+
+@pytest.mark.parametrize("within", [600.0, 1000.0])
+def test_what_an_interrupted_round_still_took_is_not_taken_for_the_pace(within: float) -> None:
+    """Killed when nine tenths of the last trainings were done: the rest takes a tenth."""
+    planned = plan(TWO, within=within)
     everything = World(dict.fromkeys(TWO, 0.75), Random(0))
-    known: dict[Entrant, Score] = {}
-    spent, planned = 0.0, plan(TWO, within=budgets[0])
+    steps: list[tuple[Round, float]] = []
 
     def train(step: Round) -> Scores:
-        nonlocal spent
-        fresh = everything.train(planned, step)
-        new = {entry: score for entry, score in fresh.items() if entry not in known}
-        spent += sum(score.seconds for score in new.values())
-        known.update(new)
-        return {entry: known[entry] for entry in fresh}
+        found = everything.train(planned, step)
+        if step.title == "20 epochs, 5 seeds":
+            found = {e: replace(s, seconds=s.seconds / 10, whole=False) for e, s in found.items()}
+        steps.append((step, sum(score.seconds for score in found.values())))
+        return found
 
-    for within in budgets:
-        if within != planned.within:
-            planned = extended(planned, within, sum(score.seconds for score in known.values()))
-            known = {entry: replace(score, seconds=0.0) for entry, score in known.items()}
-        follow(planned, train, partial(_all_in, frozenset(known)))
+    follow(planned, train)
+    last, took = steps[-1]
+    assert last.title != "20 epochs, 5 seeds", "seeds are added"
+    assert took <= 1.1 * last.remaining
+    assert last.remaining == pytest.approx(within - 10.0 - sum(t for _, t in steps[:-1]))
 
-        assert spent + 10.0 <= 1.1 * within
+
+def test_workers_side_by_side_leave_the_reserve_of_the_dearer_norm_alone() -> None:
+    """The last trainings of two norms take two workers as long as those of the slower one."""
+    planned = replace(plan(TWO, within=1e5), workers=2)
+    state = _State(planned, Book(planned))
+    heats = [Heat(Candidate("group", 4.0), 2, 0)]
+    both = [state.final(Candidate(norm, 1.0)) for norm in TWO]
+    enough = planned.used + state.cost(heats) + state.cost(both)
+
+    state.plan = state.book.plan = replace(planned, within=enough + 1e-6)
+    assert state.affordable(heats)
+    state.plan = state.book.plan = replace(planned, within=enough - 1.0)
+    assert not state.affordable(heats)
 
 
 def test_a_budget_that_is_used_up_is_refused() -> None:
