@@ -120,7 +120,7 @@ def _ranked(comparison: Comparison, x: int) -> list[tuple[Line, Point, Estimate]
     found = []
     for line in comparison.lines:
         point = line.at(x)
-        if point is not None and not point.diverged and (value := error(point)) is not None:
+        if point is not None and point.whole and (value := error(point)) is not None:
             found.append((line, point, value))
     return sorted(found, key=lambda one: one[2].mean)
 

@@ -79,6 +79,11 @@ class Point:
         """Whether a seed came to an end that says something of the norm."""
         return bool(self.errors) or self.diverged > 0
 
+    @property
+    def whole(self) -> bool:
+        """Whether a seed finished and none diverged, so that it may be compared."""
+        return bool(self.errors) and not self.diverged
+
 
 @dataclass(frozen=True, slots=True)
 class Line:
@@ -115,9 +120,14 @@ class Line:
         return points[:1] if self.level else points
 
     @property
+    def whole(self) -> list[Point]:
+        """Those of the measured points that may be compared."""
+        return [point for point in self.measured if point.whole]
+
+    @property
     def errors(self) -> dict[float, dict[int, float]]:
-        """Test errors in % by x and seed, of places with a seed that finished."""
-        return {float(point.x): point.errors for point in self.points if point.errors}
+        """Test errors in % by x and seed, of the places that may be compared."""
+        return {float(point.x): point.errors for point in self.points if point.whole}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -85,7 +85,7 @@ def difference_table(comparison: Comparison) -> tuple[list[str], Rows]:
     found = changes(comparison) if along else differences(comparison)
     rows = [
         [
-            f"{one.first.named}, less at {one.first.measured[0].x}"
+            f"{one.first.named}, less at {one.first.whole[0].x}"
             if along
             else f"{one.first.label} − {one.second.label}",
             "any" if one.first.level and one.second.level and not along else str(one.x),
@@ -169,14 +169,17 @@ def started_rows(comparison: Comparison) -> Rows:
 
 
 def beside(comparisons: Sequence[Comparison]) -> tuple[list[str], Rows]:
-    """Columns and rows of two sweeps side by side: each norm's error in both, and the change."""
+    """Columns and rows of two sweeps side by side: each norm's error in both, and the change.
+
+    Places where seeds diverged in one of them have no row.
+    """
     first, second = comparisons
     rows, found = [], []
     for line in first.lines:
         other = next((o for o in second.lines if o.label == line.label), None)
-        for point in () if other is None else line.measured:
+        for point in () if other is None else line.whole:
             there = other.at(point.x) if other is not None else None
-            if there is not None and there.errors:
+            if there is not None and there.whole:
                 found.append(welch(there.errors, point.errors))
                 x = "any" if line.level else str(point.x)
                 rows.append([line.label, x, plus_minus(error(point)), plus_minus(error(there))])
