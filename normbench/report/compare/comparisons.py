@@ -20,6 +20,7 @@ from normbench.report.compare.recipes import (
     recipes,
     same_rates,
     told_apart,
+    unknown,
 )
 from normbench.report.compare.regimes import (
     SIGNS,
@@ -186,8 +187,9 @@ def _comparison(regime: Regime, cells: Sequence[CellRun]) -> Comparison:
     first = max((c for c, _ in regime.places), key=lambda c: (bool(c.settings), c.sha256 or ""))
     xs = sorted({x for _, x in regime.places if x is not None})
     grouped: dict[tuple[str, str, bool], dict[int, list[CellRun]]] = {}
+    variants = _variants(regime)
     for cell, x in regime.places:
-        key = (cell.norm, _variant(cell, regime.axis), x is None)
+        key = (cell.norm, variants[cell.folder], x is None)
         for place in xs if x is None else [x]:
             grouped.setdefault(key, {}).setdefault(place, []).append(cell)
     labels = _labels(grouped)
@@ -197,7 +199,8 @@ def _comparison(regime: Regime, cells: Sequence[CellRun]) -> Comparison:
         for x, found in sorted(places.items()):
             ranked = sorted(found, key=lambda cell: -len(cell.finished))
             points.append(Point(x, ranked[0]))
-            left_out += [cell.folder for cell in ranked[1:]]
+            # Of a cell that is in an older plan alone it is not known which it is.
+            left_out += [cell.folder for cell in ranked[1:] if not unknown(cell)]
         tied = is_batch_dependent(key[0], cells)
         lines.append(Line(labels[key], key[0], tuple(points), key[2], tied))
     lines.sort(key=lambda line: (not line.batch_dependent, line.level, _natural(line.label)))
@@ -221,6 +224,24 @@ def _comparison(regime: Regime, cells: Sequence[CellRun]) -> Comparison:
 def _natural(label: str) -> list[str | int]:
     """Sorts numbers in a label by size: G = 2 before G = 10."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"([0-9]+)", label)]
+
+
+def _variants(regime: Regime) -> dict[str, str]:
+    """What tells each cell's norm from others of its name, as text, by folder.
+
+    A cell of which that is not known takes what the others of its norm have, if they all have it.
+    """
+    cells = [cell for cell, _ in regime.places]
+    known = defaultdict(set)
+    for cell in cells:
+        if cell.settings:
+            known[cell.norm].add(_variant(cell, regime.axis))
+    return {
+        cell.folder: next(iter(known[cell.norm]))
+        if not cell.settings and len(known[cell.norm]) == 1
+        else _variant(cell, regime.axis)
+        for cell in cells
+    }
 
 
 def _variant(cell: CellRun, axis: str) -> str:

@@ -143,7 +143,7 @@ def typical(comparison: Comparison, norm: str) -> Line | None:
 
 def _has(line: Line, usual: Mapping[str, Any]) -> bool:
     values = norm_settings(line.points[0].cell)
-    return all(usual.get(key) == value for key, value in values.items())
+    return bool(values) and all(usual.get(key) == value for key, value in values.items())
 
 
 def rivals(comparison: Comparison) -> tuple[Line, Line] | None:

@@ -87,7 +87,7 @@ def recipes(collection: Collection) -> list[list[CellRun]]:
     """The readable cells, those together that differ only in norm, batch and learning rate."""
     buckets: dict[str, list[CellRun]] = defaultdict(list)
     readable = _with_digests([cell for cell in collection.cells if cell.problem is None])
-    for cell in sorted(readable, key=_unknown):
+    for cell in sorted(readable, key=unknown):
         buckets[_home(cell, buckets) or _recipe(cell)].append(cell)
     return list(buckets.values())
 
@@ -106,7 +106,7 @@ def _with_digests(cells: Sequence[CellRun]) -> list[CellRun]:
     ]
 
 
-def _unknown(cell: CellRun) -> bool:
+def unknown(cell: CellRun) -> bool:
     """Whether a cell has not begun, so that nothing but its plan is known."""
     return not cell.settings and not any(run.result or run.curve for run in cell.seeds)
 
@@ -114,7 +114,7 @@ def _unknown(cell: CellRun) -> bool:
 def _home(cell: CellRun, buckets: Mapping[str, Sequence[CellRun]]) -> str | None:
     """The recipe of a cell that has not begun, where its experiment has only one for its network
     and data set."""
-    if not _unknown(cell):
+    if not unknown(cell):
         return None
     what = _experiment(cell)
     homes = [key for key, cells in buckets.items() if what in map(_experiment, cells)]
