@@ -211,17 +211,6 @@ def test_a_folder_is_set_beside_the_other_and_never_beside_itself(tmp_path: Path
     assert "Second: new: " in note
 
 
-def test_folders_over_different_things_are_said_to_be(tmp_path: Path) -> None:
-    for batch in (2, 32):
-        write_cell(tmp_path / "sizes", "group", batch, around(0.6))
-    for groups in (1, 4):
-        write_cell(tmp_path / "groups", "group", 8, around(0.6), changes={"norm.groups": groups})
-    made = write(tmp_path / "sizes", beside=tmp_path / "groups")
-    text = (made.folder / "report.md").read_text(encoding="utf-8")
-
-    assert "nothing to be put side by side: sizes compares over batch size, groups over" in text
-
-
 def test_rates_of_two_variants_of_a_norm_are_two_lines(tmp_path: Path) -> None:
     """As the first round of a race makes them: three rates, and one with another momentum."""
     for rate, error in ((0.05, 30.0), (0.1, 28.0), (0.2, 33.0)):
