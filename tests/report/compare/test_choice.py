@@ -76,6 +76,27 @@ def test_seeds_to_come_are_counted_for_the_two_that_are_in_doubt(tmp_path: Path)
     assert found.more == "one seed, which cannot tell"
 
 
+@pytest.mark.parametrize(
+    ("third", "more"),
+    [
+        ([0.66, 0.69, 0.70], "about 13 more seeds would tell"),
+        ([0.6995, 0.7095, 0.6895], "more than 100 seeds would be needed"),
+        ([0.69], "one seed, which cannot tell"),
+    ],
+)
+def test_seeds_to_come_are_those_that_tell_every_norm_apart(
+    tmp_path: Path, third: list[float], more: str
+) -> None:
+    """The runner-up takes two more seeds; the third, which is in doubt too, takes more."""
+    write_cell(tmp_path, "group", 2, [0.700, 0.701, 0.702])
+    write_cell(tmp_path, "layer", 2, [0.6985, 0.6995, 0.7000])
+    write_cell(tmp_path, "instance", 2, third)
+    (found,) = choices(only(tmp_path))
+
+    assert found.doubt is not None
+    assert (found.doubt.norm, found.more) == ("instance", more)
+
+
 def test_one_seed_cannot_tell(tmp_path: Path) -> None:
     write_cell(tmp_path, "batch", 2, [0.5])
     write_cell(tmp_path, "group", 2, [0.6])
