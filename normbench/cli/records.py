@@ -30,7 +30,12 @@ def report(
         typer.Argument(help="Another folder, to stand side by side.", show_default=False),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Where to write; DIRECTORY/report by default.")
+        Path | None,
+        typer.Option(
+            help="Where to write; DIRECTORY/report by default, of two folders"
+            " DIRECTORY/report-NAME with the second's name.",
+            show_default=False,
+        ),
     ] = None,
     papers: Annotated[
         bool, typer.Option("--papers", help="Draw the published lines beside the pictures.")

@@ -110,15 +110,16 @@ def collect(directory: Path) -> Collection:
         raise UsageError(f"{directory}: there is no such folder; give one like runs/NAME")
     cells: dict[str, CellRun] = {}
     problems: list[str] = []
+    home = directory.resolve()  # "." has no name
     try:
-        for folder in folders(directory, _DEPTH):
+        for folder in folders(home, _DEPTH):
             listed, problem = _plan(folder)
             problems += [] if problem is None else [problem]
             for entry in listed:
-                place = _place(folder / entry.folder, directory)
+                place = _place(folder / entry.folder, home)
                 cells[place] = _cell(folder / entry.folder, place, entry)
             if CELL.fullmatch(folder.name):
-                place = _place(folder, directory)
+                place = _place(folder, home)
                 cells.setdefault(place, _cell(folder, place, None))
     except OSError as error:
         raise UsageError(f"{directory}: cannot be read: {error.strerror}") from None
@@ -131,7 +132,7 @@ def collect(directory: Path) -> Collection:
         cells.values(),
         key=lambda c: (c.experiment, c.norm, c.batch, c.norm_batch, c.folder),
     )
-    return Collection(printable(directory.resolve().name), tuple(ordered), tuple(problems))
+    return Collection(printable(home.name), tuple(ordered), tuple(problems))
 
 
 def _place(folder: Path, directory: Path) -> str:

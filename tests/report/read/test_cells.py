@@ -160,6 +160,16 @@ def test_a_plan_lists_cells_that_have_not_begun(tmp_path: Path) -> None:
     assert states(cell) == ["waiting", "waiting"]
 
 
+def test_the_folder_one_is_in_may_be_a_cell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell = write_cell(tmp_path, "group", 2, [0.5])
+    monkeypatch.chdir(cell)
+    assert collect(Path()) == collect(cell)
+    monkeypatch.chdir(cell / "seed-0")
+    assert collect(Path("..")) == collect(cell)
+
+
 def test_a_plan_and_its_cells_are_one(tmp_path: Path) -> None:
     folder = write_cell(tmp_path, "group", 16, [0.5])
     write_plan(tmp_path, [planned(folder.name)])
