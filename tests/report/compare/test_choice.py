@@ -151,13 +151,36 @@ def test_a_training_whose_speed_changed_was_on_a_busy_machine(tmp_path: Path) ->
         assert bool(said) == bool(why)
 
 
-def test_times_of_two_machines_are_not_compared(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "other",
+    [{"processor": "another"}, {"packages": {"torch": "2.14.1"}}, {"packages": 3}],
+    ids=["machine", "torch", "unknown"],
+)
+def test_times_of_two_machines_are_not_compared(tmp_path: Path, other: dict[str, object]) -> None:
     write_cell(tmp_path, "batch", 2, [0.5])
     group = write_cell(tmp_path, "group", 2, [0.6])
     path = group / "environment.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"processor": "another"}))
+    path.write_text(json.dumps(json.loads(path.read_text()) | other))
 
-    assert "different machines" in untimed(only(tmp_path))
+    assert "different machines or with different versions of torch" in untimed(only(tmp_path))
+
+
+@pytest.mark.parametrize("stacks", [(1, 1), (4, 4), (1, 4)], ids=["cells", "more", "seeds"])
+def test_times_of_stacks_of_different_sizes_are_not_compared(
+    tmp_path: Path, stacks: tuple[int, int]
+) -> None:
+    """Neither as what a norm costs, nor as a sign of a busy machine."""
+    batch = write_cell(tmp_path, "batch", 2, [0.5, 0.5])
+    group = write_cell(tmp_path, "group", 2, [0.6, 0.6])
+    for seed, stacked in enumerate(stacks):
+        edit_result(batch, seed, stacked=4)
+        edit_result(group, seed, stacked=stacked, seconds=3 * 80.0 / stacked)
+    (found,) = choices(only(tmp_path))
+
+    assert (found.time is None) == (stacks != (4, 4))
+    assert untimed(only(tmp_path)) == (
+        "" if stacks == (4, 4) else "the seeds were trained in stacks of different sizes"
+    )
 
 
 @pytest.mark.parametrize(
