@@ -19,6 +19,7 @@ from normbench.report.compare.recipes import (
     rate_of,
     recipes,
     same_rates,
+    telling,
     told_apart,
     unknown,
 )
@@ -30,7 +31,7 @@ from normbench.report.compare.regimes import (
     regimes,
 )
 from normbench.report.read.cells import CellRun, Collection
-from normbench.store.results import DIVERGED, short
+from normbench.store.results import DIVERGED
 
 AXES = {
     "batch": "batch size",
@@ -269,13 +270,12 @@ def _labels(keys: Iterable[tuple[str, str, bool]]) -> dict[tuple[str, str, bool]
 
 def _titled(comparisons: Sequence[Comparison]) -> list[Comparison]:
     """Adds to each title what tells the comparison from the others."""
-    flat = [_flat(c.settings) | {"data": (c.sha256 or "unknown")[:8]} for c in comparisons]
-    both = list(zip(comparisons, flat, strict=True))
+    endings = telling([(c.title, c.settings, c.sha256) for c in comparisons])
     told = []
-    for comparison, values in both:
+    for comparison, ending in zip(comparisons, endings, strict=True):
         title = comparison.title + length(comparison.epochs)
         title += ", chosen learning rates" if len(comparison.rates) > 1 else ""
-        told.append(replace(comparison, title=title + _telling(comparison, values, both)))
+        told.append(replace(comparison, title=title + ending))
     repeated = Counter(c.title for c in told)
     return [
         replace(c, title=f"{c.title}; {AXES[c.axis] if c.axis in SIGNS else c.regime}")
@@ -283,30 +283,3 @@ def _titled(comparisons: Sequence[Comparison]) -> list[Comparison]:
         else c
         for c in told
     ]
-
-
-def _telling(
-    comparison: Comparison,
-    values: Mapping[str, str],
-    both: Sequence[tuple[Comparison, Mapping[str, str]]],
-) -> str:
-    """The settings in which a comparison differs from others of its network and data set."""
-    if not comparison.settings:
-        return ", recipe not recorded"
-    peers = [other for c, other in both if c.title == comparison.title and c.settings]
-    return "".join(
-        f", {key}={values.get(key)}"
-        for key in sorted({key for other in peers for key in other} - {"epochs"})
-        if any(other.get(key) != values.get(key) for other in peers)
-    )
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested settings as ``group.key`` -> text."""
-    found: dict[str, str] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            found |= _flat(value, f"{prefix}{key}.")
-        elif f"{prefix}{key}" not in ("data.source", "data.name"):
-            found[f"{prefix}{key}"] = short(value).strip("'")
-    return found

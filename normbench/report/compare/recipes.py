@@ -43,6 +43,40 @@ def told_apart(
     ]
 
 
+def telling(recipes: Sequence[tuple[str, Mapping[str, Any], str | None]]) -> list[str]:
+    """What tells each of several recipes from the others of its title, as titles end.
+
+    Args:
+        recipes: of each its title, its settings (empty: not recorded) and its data set's digest.
+    """
+    flat = [_flat(own) | {"data": (sha256 or "unknown")[:8]} for _, own, sha256 in recipes]
+    said = []
+    for (title, settings, _), values in zip(recipes, flat, strict=True):
+        peers = [
+            other
+            for (name, own, _), other in zip(recipes, flat, strict=True)
+            if name == title and own
+        ]
+        differing = "".join(
+            f", {key}={values.get(key)}"
+            for key in sorted({key for other in peers for key in other} - {"epochs"})
+            if any(other.get(key) != values.get(key) for other in peers)
+        )
+        said.append(differing if settings else ", recipe not recorded")
+    return said
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested settings as ``group.key`` -> text."""
+    found: dict[str, str] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            found |= _flat(value, f"{prefix}{key}.")
+        elif f"{prefix}{key}" not in ("data.source", "data.name"):
+            found[f"{prefix}{key}"] = short(value).strip("'")
+    return found
+
+
 def same_rates(cells: Sequence[CellRun]) -> list[list[CellRun]]:
     """Cells that differ in no other setting, split by learning rate unless each has its own.
 
@@ -125,11 +159,17 @@ def _experiment(cell: CellRun) -> tuple[str, str, str]:
     return cell.experiment, cell.model, cell.data
 
 
-def _recipe(cell: CellRun) -> str:
-    """What has to be equal for two cells to stand in one picture, as text."""
+def without_rate(cell: CellRun) -> dict[str, Any]:
+    """A cell's settings without those that a comparison is about, and without its learning rate."""
     settings = {k: v for k, v in cell.settings.items() if k not in NO_PART | COMPARED}
     if isinstance(settings.get("optim"), dict):
         settings["optim"] = {k: v for k, v in settings["optim"].items() if k != "lr"}
+    return settings
+
+
+def _recipe(cell: CellRun) -> str:
+    """What has to be equal for two cells to stand in one picture, as text."""
+    settings = without_rate(cell)
     if isinstance(settings.get("data"), dict):
         asked = settings["data"]
         settings["data"] = {k: v for k, v in asked.items() if k not in ("source", "name")}

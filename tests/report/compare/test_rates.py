@@ -54,6 +54,19 @@ def test_a_rate_with_fewer_seeds_does_not_win_by_luck(tmp_path: Path) -> None:
     assert line.best == 0.1
 
 
+def test_trials_of_two_recipes_are_told_apart(tmp_path: Path) -> None:
+    for decay in (0.0, 0.0005):
+        for rate in (0.05, 0.1):
+            changes = {"optim.lr": rate, "optim.weight_decay": decay, "data.val_fraction": 0.1}
+            write_cell(tmp_path, "group", 2, [0.5], changes=changes)
+
+    start = "learning rates, ResNet-8 on cifar10-jpeg, 3 epochs"
+    assert [trial.title for trial in rate_trials(collect(tmp_path))] == [
+        f"{start}, optim.weight_decay=0.0",
+        f"{start}, optim.weight_decay=0.0005",
+    ]
+
+
 def test_a_rate_that_is_still_to_come_is_among_the_rates(tmp_path: Path) -> None:
     for rate in (0.05, 0.1):
         write_trial(tmp_path, "batch", 2, rate, [100 * rate])
