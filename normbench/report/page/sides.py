@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from normbench.report.compare.comparisons import AXES, Comparison
 from normbench.report.page.document import Block, Heading, Pictures, Table, Text
 from normbench.report.plots.figures import error_drawing
-from normbench.report.text.tables import beside
+from normbench.report.text.beside import beside
 from normbench.report.text.wording import join
 
 

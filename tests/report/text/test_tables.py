@@ -9,8 +9,8 @@ import pytest
 from normbench.report.compare.comparisons import Comparison, compare
 from normbench.report.compare.differences import meeting
 from normbench.report.read.cells import collect
+from normbench.report.text.beside import beside
 from normbench.report.text.tables import (
-    beside,
     cell_columns,
     cell_rows,
     cells_csv,
