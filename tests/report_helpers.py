@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, replace
@@ -16,6 +17,7 @@ from normbench.data import DATA
 from normbench.files import write_json
 from normbench.models import MODELS
 from normbench.norms import NORMS
+from normbench.report.read.defaults import unfilled
 from normbench.store import results
 from normbench.store.results import DIVERGED, FAILED, FINISHED, Result
 from normbench.training.optim import SGDConfig
@@ -179,6 +181,28 @@ def write_text(path: Path, text: str) -> None:
     """Writes a file and its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
+
+
+def planned(cell: Path) -> dict[str, Any]:
+    """What a plan says of a cell that was written, as :class:`.Planned` says it."""
+    settings = yaml.safe_load((cell / "config.yaml").read_text(encoding="utf-8"))
+    return {
+        "folder": cell.name,
+        "norm_batch": settings["norm_batch"] or settings["batch"],
+        "model": "ResNet-8",
+        "data": settings["data"]["name"],
+        "seeds": list(range(settings["seeds"])),
+        "settings": unfilled(settings),
+    }
+
+
+def unbegun(experiment: Path, *cells: Path, old: bool = False) -> None:
+    """Puts ``cells`` back to where they are in their plan alone; ``old``: one without settings."""
+    entries = [planned(cell) for cell in cells]
+    for cell, entry in zip(cells, entries, strict=True):
+        entry["settings"] = {} if old else entry["settings"]
+        shutil.rmtree(cell)
+    write_plan(experiment, entries)
 
 
 def write_plan(experiment: Path, cells: Sequence[Mapping[str, Any]]) -> None:

@@ -17,7 +17,6 @@ def runs(
         from normbench.run import views
         from normbench.terminal.screen import Screen
 
-        _check_runs(directory)
         views.show_runs(Screen(), directory)
 
 
@@ -30,7 +29,12 @@ def report(
         typer.Argument(help="Another folder, to stand side by side.", show_default=False),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Where to write; DIRECTORY/report by default.")
+        Path | None,
+        typer.Option(
+            help="Where to write; DIRECTORY/report by default, of two folders"
+            " DIRECTORY/report-NAME with the second's name.",
+            show_default=False,
+        ),
     ] = None,
     papers: Annotated[
         bool, typer.Option("--papers", help="Draw the published lines beside the pictures.")
@@ -53,17 +57,13 @@ def tensorboard(
 ) -> None:
     """Open TensorBoard on this machine over the runs."""
     with one_line():
-        _check_runs(directory)
+        if next(directory.glob("**/metrics.jsonl"), None) is None:
+            raise UsageError(
+                f"{directory}: no runs there; train one with `normbench run`, or name its folder"
+            )
         from normbench.run import views
         from normbench.store.events import serve
         from normbench.terminal.screen import Screen
 
         views.check_curves(Screen(), directory, rebuild=rebuild)
         serve(directory, port)
-
-
-def _check_runs(directory: Path) -> None:
-    if next(directory.glob("**/metrics.jsonl"), None) is None:
-        raise UsageError(
-            f"{directory}: no runs there; train one with `normbench run`, or name its folder"
-        )

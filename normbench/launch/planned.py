@@ -6,13 +6,15 @@ machine, and in however many attempts.
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from normbench.config import Config
 from normbench.errors import UsageError
 from normbench.registry import as_override
+from normbench.report.read.defaults import unfilled
 from normbench.run import run as experiment
 from normbench.run.cell import Cell
 from normbench.run.stacks import LOG, companions
@@ -77,6 +79,8 @@ class Planned:
     def entry(self) -> PlannedCell:
         """What the plan says of it."""
         config = self.cell.config
+        settings = json.loads(json.dumps(asdict(config), default=_value))
+        del settings["together"]  # with whom it is trained is no part of it
         return PlannedCell(
             folder=self.directory.name,
             norm=config.norm.name,
@@ -85,7 +89,13 @@ class Planned:
             model=config.model.title,
             data=self.cell.images.name,
             seeds=config.all_seeds,
+            settings=unfilled(settings),
         )
+
+
+def _value(choice: Any) -> Any:
+    """What stands for an enumeration's choice in a file."""
+    return choice.value
 
 
 class Job(list[Planned]):

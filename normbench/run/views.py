@@ -5,9 +5,11 @@ from pathlib import Path
 from statistics import fmean
 
 import torch
+import yaml
 
 from normbench.config import Config
-from normbench.errors import UnreadableError
+from normbench.errors import UnreadableError, UsageError
+from normbench.files import as_mapping, read_text
 from normbench.models.foreign import Stem
 from normbench.models.inspection import LayerInfo
 from normbench.norms import Swap
@@ -15,10 +17,19 @@ from normbench.run.cell import Cell
 from normbench.run.placement import Arrangement, Pace
 from normbench.store import curves
 from normbench.store.lock import holder
-from normbench.store.results import RESULT, Result, is_done, read_results, summarize
+from normbench.store.results import (
+    RESULT,
+    Result,
+    is_done,
+    number,
+    read_results,
+    summarize,
+)
 from normbench.terminal.bars import duration
 from normbench.terminal.screen import Screen
 from normbench.terminal.words import count
+
+_MOST_SEEDS = 10_000  # more are a damaged configuration's
 
 
 def show_layers(screen: Screen, config: Config, preface: str = "") -> None:
@@ -203,8 +214,17 @@ def check_curves(screen: Screen, directory: Path, *, rebuild: bool) -> None:
 
 
 def show_runs(screen: Screen, directory: Path) -> None:
-    """Prints a line for each cell below ``directory``: its seeds, its state, its result."""
+    """Prints a line for each cell below ``directory``: its seeds, its state, its result.
+
+    Raises:
+        UsageError: there is none.
+    """
     folders = sorted({seed.parent for seed in _begun(directory, "**/seed-*")})
+    if not folders:
+        raise UsageError(
+            f"{directory}: no runs there: it has no folders of seeds like group-b2-1a2b3c4d/seed-0;"
+            " train one with `normbench run`, or name the folder of some"
+        )
     with screen.working("reading") as bar:
         rows = []
         for number, folder in enumerate(folders):
@@ -224,16 +244,26 @@ def _begun(directory: Path, seeds: str) -> set[Path]:
     return {path.parent for name in names for path in directory.glob(f"{seeds}/{name}")}
 
 
+def _wanted(cell: Path) -> set[str]:
+    """The folders of the seeds that its configuration asks for; none where it cannot be read."""
+    try:
+        settings = as_mapping(yaml.safe_load(read_text(cell / "config.yaml") or "{}"))
+        first, seeds = (int(number(settings, k, 0, 1 << 31) or 0) for k in ("seed", "seeds"))
+    except (UnreadableError, ValueError, RecursionError, yaml.YAMLError):
+        return set()
+    return {f"seed-{seed}" for seed in range(first, first + min(seeds, _MOST_SEEDS))}
+
+
 def _run_row(folder: Path) -> tuple[str, ...]:
     ended = read_results(folder)
-    begun = len(_begun(folder, "seed-*"))
+    begun = _begun(folder, "seed-*")
+    waiting = len(_wanted(folder) - {seed.name for seed in begun})
     summary = summarize(ended)
     if holder(folder) is not None:
         state = "running"
-    elif begun > len(ended):
-        state = "interrupted"
     else:
-        state = summary["status"]
+        state = "interrupted" if len(begun) > len(ended) else summary["status"]
+        state += f", {waiting} waiting" if waiting else ""
     mean, interval = summary["test_accuracy_mean"], summary["test_accuracy_ci95"]
     accuracy = "-" if mean is None else f"{mean:.2%}"
     if interval is not None:
@@ -242,7 +272,7 @@ def _run_row(folder: Path) -> tuple[str, ...]:
     seconds = sum(result.seconds for result in ended)
     return (
         f"{folder.parent.name}/{folder.name}",
-        f"{len(ended)}/{begun}",
+        f"{len(ended)}/{len(begun) + waiting}",
         state,
         accuracy,
         ", ".join(f"{number:,}" for number in sorted(images)) or "-",

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ class PlannedCell:
         model: the network's title.
         data: the name of the data set.
         seeds: those that are wanted.
+        settings: its configuration, without what is at its default; empty in older plans.
     """
 
     folder: str
@@ -37,6 +38,7 @@ class PlannedCell:
     model: str
     data: str
     seeds: list[int]
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
 def add(folder: Path, cells: Sequence[PlannedCell]) -> None:
@@ -81,7 +83,7 @@ def _parsed(entry: Any) -> PlannedCell:
     norm_batch = int(number(entry, "norm_batch", 1, batch) or batch)
     if batch % norm_batch:
         raise UnreadableError(f"norm_batch {norm_batch} does not divide batch {batch}")
-    seeds = entry.get("seeds")
+    seeds, settings = entry.get("seeds"), entry.get("settings")
     return PlannedCell(
         folder=match[0],
         norm=match["norm"],
@@ -92,6 +94,7 @@ def _parsed(entry: Any) -> PlannedCell:
         seeds=[n for n in seeds if type(n) is int and 0 <= n < 1 << 32]
         if isinstance(seeds, list)
         else [],
+        settings=settings if isinstance(settings, dict) else {},
     )
 
 

@@ -246,6 +246,10 @@ def test_every_command_has_help(nb: Command, command: str) -> None:
         assert "Usage: normbench" in result.stdout
 
 
+def test_the_help_of_a_report_says_where_it_goes(nb: Command) -> None:
+    assert "DIRECTORY/report-NAME" in nb("report", "--help").stdout
+
+
 def test_an_interruption_before_anything_has_begun_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "typer.py").write_text("raise KeyboardInterrupt")
     done = subprocess.run(

@@ -168,6 +168,31 @@ def test_a_seed_that_failed_before_its_first_step_is_counted(tmp_path: Path) -> 
     ]
 
 
+def test_seeds_that_are_still_to_come_are_counted(tmp_path: Path) -> None:
+    cells = [
+        write_cell(tmp_path / "x", norm, 2, [0.5], seeds=3, changes={"seed": seed})
+        for norm, seed in (("batch", 0), ("group", 5), ("layer", 0))
+    ]
+    write_result(cells[1] / "seed-5", failure(5, RuntimeError("no memory")))
+    (cells[2] / "config.yaml").write_text("seeds: [")
+    shown, file = screen()
+    show_runs(shown, tmp_path)
+
+    said = [re.split(r" {2,}", line.strip()) for line in file.getvalue().splitlines()]
+    assert [row(said, f"x/{folder.name}")[1:3] for folder in cells] == [
+        ["1/3", "finished, 2 waiting"],
+        ["2/4", "failed, 2 waiting"],
+        ["1/1", "finished"],
+    ]
+
+
+def test_a_folder_without_seeds_says_what_it_lacks(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").touch()
+
+    with pytest.raises(UsageError, match="no folders of seeds like group-b2-1a2b3c4d/seed-0"):
+        show_runs(screen()[0], tmp_path)
+
+
 @pytest.mark.parametrize("rebuild", [False, True])
 def test_the_curves_of_a_failed_seed_which_may_be_training_again_are_left_alone(
     tmp_path: Path, rebuild: bool

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 
 from normbench.report.compare.comparisons import Comparison, Line, Point
 from normbench.report.compare.costs import cost, untimed
@@ -32,8 +33,8 @@ class Choice:
         second: the runner-up; None where nothing else was measured.
         ahead: by how much the runner-up's error is higher, in points (Welch, 95 %).
         ahead_new: half its 95 % interval with a new test set; None where not recorded.
-        doubt: the first other norm whose error is not clearly higher, with all differences of the
-            comparison taken together; None where all are.
+        doubt: of the other norms whose error is not clearly higher, with all differences of the
+            comparison taken together, the one that takes the most seeds; None where all are.
         seeds: how many each of the two would need (80 % power); None where it cannot be said, or
             where they would be more than 100.
         have: how many the one of these two has that has fewer.
@@ -84,7 +85,9 @@ def _choice(comparison: Comparison, asked: Sequence[Difference], x: int) -> Choi
     time, memory = _against_batch_norm(comparison, best, x)
     leads = [(other, between(asked, other, best, x)) for other, _, _ in ranked[1:]]
     ahead = leads[0][1] if leads else None
-    doubt = next((other for other, lead in leads if lead is None or not lead.clear), None)
+    unclear = [other for other, lead in leads if lead is None or not lead.clear]
+    asks = [(other, _needed(asked, other, best, x), _have(other, best, x)) for other in unclear]
+    doubt, needed, have = max(asks, key=_more, default=(None, None, 0))
     return Choice(
         x=x,
         best=best,
@@ -94,16 +97,23 @@ def _choice(comparison: Comparison, asked: Sequence[Difference], x: int) -> Choi
         ahead=None if ahead is None else ahead.points,
         ahead_new=None if ahead is None else with_new_images(ahead.points, ranked[1][1], point),
         doubt=doubt,
-        seeds=None if doubt is None else _needed(asked, doubt, best, x),
-        have=0 if doubt is None else min(_count(doubt, x), _count(best, x)),
+        seeds=needed,
+        have=have,
         time=time,
         memory=memory,
     )
 
 
-def _count(line: Line, x: int) -> int:
-    point = line.at(x)
-    return 0 if point is None else len(point.errors)
+def _have(doubt: Line, best: Line, x: int) -> int:
+    """How many seeds the one of two lines has that has fewer."""
+    points = doubt.at(x), best.at(x)
+    return min(0 if point is None else len(point.errors) for point in points)
+
+
+def _more(ask: tuple[Line, int | None, int]) -> float:
+    """How many more seeds would tell; without end where it cannot be said."""
+    _, needed, have = ask
+    return inf if needed is None else needed - have
 
 
 def _needed(asked: Sequence[Difference], doubt: Line, best: Line, x: int) -> int | None:
@@ -120,7 +130,7 @@ def _ranked(comparison: Comparison, x: int) -> list[tuple[Line, Point, Estimate]
     found = []
     for line in comparison.lines:
         point = line.at(x)
-        if point is not None and not point.diverged and (value := error(point)) is not None:
+        if point is not None and point.whole and (value := error(point)) is not None:
             found.append((line, point, value))
     return sorted(found, key=lambda one: one[2].mean)
 

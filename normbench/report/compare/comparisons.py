@@ -19,7 +19,9 @@ from normbench.report.compare.recipes import (
     rate_of,
     recipes,
     same_rates,
+    telling,
     told_apart,
+    unknown,
 )
 from normbench.report.compare.regimes import (
     SIGNS,
@@ -29,7 +31,7 @@ from normbench.report.compare.regimes import (
     regimes,
 )
 from normbench.report.read.cells import CellRun, Collection
-from normbench.store.results import DIVERGED, short
+from normbench.store.results import DIVERGED
 
 AXES = {
     "batch": "batch size",
@@ -79,6 +81,11 @@ class Point:
         """Whether a seed came to an end that says something of the norm."""
         return bool(self.errors) or self.diverged > 0
 
+    @property
+    def whole(self) -> bool:
+        """Whether a seed finished and none diverged, so that it may be compared."""
+        return bool(self.errors) and not self.diverged
+
 
 @dataclass(frozen=True, slots=True)
 class Line:
@@ -115,9 +122,14 @@ class Line:
         return points[:1] if self.level else points
 
     @property
+    def whole(self) -> list[Point]:
+        """Those of the measured points that may be compared."""
+        return [point for point in self.measured if point.whole]
+
+    @property
     def errors(self) -> dict[float, dict[int, float]]:
-        """Test errors in % by x and seed, of places with a seed that finished."""
-        return {float(point.x): point.errors for point in self.points if point.errors}
+        """Test errors in % by x and seed, of the places that may be compared."""
+        return {float(point.x): point.errors for point in self.points if point.whole}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,8 +188,9 @@ def _comparison(regime: Regime, cells: Sequence[CellRun]) -> Comparison:
     first = max((c for c, _ in regime.places), key=lambda c: (bool(c.settings), c.sha256 or ""))
     xs = sorted({x for _, x in regime.places if x is not None})
     grouped: dict[tuple[str, str, bool], dict[int, list[CellRun]]] = {}
+    variants = _variants(regime)
     for cell, x in regime.places:
-        key = (cell.norm, _variant(cell, regime.axis), x is None)
+        key = (cell.norm, variants[cell.folder], x is None)
         for place in xs if x is None else [x]:
             grouped.setdefault(key, {}).setdefault(place, []).append(cell)
     labels = _labels(grouped)
@@ -187,7 +200,8 @@ def _comparison(regime: Regime, cells: Sequence[CellRun]) -> Comparison:
         for x, found in sorted(places.items()):
             ranked = sorted(found, key=lambda cell: -len(cell.finished))
             points.append(Point(x, ranked[0]))
-            left_out += [cell.folder for cell in ranked[1:]]
+            # Of a cell that is in an older plan alone it is not known which it is.
+            left_out += [cell.folder for cell in ranked[1:] if not unknown(cell)]
         tied = is_batch_dependent(key[0], cells)
         lines.append(Line(labels[key], key[0], tuple(points), key[2], tied))
     lines.sort(key=lambda line: (not line.batch_dependent, line.level, _natural(line.label)))
@@ -211,6 +225,24 @@ def _comparison(regime: Regime, cells: Sequence[CellRun]) -> Comparison:
 def _natural(label: str) -> list[str | int]:
     """Sorts numbers in a label by size: G = 2 before G = 10."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"([0-9]+)", label)]
+
+
+def _variants(regime: Regime) -> dict[str, str]:
+    """What tells each cell's norm from others of its name, as text, by folder.
+
+    A cell of which that is not known takes what the others of its norm have, if they all have it.
+    """
+    cells = [cell for cell, _ in regime.places]
+    known = defaultdict(set)
+    for cell in cells:
+        if cell.settings:
+            known[cell.norm].add(_variant(cell, regime.axis))
+    return {
+        cell.folder: next(iter(known[cell.norm]))
+        if not cell.settings and len(known[cell.norm]) == 1
+        else _variant(cell, regime.axis)
+        for cell in cells
+    }
 
 
 def _variant(cell: CellRun, axis: str) -> str:
@@ -238,13 +270,12 @@ def _labels(keys: Iterable[tuple[str, str, bool]]) -> dict[tuple[str, str, bool]
 
 def _titled(comparisons: Sequence[Comparison]) -> list[Comparison]:
     """Adds to each title what tells the comparison from the others."""
-    flat = [_flat(c.settings) | {"data": (c.sha256 or "unknown")[:8]} for c in comparisons]
-    both = list(zip(comparisons, flat, strict=True))
+    endings = telling([(c.title, c.settings, c.sha256) for c in comparisons])
     told = []
-    for comparison, values in both:
+    for comparison, ending in zip(comparisons, endings, strict=True):
         title = comparison.title + length(comparison.epochs)
         title += ", chosen learning rates" if len(comparison.rates) > 1 else ""
-        told.append(replace(comparison, title=title + _telling(comparison, values, both)))
+        told.append(replace(comparison, title=title + ending))
     repeated = Counter(c.title for c in told)
     return [
         replace(c, title=f"{c.title}; {AXES[c.axis] if c.axis in SIGNS else c.regime}")
@@ -252,30 +283,3 @@ def _titled(comparisons: Sequence[Comparison]) -> list[Comparison]:
         else c
         for c in told
     ]
-
-
-def _telling(
-    comparison: Comparison,
-    values: Mapping[str, str],
-    both: Sequence[tuple[Comparison, Mapping[str, str]]],
-) -> str:
-    """The settings in which a comparison differs from others of its network and data set."""
-    if not comparison.settings:
-        return ", recipe not recorded"
-    peers = [other for c, other in both if c.title == comparison.title and c.settings]
-    return "".join(
-        f", {key}={values.get(key)}"
-        for key in sorted({key for other in peers for key in other} - {"epochs"})
-        if any(other.get(key) != values.get(key) for other in peers)
-    )
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested settings as ``group.key`` -> text."""
-    found: dict[str, str] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            found |= _flat(value, f"{prefix}{key}.")
-        elif f"{prefix}{key}" not in ("data.source", "data.name"):
-            found[f"{prefix}{key}"] = short(value).strip("'")
-    return found

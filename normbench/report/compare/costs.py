@@ -1,5 +1,6 @@
 """What a cell costs in time and memory, and whether its times can be believed."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import fmean, median, quantiles
 from typing import Any
@@ -81,6 +82,9 @@ def peak_rate(cell: CellRun) -> float | None:
 def untimed(comparison: Comparison) -> str:
     """Why the times of a comparison are not to be compared; "" where nothing speaks against it."""
     cells = [cell for cell in comparison.cells if cell.finished]
+    # Where it is not recorded, as in older results, nothing speaks against it.
+    if len({r.stacked for cell in cells for r in cell.finished} - {None}) > 1:
+        return "the seeds were trained in stacks of different sizes"
     busy = sum(cost(cell).busy for cell in cells)
     if busy:
         return (
@@ -88,9 +92,19 @@ def untimed(comparison: Comparison) -> str:
             " training, differ by more than 20 %, so the machine was busy with other work"
         )
     machines = {
-        str([environment.get(key) for key in ("processor", "gpu", "device", "threads")])
+        _machine(environment)
         for cell in cells
         for run in cell.seeds
         if (environment := run.environment or cell.environment)
     }
-    return "the cells were trained on different machines" if len(machines) > 1 else ""
+    if len(machines) < 2:
+        return ""
+    return "the cells were trained on different machines or with different versions of torch"
+
+
+def _machine(environment: Mapping[str, Any]) -> str:
+    """What makes training faster or slower, as text."""
+    packages = environment.get("packages")
+    torch = packages.get("torch") if isinstance(packages, dict) else None
+    known = [environment.get(key) for key in ("processor", "gpu", "device", "threads")]
+    return str([*known, torch])

@@ -74,9 +74,7 @@ def differences(comparison: Comparison) -> list[Difference]:
 
 def _difference(first: Line, second: Line, x: int) -> Estimate | None:
     a, b = first.at(x), second.at(x)
-    if a is None or b is None or a.diverged or b.diverged:
-        return None
-    return welch(a.errors, b.errors)
+    return welch(a.errors, b.errors) if a and b and a.whole and b.whole else None
 
 
 def _together(values: Iterable[tuple[Line, Line, int, Estimate | None]]) -> list[Difference]:
@@ -100,10 +98,13 @@ def between(found: Iterable[Difference], first: Line, second: Line, x: int) -> D
 
 
 def changes(comparison: Comparison) -> list[Difference]:
-    """Every line's error at each place less that at its smallest (both lines are the same)."""
+    """Every line's error at each place less that at its smallest (both lines are the same).
+
+    Places where seeds diverged are in none.
+    """
     found = []
     for line in comparison.lines:
-        points = [] if line.level else line.measured
+        points = [] if line.level else line.whole
         found += [(line, line, p.x, change(line, p.x, points[0].x)) for p in points[1:]]
     return _together(found)
 
@@ -142,7 +143,7 @@ def typical(comparison: Comparison, norm: str) -> Line | None:
 
 def _has(line: Line, usual: Mapping[str, Any]) -> bool:
     values = norm_settings(line.points[0].cell)
-    return all(usual.get(key) == value for key, value in values.items())
+    return bool(values) and all(usual.get(key) == value for key, value in values.items())
 
 
 def rivals(comparison: Comparison) -> tuple[Line, Line] | None:
@@ -190,11 +191,14 @@ class Parts:
 
 
 def decomposition(comparison: Comparison) -> list[Parts]:
-    """A row for each batch-dependent cell whose seeds were also evaluated with other statistics."""
+    """A row for each batch-dependent cell whose seeds were also evaluated with other statistics.
+
+    Cells of which seeds diverged have none, and are no reference.
+    """
     rows = []
     for line in comparison.lines:
         if line.batch_dependent:
-            points = [p for p in line.measured if _accuracies(p.cell, "test_accuracy_reestimated")]
+            points = [p for p in line.whole if _accuracies(p.cell, "test_accuracy_reestimated")]
             rows += [_parts(line, point, reference(points)) for point in points]
     return rows
 

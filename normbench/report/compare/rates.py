@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 from normbench.report.compare.recipes import (
@@ -12,7 +12,9 @@ from normbench.report.compare.recipes import (
     place_of,
     rate_of,
     recipes,
+    telling,
     told_apart,
+    without_rate,
 )
 from normbench.report.compare.statistics import Estimate, estimate
 from normbench.report.read.cells import CellRun, Collection
@@ -67,7 +69,7 @@ class RateTrial:
     """Trials that differ in norm, batch size and learning rate alone.
 
     Attributes:
-        title: experiment, network, data set and epochs.
+        title: experiment, network, data set and epochs, and what tells it from the other trials.
         lines: one a norm and batch size.
     """
 
@@ -87,7 +89,16 @@ class RateTrial:
 
 def rate_trials(collection: Collection) -> list[RateTrial]:
     """The trials among the cells: several rates at one place, and held-out images."""
-    return [trial for cells in recipes(collection) if (trial := _trial(cells)) is not None]
+    found = [trial for cells in recipes(collection) if (trial := _trial(cells)) is not None]
+    firsts = [trial.cells[0] for trial in found]
+    endings = telling([
+        (trial.title, without_rate(cell), cell.sha256)
+        for trial, cell in zip(found, firsts, strict=True)
+    ])  # fmt: skip
+    return [
+        replace(trial, title=trial.title + ending)
+        for trial, ending in zip(found, endings, strict=True)
+    ]
 
 
 def _trial(cells: list[CellRun]) -> RateTrial | None:

@@ -43,6 +43,40 @@ def told_apart(
     ]
 
 
+def telling(recipes: Sequence[tuple[str, Mapping[str, Any], str | None]]) -> list[str]:
+    """What tells each of several recipes from the others of its title, as titles end.
+
+    Args:
+        recipes: of each its title, its settings (empty: not recorded) and its data set's digest.
+    """
+    flat = [_flat(own) | {"data": (sha256 or "unknown")[:8]} for _, own, sha256 in recipes]
+    said = []
+    for (title, settings, _), values in zip(recipes, flat, strict=True):
+        peers = [
+            other
+            for (name, own, _), other in zip(recipes, flat, strict=True)
+            if name == title and own
+        ]
+        differing = "".join(
+            f", {key}={values.get(key)}"
+            for key in sorted({key for other in peers for key in other} - {"epochs"})
+            if any(other.get(key) != values.get(key) for other in peers)
+        )
+        said.append(differing if settings else ", recipe not recorded")
+    return said
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested settings as ``group.key`` -> text."""
+    found: dict[str, str] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            found |= _flat(value, f"{prefix}{key}.")
+        elif f"{prefix}{key}" not in ("data.source", "data.name"):
+            found[f"{prefix}{key}"] = short(value).strip("'")
+    return found
+
+
 def same_rates(cells: Sequence[CellRun]) -> list[list[CellRun]]:
     """Cells that differ in no other setting, split by learning rate unless each has its own.
 
@@ -87,7 +121,7 @@ def recipes(collection: Collection) -> list[list[CellRun]]:
     """The readable cells, those together that differ only in norm, batch and learning rate."""
     buckets: dict[str, list[CellRun]] = defaultdict(list)
     readable = _with_digests([cell for cell in collection.cells if cell.problem is None])
-    for cell in sorted(readable, key=_unknown):
+    for cell in sorted(readable, key=unknown):
         buckets[_home(cell, buckets) or _recipe(cell)].append(cell)
     return list(buckets.values())
 
@@ -106,7 +140,7 @@ def _with_digests(cells: Sequence[CellRun]) -> list[CellRun]:
     ]
 
 
-def _unknown(cell: CellRun) -> bool:
+def unknown(cell: CellRun) -> bool:
     """Whether a cell has not begun, so that nothing but its plan is known."""
     return not cell.settings and not any(run.result or run.curve for run in cell.seeds)
 
@@ -114,7 +148,7 @@ def _unknown(cell: CellRun) -> bool:
 def _home(cell: CellRun, buckets: Mapping[str, Sequence[CellRun]]) -> str | None:
     """The recipe of a cell that has not begun, where its experiment has only one for its network
     and data set."""
-    if not _unknown(cell):
+    if not unknown(cell):
         return None
     what = _experiment(cell)
     homes = [key for key, cells in buckets.items() if what in map(_experiment, cells)]
@@ -125,11 +159,17 @@ def _experiment(cell: CellRun) -> tuple[str, str, str]:
     return cell.experiment, cell.model, cell.data
 
 
-def _recipe(cell: CellRun) -> str:
-    """What has to be equal for two cells to stand in one picture, as text."""
+def without_rate(cell: CellRun) -> dict[str, Any]:
+    """A cell's settings without those that a comparison is about, and without its learning rate."""
     settings = {k: v for k, v in cell.settings.items() if k not in NO_PART | COMPARED}
     if isinstance(settings.get("optim"), dict):
         settings["optim"] = {k: v for k, v in settings["optim"].items() if k != "lr"}
+    return settings
+
+
+def _recipe(cell: CellRun) -> str:
+    """What has to be equal for two cells to stand in one picture, as text."""
+    settings = without_rate(cell)
     if isinstance(settings.get("data"), dict):
         asked = settings["data"]
         settings["data"] = {k: v for k, v in asked.items() if k not in ("source", "name")}

@@ -221,12 +221,14 @@ def seeds_to_tell(
     """Seeds in each cell that would tell the difference from 0, were it and the spread as measured.
 
     With a probability of 80 %, by an interval of ``level``. None where nothing can be said, or more
-    than 100 would be needed.
+    than 100 would be needed; no number of seeds tells what is equal.
     """
     one, other = list(first), list(second)
     if min(len(one), len(other)) < 2:
         return None
     apart = abs(fmean(one) - fmean(other))
+    if apart == 0:
+        return None
     return _enough(variance(one) + variance(other), apart, (1 + level) / 2, POWER)
 
 

@@ -21,6 +21,7 @@ from normbench.report.page.document import (
     Table,
     Text,
 )
+from normbench.report.page.sides import side_by_side
 from normbench.report.plots.curves import curves_drawing
 from normbench.report.plots.figures import (
     cost_drawing,
@@ -38,7 +39,6 @@ from normbench.report.text.grid import RATE_COLUMNS, grid, rate_rows
 from normbench.report.text.tables import (
     DECOMPOSED,
     STARTED,
-    beside,
     cell_columns,
     cell_rows,
     crossing_rows,
@@ -104,7 +104,7 @@ def contents(
         blocks.append(Text(f"Cannot be read: {join(bad)}; the reasons are at the end."))
     several = len(comparisons) > 1
     if beside:
-        blocks += _beside(beside, comparisons)
+        blocks += side_by_side(beside, comparisons)
     elif several:
         rule = "only cells with the same data set, network and recipe are compared"
         blocks.append(Text(f"{len(comparisons)} comparisons: {rule}."))
@@ -174,33 +174,6 @@ def _grid_note(comparison: Comparison) -> str:
     if why:
         return f"{said} Memory is a training step's, over batch norm's; no times, because {why}."
     return f"{said} Time and memory: of an epoch and of a training step, over batch norm's."
-
-
-def _beside(names: Sequence[str], comparisons: Sequence[Comparison]) -> list[Block]:
-    """Two folders side by side: their pictures, and each norm's error in both.
-
-    Of each folder, the first comparison over what the other one has a comparison over.
-    """
-    of = [[c for c in comparisons if f"{c.experiment}/".startswith(f"{name}/")] for name in names]
-    pairs = [(a, b) for a in of[0] for b in of[1] if a.axis == b.axis]
-    head = Heading(2, "Side by side")
-    if not pairs:
-        have = [join(sorted({NAMES[c.axis] for c in found})) or "nothing" for found in of]
-        said = f"{names[0]} compares over {have[0]}, {names[1]} over {have[1]}"
-        return [head, Text(f"These two have nothing to be put side by side: {said}.")]
-    first, second = pairs[0]
-    pictures = [
-        error_drawing(c, f"beside-{n}", beside=pairs[0]) for n, c in enumerate(pairs[0], start=1)
-    ]
-    columns, rows = beside(pairs[0])
-    note = (
-        f"First: {first.title}. Second: {second.title}. Test error in %, and the second less the"
-        " first in points (Welch, 95 %): below 0 the second is better. Together: all rows of this"
-        " table at once (Holm); where both have the same seeds of the same training, what they"
-        " differ by is rounding."
-    )
-    blocks: list[Block] = [head, Pictures(pictures), Text(note, muted=True)]
-    return [*blocks, Table(columns, rows)] if rows else blocks
 
 
 def _differences(comparison: Comparison) -> list[Block]:

@@ -70,7 +70,7 @@ def write(
         papers: whether pictures of published lines are drawn.
 
     Raises:
-        UsageError: there are no cells, or the folder cannot be written to.
+        UsageError: there are no cells, or the folder cannot be written to or has another report.md.
     """
     collection, names = (collect(directory), []) if beside is None else _both(directory, beside)
     comparisons, trials = compare(collection), rate_trials(collection)
@@ -118,8 +118,10 @@ def write_document(folder: Path, name: str, title: str, blocks: Sequence[Block])
 
     Raises:
         OSError: the folder cannot be written to.
+        UsageError: ``name.md`` is there and does not begin as such a document does; nothing is
+            written then.
     """
-    drawings, before = list(_drawings(blocks)), _shown_before(folder / f"{name}.md")
+    drawings, before = list(_drawings(blocks)), _shown_before(folder / f"{name}.md", blocks[0])
     for drawing in drawings:
         write_text(folder / f"{drawing.name}.svg", drawing.svg)
         write_bytes(folder / f"{drawing.name}.png", drawing.png)
@@ -167,11 +169,21 @@ def _drawings(blocks: Sequence[Block]) -> Iterator[Drawing]:
                 pass
 
 
-def _shown_before(document: Path) -> set[str]:
-    """The pictures that a document of an earlier time shows, by name."""
+def _shown_before(document: Path, heading: Block) -> set[str]:
+    """The pictures that a document of an earlier time shows, by name.
+
+    Raises:
+        UsageError: it is of another kind than one that begins with ``heading``.
+    """
     try:
         text = document.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return set()
+    kind = re.match("[^:]*:?", to_markdown([heading]).strip())  # after a colon it has a name
+    if kind is None or not text.startswith(kind[0]):
+        raise UsageError(
+            f"{document}: would be overwritten, but normbench has not written it; rename it, or"
+            " choose another folder"
+        )
     names = re.findall(r"^!\[.*\]\(([a-z0-9-]+)\.png\)$", text, re.MULTILINE)
     return {name for name in names if document.with_name(f"{name}.svg").exists()}

@@ -21,7 +21,7 @@ from normbench.report.read.files import (
 )
 from normbench.report.read.seeds import SeedRun, seeds_of
 from normbench.store import plan
-from normbench.store.plan import CELL, PlannedCell, string
+from normbench.store.plan import CELL, PLAN, PlannedCell, string
 from normbench.store.rate import read_rate
 from normbench.store.results import BIG, FINISHED, Result, number, short
 
@@ -43,7 +43,8 @@ class CellRun:
         data: the name of the data set.
         sha256: its digest, or None where no summary says it yet.
         classes: how many classes its images have; None where it is not recorded.
-        settings: the whole configuration; empty where it is not recorded.
+        settings: the whole configuration, of a cell that has not begun from the plan; empty where
+            it is not recorded.
         environment: versions and machine, of the last that trained here; empty where they are not
             recorded.
         seeds: by number.
@@ -109,15 +110,16 @@ def collect(directory: Path) -> Collection:
         raise UsageError(f"{directory}: there is no such folder; give one like runs/NAME")
     cells: dict[str, CellRun] = {}
     problems: list[str] = []
+    home = directory.resolve()  # "." has no name
     try:
-        for folder in folders(directory, _DEPTH):
+        for folder in folders(home, _DEPTH):
             listed, problem = _plan(folder)
             problems += [] if problem is None else [problem]
             for entry in listed:
-                place = _place(folder / entry.folder, directory)
+                place = _place(folder / entry.folder, home)
                 cells[place] = _cell(folder / entry.folder, place, entry)
             if CELL.fullmatch(folder.name):
-                place = _place(folder, directory)
+                place = _place(folder, home)
                 cells.setdefault(place, _cell(folder, place, None))
     except OSError as error:
         raise UsageError(f"{directory}: cannot be read: {error.strerror}") from None
@@ -130,7 +132,7 @@ def collect(directory: Path) -> Collection:
         cells.values(),
         key=lambda c: (c.experiment, c.norm, c.batch, c.norm_batch, c.folder),
     )
-    return Collection(printable(directory.resolve().name), tuple(ordered), tuple(problems))
+    return Collection(printable(home.name), tuple(ordered), tuple(problems))
 
 
 def _place(folder: Path, directory: Path) -> str:
@@ -166,7 +168,8 @@ def _read_cell(folder: Path, named: CellRun, planned: PlannedCell | None) -> Cel
         summary = read_mapping(folder / "summary.json") or {}
         _check(settings, norm, batch, "config.yaml")
         _check(summary, norm, batch, "summary.json")
-        check_settings(settings)
+        told = {} if settings or planned is None else filled(planned.settings)
+        _check(told, norm, batch, PLAN)
         if not settings and not summary and planned is None:
             raise UnreadableError("there is neither config.yaml nor summary.json")
         shared = _shared(settings, summary, planned, batch)
@@ -176,17 +179,18 @@ def _read_cell(folder: Path, named: CellRun, planned: PlannedCell | None) -> Cel
         classes = number(data, "classes", 1, BIG)
     except UnreadableError as error:
         return replace(named, seeds=seeds_of(folder, wanted), problem=str(error))
-    asked = settings.get("data", {})
+    known = filled(settings) or told
+    asked = known.get("data", {})
     name = string(data, "name") or (planned.data if planned else "")
     name = name or string(asked, "name") or string(asked, "source")
     return replace(
         named,
         norm_batch=shared,
-        model=string(summary, "model") or (planned.model if planned else "") or _title(settings),
+        model=string(summary, "model") or (planned.model if planned else "") or _title(known),
         data=name,
         sha256=string(data, "sha256") or None,
         classes=_CLASSES.get(name.partition("-")[0]) if classes is None else int(classes),
-        settings=filled(settings),
+        settings=known,
         environment=read_environment(folder),
         seeds=seeds_of(folder, wanted),
         choice=read_rate(folder) or {},
@@ -198,11 +202,12 @@ def _check(values: Mapping[str, Any], norm: str, batch: int, file: str) -> None:
     if not values:
         return
     named = values.get("norm")
-    if file == "config.yaml":
+    if file in ("config.yaml", PLAN):
         for group in ("norm", "model", "data", "optim"):
             if not isinstance(values.get(group), dict):
                 raise UnreadableError(f"{file}: {group} is {short(values.get(group))}")
         named = values["norm"].get("name")
+        check_settings(values, file)
     if named != norm or values.get("batch") != batch:
         said = f"norm {short(named)} and batch {short(values.get('batch'))}"
         raise UnreadableError(f"{file}: {said} are not the folder's")

@@ -38,21 +38,45 @@ def filled(settings: Mapping[str, Any]) -> dict[str, Any]:
     Each is at its default, with which the cell was trained, so that cells of different times are
     the same recipe where they are. Empty where nothing is recorded.
     """
-    from normbench.config import Config
-
     if not settings:
         return {}
-    known = {
+    groups = {
+        group: {**_usual(group, settings[group]), **settings[group]}
+        for group in NAMED_BY
+        if isinstance(settings.get(group), dict)
+    }
+    return {**_plain_defaults(), **settings, **groups}
+
+
+def unfilled(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A whole configuration without the settings with which :func:`filled` fills it again."""
+    own = _without(settings, _plain_defaults())
+    groups = {
+        group: _without(settings[group], _usual(group, settings[group]), NAMED_BY[group])
+        for group in NAMED_BY
+    }
+    return {**own, **groups}
+
+
+def _usual(group: str, own: Mapping[str, Any]) -> dict[str, Any]:
+    """The defaults of a group of settings, by the name that it gives."""
+    return defaults(group, str(own.get(NAMED_BY[group], "sgd")))
+
+
+def _without(settings: Mapping[str, Any], usual: Mapping[str, Any], *kept: str) -> dict[str, Any]:
+    missing = object()
+    return {k: v for k, v in settings.items() if k in kept or usual.get(k, missing) != v}
+
+
+def _plain_defaults() -> dict[str, Any]:
+    """What the settings in no group are unless they are given."""
+    from normbench.config import Config
+
+    return {
         each.name: each.default.value if isinstance(each.default, Enum) else each.default
         for each in fields(Config)
         if each.default is not MISSING
     }
-    groups = {
-        group: {**defaults(group, str(settings[group].get(key, "sgd"))), **settings[group]}
-        for group, key in NAMED_BY.items()
-        if isinstance(settings.get(group), dict)
-    }
-    return {**known, **settings, **groups}
 
 
 def made(cls: Any, settings: Mapping[str, Any]) -> Any:

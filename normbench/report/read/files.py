@@ -72,8 +72,12 @@ def read_environment(folder: Path) -> dict[str, Any]:
         return {}
 
 
-def check_settings(settings: Mapping[str, Any]) -> None:
-    """Checks a ``config.yaml``: groups of names, each with a plain value or a list of them.
+def check_settings(settings: Mapping[str, Any], file: str) -> None:
+    """Checks a configuration: groups of names, each with a plain value or a list of them.
+
+    Args:
+        settings: the configuration.
+        file: the name of its file.
 
     Raises:
         UnreadableError: it has something else, or a number that means nothing.
@@ -92,7 +96,7 @@ def check_settings(settings: Mapping[str, Any]) -> None:
             if not isinstance(norm.get(key), str):  # auto
                 number(norm, key, 1, BIG)
     except UnreadableError as error:
-        raise UnreadableError(f"config.yaml: {error}") from None
+        raise UnreadableError(f"{file}: {error}") from None
 
 
 def _check_plain(value: object) -> None:

@@ -114,7 +114,7 @@ def _use(comparison: Comparison) -> list[str]:
 def _fall(comparison: Comparison) -> list[str]:
     """How much batch norm's error rises from 32 to the smallest batch, and at least how much."""
     both = rivals(comparison)
-    points = [] if both is None else [p for p in both[0].measured if not p.diverged]
+    points = [] if both is None else both[0].whole
     if both is None or both[0].level or len(points) < 2:
         return []
     line, against = both[0], reference(points)
@@ -158,7 +158,7 @@ Move = tuple[Point, Point, Estimate]
 
 def _moves(line: Line, low: int, high: int) -> list[Move]:
     """Every two places of a range."""
-    points = [p for p in line.measured if low <= p.x <= high and not p.diverged]
+    points = [p for p in line.whole if low <= p.x <= high]
     moves = [(a, b, welch(a.errors, b.errors)) for a, b in combinations(points, 2)]
     return [(a, b, value) for a, b, value in moves if value is not None]
 
@@ -232,12 +232,7 @@ def _crossing(comparison: Comparison) -> list[str]:
 
 def _parts(comparison: Comparison) -> list[str]:
     """What batch norm loses to what at the smallest place."""
-    rows = [
-        row
-        for row in decomposition(comparison)
-        if (point := row.line.at(row.x)) is not None and not point.diverged
-    ]
-    row = min(rows, key=lambda row: row.x, default=None)
+    row = min(decomposition(comparison), key=lambda row: row.x, default=None)
     if row is None:
         return []
     where = axis_value(comparison.axis, row.x)
@@ -254,7 +249,7 @@ def _with_them(comparison: Comparison, row: Parts) -> str:
     """How batch norm with re-estimated statistics then stands beside the other rival."""
     both = rivals(comparison)
     here, there = row.line.at(row.x), None if both is None else both[1].at(row.x)
-    if both is None or here is None or there is None or there.diverged:
+    if both is None or here is None or there is None or not there.whole:
         return ""
     ahead = welch(reestimated(here), there.errors)
     if ahead is None:
@@ -270,7 +265,7 @@ def _best_along(comparison: Comparison, lines: Sequence[Line]) -> list[str]:
     """The best place on an axis of groups, and which others are worse (Holm)."""
     said = []
     for line in (line for line in lines if not line.level):
-        whole = [p for p in line.measured if not p.diverged]
+        whole = line.whole
         best = min(whole, key=lambda p: sum(p.errors.values()) / len(p.errors), default=None)
         if best is None:
             continue

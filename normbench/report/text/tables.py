@@ -17,7 +17,7 @@ from normbench.report.compare.differences import (
 )
 from normbench.report.compare.rates import RateTrial
 from normbench.report.compare.regimes import SIGNS
-from normbench.report.compare.statistics import Estimate, estimate, holm, welch
+from normbench.report.compare.statistics import Estimate, estimate
 from normbench.report.read.cells import CellRun, Collection
 from normbench.report.read.settings import groups_of
 from normbench.report.read.states import state
@@ -85,7 +85,7 @@ def difference_table(comparison: Comparison) -> tuple[list[str], Rows]:
     found = changes(comparison) if along else differences(comparison)
     rows = [
         [
-            f"{one.first.named}, less at {one.first.measured[0].x}"
+            f"{one.first.named}, less at {one.first.whole[0].x}"
             if along
             else f"{one.first.label} − {one.second.label}",
             "any" if one.first.level and one.second.level and not along else str(one.x),
@@ -166,26 +166,6 @@ def started_rows(comparison: Comparison) -> Rows:
                     ]
                 )
     return rows
-
-
-def beside(comparisons: Sequence[Comparison]) -> tuple[list[str], Rows]:
-    """Columns and rows of two sweeps side by side: each norm's error in both, and the change."""
-    first, second = comparisons
-    rows, found = [], []
-    for line in first.lines:
-        other = next((o for o in second.lines if o.label == line.label), None)
-        for point in () if other is None else line.measured:
-            there = other.at(point.x) if other is not None else None
-            if there is not None and there.errors:
-                found.append(welch(there.errors, point.errors))
-                x = "any" if line.level else str(point.x)
-                rows.append([line.label, x, plus_minus(error(point)), plus_minus(error(there))])
-    for row, alone, level in zip(rows, found, holm(found), strict=True):
-        wide = None if alone is None else alone.at(level)
-        word = "clear" if wide is not None and wide.clear else "unclear"
-        row += [signed_difference(alone), signed_difference(wide), word]
-    columns = ["norm", NAMES[first.axis], "first", "second"]
-    return [*columns, "second − first, alone", "together", "how sure"], rows
 
 
 # --- CSV ------------------------------------------------------------------------------------------

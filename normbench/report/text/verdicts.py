@@ -207,7 +207,7 @@ def shown(value: Estimate) -> bool:
 def _whole(lines: Mapping[str, Line], terms: Terms) -> bool:
     """Whether no seed diverged in the cells of a contrast."""
     points = [lines[norm].at(x) for _, norm, x in terms]
-    return all(point is not None and not point.diverged and point.errors for point in points)
+    return all(point is not None and point.whole for point in points)
 
 
 def decide(theirs: float, ours: Estimate | None, together: Estimate | None, number: int) -> str:

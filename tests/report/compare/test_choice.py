@@ -76,6 +76,27 @@ def test_seeds_to_come_are_counted_for_the_two_that_are_in_doubt(tmp_path: Path)
     assert found.more == "one seed, which cannot tell"
 
 
+@pytest.mark.parametrize(
+    ("third", "more"),
+    [
+        ([0.66, 0.69, 0.70], "about 13 more seeds would tell"),
+        ([0.6995, 0.7095, 0.6895], "more than 100 seeds would be needed"),
+        ([0.69], "one seed, which cannot tell"),
+    ],
+)
+def test_seeds_to_come_are_those_that_tell_every_norm_apart(
+    tmp_path: Path, third: list[float], more: str
+) -> None:
+    """The runner-up takes two more seeds; the third, which is in doubt too, takes more."""
+    write_cell(tmp_path, "group", 2, [0.700, 0.701, 0.702])
+    write_cell(tmp_path, "layer", 2, [0.6985, 0.6995, 0.7000])
+    write_cell(tmp_path, "instance", 2, third)
+    (found,) = choices(only(tmp_path))
+
+    assert found.doubt is not None
+    assert (found.doubt.norm, found.more) == ("instance", more)
+
+
 def test_one_seed_cannot_tell(tmp_path: Path) -> None:
     write_cell(tmp_path, "batch", 2, [0.5])
     write_cell(tmp_path, "group", 2, [0.6])
@@ -130,13 +151,36 @@ def test_a_training_whose_speed_changed_was_on_a_busy_machine(tmp_path: Path) ->
         assert bool(said) == bool(why)
 
 
-def test_times_of_two_machines_are_not_compared(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "other",
+    [{"processor": "another"}, {"packages": {"torch": "2.14.1"}}, {"packages": 3}],
+    ids=["machine", "torch", "unknown"],
+)
+def test_times_of_two_machines_are_not_compared(tmp_path: Path, other: dict[str, object]) -> None:
     write_cell(tmp_path, "batch", 2, [0.5])
     group = write_cell(tmp_path, "group", 2, [0.6])
     path = group / "environment.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"processor": "another"}))
+    path.write_text(json.dumps(json.loads(path.read_text()) | other))
 
-    assert "different machines" in untimed(only(tmp_path))
+    assert "different machines or with different versions of torch" in untimed(only(tmp_path))
+
+
+@pytest.mark.parametrize("stacks", [(1, 1), (4, 4), (1, 4)], ids=["cells", "more", "seeds"])
+def test_times_of_stacks_of_different_sizes_are_not_compared(
+    tmp_path: Path, stacks: tuple[int, int]
+) -> None:
+    """Neither as what a norm costs, nor as a sign of a busy machine."""
+    batch = write_cell(tmp_path, "batch", 2, [0.5, 0.5])
+    group = write_cell(tmp_path, "group", 2, [0.6, 0.6])
+    for seed, stacked in enumerate(stacks):
+        edit_result(batch, seed, stacked=4)
+        edit_result(group, seed, stacked=stacked, seconds=3 * 80.0 / stacked)
+    (found,) = choices(only(tmp_path))
+
+    assert (found.time is None) == (stacks != (4, 4))
+    assert untimed(only(tmp_path)) == (
+        "" if stacks == (4, 4) else "the seeds were trained in stacks of different sizes"
+    )
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 
 from normbench.config import PLACES, Config
+from normbench.report.compare.choice import choices
 from normbench.report.compare.comparisons import Comparison, compare
+from normbench.report.compare.differences import rivals, typical
 from normbench.report.compare.recipes import COMPARED, NO_PART
 from normbench.report.read.cells import collect
-from tests.report_helpers import around, write_cell, write_plan, write_sweep
+from tests.report_helpers import around, unbegun, write_cell, write_plan, write_sweep
 
 
 def found(directory: Path) -> list[Comparison]:
@@ -115,6 +117,39 @@ def test_a_cell_that_has_not_begun_is_not_guessed_into_one_of_two_recipes(tmp_pa
     write_plan(tmp_path, [plan | {"folder": "layer-b2-0123abcd"}])
 
     assert len(found(tmp_path)) == 3
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["plan", "plan without settings"])
+def test_a_cell_that_has_not_begun_is_on_the_line_of_its_norm(tmp_path: Path, old: bool) -> None:
+    write_sweep(tmp_path)
+    unbegun(
+        tmp_path, next(tmp_path.glob("batch-b2-*")), next(tmp_path.glob("group-b32-*")), old=old
+    )
+    comparison = only(tmp_path)
+
+    assert shape(comparison) == {"batch": [2, 8, 32, 128], "group": [2, 8, 32, 128]}
+    assert rivals(comparison) == comparison.lines
+    assert [len(choices(comparison)), comparison.left_out] == [4, ()]
+
+
+def test_a_cell_that_has_not_begun_has_its_place_among_groups(tmp_path: Path) -> None:
+    cells = [
+        write_cell(tmp_path, "group", 8, around(0.5), changes={"norm.groups": groups})
+        for groups in (1, 2, 4, 8)
+    ]
+    unbegun(tmp_path, *cells[2:])
+    assert shape(only(tmp_path)) == {"group": [1, 2, 4, 8]}
+    more = write_cell(tmp_path, "group", 8, [0.5], changes={"norm.groups": 16})
+    unbegun(tmp_path, cells[1], more, old=True)
+    assert only(tmp_path).left_out == ()
+
+
+def test_a_line_of_which_no_settings_are_known_is_not_the_usual_one(tmp_path: Path) -> None:
+    for eps in (0.001, 0.01):
+        write_cell(tmp_path, "batch", 2, around(0.5), changes={"norm.eps": eps})
+    unbegun(tmp_path, write_cell(tmp_path, "batch", 4, [0.5]), old=True)
+
+    assert typical(only(tmp_path), "batch") is None
 
 
 def test_cells_without_a_configuration_stay_among_themselves(tmp_path: Path) -> None:

@@ -102,6 +102,19 @@ def test_norms_that_lost_seeds_are_in_no_difference(tmp_path: Path) -> None:
     assert differences(only(tmp_path)) == []
 
 
+def test_cells_that_lost_seeds_are_in_no_change_and_no_reference(tmp_path: Path) -> None:
+    lost = [0.71, None, 0.713]
+    for batch, accuracies in ((2, RUNNING[2]), (8, RUNNING[32]), (32, lost)):
+        write_cell(tmp_path, "batch", batch, accuracies, reestimated=around(0.7))
+    for groups, accuracies in ((1, around(0.5)), (2, lost), (4, around(0.57))):
+        changed = {"norm.groups": groups}
+        write_cell(tmp_path / "groups", "group", 8, accuracies, changes=changed)
+    batches, groups_ = compare(collect(tmp_path))
+
+    assert [(row.x, row.reference) for row in decomposition(batches)] == [(2, False), (8, True)]
+    assert [one.x for one in changes(groups_)] == [4]
+
+
 def test_a_change_is_welch_s_too(batch_norm: Comparison) -> None:
     found = change(batch_norm.lines[0], 2, 32)
     theirs = stats.ttest_ind(*([100 * (1 - a) for a in RUNNING[x]] for x in (2, 32)),

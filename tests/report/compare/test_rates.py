@@ -6,7 +6,8 @@ from normbench.report.compare.comparisons import compare
 from normbench.report.compare.rates import RateTrial, rate_trials
 from normbench.report.compare.recipes import length
 from normbench.report.read.cells import collect
-from tests.report_helpers import edit_result, write_cell
+from normbench.report.text.grid import rate_rows
+from tests.report_helpers import edit_result, unbegun, write_cell
 
 ERRORS = {0.025: 40.0, 0.05: 35.0, 0.1: 36.0, 0.2: 50.0}
 
@@ -51,6 +52,29 @@ def test_a_rate_with_fewer_seeds_does_not_win_by_luck(tmp_path: Path) -> None:
     (line,) = only(tmp_path).lines
 
     assert line.best == 0.1
+
+
+def test_trials_of_two_recipes_are_told_apart(tmp_path: Path) -> None:
+    for decay in (0.0, 0.0005):
+        for rate in (0.05, 0.1):
+            changes = {"optim.lr": rate, "optim.weight_decay": decay, "data.val_fraction": 0.1}
+            write_cell(tmp_path, "group", 2, [0.5], changes=changes)
+
+    start = "learning rates, ResNet-8 on cifar10-jpeg, 3 epochs"
+    assert [trial.title for trial in rate_trials(collect(tmp_path))] == [
+        f"{start}, optim.weight_decay=0.0",
+        f"{start}, optim.weight_decay=0.0005",
+    ]
+
+
+def test_a_rate_that_is_still_to_come_is_among_the_rates(tmp_path: Path) -> None:
+    for rate in (0.05, 0.1):
+        write_trial(tmp_path, "batch", 2, rate, [100 * rate])
+    unbegun(tmp_path, write_trial(tmp_path, "batch", 2, 0.025, [None]))
+    trial = only(tmp_path)
+
+    assert trial.rates == [0.025, 0.05, 0.1]
+    assert [row[-1] for row in rate_rows(trial)] == ["not finished yet"]
 
 
 def test_the_best_at_the_end_of_the_rates_is_not_inside(tmp_path: Path) -> None:

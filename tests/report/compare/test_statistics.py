@@ -204,6 +204,7 @@ def test_seeds_that_would_show_a_flat_line_to_be_flat_or_not() -> None:
     assert seeds_to_settle(spread, spread, 1.0) == 12
     assert seeds_to_settle(spread, [v + 1 for v in spread], 1.0) is None, "on the bound"
     assert seeds_to_tell(spread, spread) is None, "no number of seeds tells what is equal"
+    assert seeds_to_tell([1.0, 1.0], [1.0, 1.0]) is None, "nor where nothing scatters"
     assert seeds_to_tell([1.0], spread) is None
     n = seeds_to_settle(spread, far, 1.0, 10)
     assert n is not None

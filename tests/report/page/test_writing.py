@@ -11,6 +11,8 @@ from rich.console import Console
 
 from normbench import report
 from normbench.errors import UsageError
+from normbench.report.page.document import Heading, Text
+from normbench.report.page.writing import write_document
 from normbench.store import results
 from normbench.terminal.screen import Screen
 from tests.conftest import Finished, files_below
@@ -211,15 +213,21 @@ def test_a_folder_is_set_beside_the_other_and_never_beside_itself(tmp_path: Path
     assert "Second: new: " in note
 
 
-def test_folders_over_different_things_are_said_to_be(tmp_path: Path) -> None:
-    for batch in (2, 32):
-        write_cell(tmp_path / "sizes", "group", batch, around(0.6))
-    for groups in (1, 4):
-        write_cell(tmp_path / "groups", "group", 8, around(0.6), changes={"norm.groups": groups})
-    made = write(tmp_path / "sizes", beside=tmp_path / "groups")
-    text = (made.folder / "report.md").read_text(encoding="utf-8")
+def test_a_file_of_one_s_own_is_not_overwritten(tmp_path: Path) -> None:
+    own = "# My report\n\n![what I drew](mine.png)\n"
+    heading = Heading(1, "normbench: runs")
+    for name in ("report.md", "mine.png", "mine.svg"):
+        write_text(tmp_path / name, own)
+    before = contents(tmp_path)
+    with pytest.raises(UsageError, match=r"report\.md: would be overwritten.*; rename it"):
+        write_document(tmp_path, "report", "a title", [heading])
+    assert contents(tmp_path) == before
 
-    assert "nothing to be put side by side: sizes compares over batch size, groups over" in text
+    write_document(tmp_path, "other", "a title", [heading])
+    write_document(tmp_path, "other", "a title", [Heading(1, "normbench: other runs"), Text("x")])
+    assert "other runs" in (tmp_path / "other.md").read_text(encoding="utf-8")
+    with pytest.raises(UsageError):
+        write_document(tmp_path, "other", "a title", [Heading(1, "Which norm?")])
 
 
 def test_rates_of_two_variants_of_a_norm_are_two_lines(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from tests.report_helpers import (
     SHA,
     around,
     failed,
+    unbegun,
     write_cell,
     write_curve,
     write_plan,
@@ -159,6 +160,16 @@ def test_a_plan_lists_cells_that_have_not_begun(tmp_path: Path) -> None:
     assert states(cell) == ["waiting", "waiting"]
 
 
+def test_the_folder_one_is_in_may_be_a_cell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell = write_cell(tmp_path, "group", 2, [0.5])
+    monkeypatch.chdir(cell)
+    assert collect(Path()) == collect(cell)
+    monkeypatch.chdir(cell / "seed-0")
+    assert collect(Path("..")) == collect(cell)
+
+
 def test_a_plan_and_its_cells_are_one(tmp_path: Path) -> None:
     folder = write_cell(tmp_path, "group", 16, [0.5])
     write_plan(tmp_path, [planned(folder.name)])
@@ -186,6 +197,35 @@ def test_a_damaged_plan_is_a_remark(tmp_path: Path, text: str) -> None:
     assert len(found.cells) == 1
     assert len(found.problems) == 1
     assert found.problems[0].startswith("sweep.json: ")
+
+
+@pytest.mark.parametrize("batch", [16, 32], ids=["changed", "at its default"])
+def test_a_plan_says_how_a_cell_will_be_trained(tmp_path: Path, batch: int) -> None:
+    changes = {"norm.momentum": 0.02, "precision": "bf16", "optim.lr": 0.3}
+    written = write_cell(tmp_path, "batch", batch, [], seeds=2, changes=changes)
+    before = only(tmp_path)
+    unbegun(tmp_path, written)
+    cell = only(tmp_path)
+
+    assert states(cell) == ["waiting", "waiting"]
+    assert (cell.settings, cell.folder) == (before.settings, before.folder)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"norm": {"name": "layer"}},
+        {"norm": 3},
+        {"norm": {"name": "group"}, "model": {}, "data": {}, "optim": {"lr": [[3]]}, "batch": 16},
+    ],
+    ids=["another cell", "no group", "odd value"],
+)
+def test_a_plan_s_odd_settings_make_the_cell_unreadable(
+    tmp_path: Path, settings: dict[str, object]
+) -> None:
+    write_plan(tmp_path, [planned("group-b16-0123abcd", settings=settings)])
+
+    assert (only(tmp_path).problem or "").startswith("sweep.json: ")
 
 
 def test_a_plan_s_odd_seeds_are_passed_over(tmp_path: Path) -> None:

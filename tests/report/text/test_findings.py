@@ -199,6 +199,13 @@ def test_diverged_seeds_come_first_and_leave_their_cells_out(tmp_path: Path) -> 
     assert not [s for s in sentences if "cross" in s or "batch norm's test error" in s]
 
 
+def test_what_is_lost_is_not_held_against_a_cell_that_lost_seeds(tmp_path: Path) -> None:
+    write_cell(tmp_path, "batch", 2, around(0.6), reestimated=around(0.64))
+    write_cell(tmp_path, "batch", 32, [0.71, None, 0.713], reestimated=around(0.72))
+
+    assert "that it loses" not in one(tmp_path, "Re-estimated statistics")
+
+
 def test_of_several_variants_the_usual_one_is_meant(tmp_path: Path) -> None:
     for batch in (2, 32):
         write_cell(tmp_path, "batch", batch, around(0.60 + batch / 1000))

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from normbench.report.compare.comparisons import Comparison, compare
+from normbench.report.compare.differences import meeting
 from normbench.report.read.cells import collect
+from normbench.report.text.beside import beside
 from normbench.report.text.tables import (
-    beside,
     cell_columns,
     cell_rows,
     cells_csv,
@@ -96,6 +97,32 @@ def test_crossings_are_said(tmp_path: Path) -> None:
 
     assert lines == "batch, group"
     assert where.startswith("at 6.3 (95 % interval ")
+
+
+def test_lines_cross_where_no_seed_diverged(tmp_path: Path) -> None:
+    for batch, accuracy in ((2, 0.60), (8, 0.68), (32, 0.71)):
+        lost = [None] if batch == 8 else []
+        write_cell(tmp_path, "batch", batch, [*around(accuracy), *lost])
+        write_cell(tmp_path, "group", batch, around(0.667))
+
+    (crossed,) = meeting(*only(tmp_path).lines)
+    assert crossed.between == (2.0, 32.0)
+    write_cell(tmp_path / "few", "batch", 2, [0.60, None])
+    write_cell(tmp_path / "few", "batch", 8, around(0.68))
+    for batch in (2, 8):
+        write_cell(tmp_path / "few", "group", batch, around(0.667))
+    assert crossing_rows(only(tmp_path / "few")) == []
+
+
+@pytest.mark.parametrize("lost", [{"a": [None]}, {"b": [None]}], ids=["first", "second"])
+def test_cells_that_lost_seeds_stand_beside_nothing(
+    tmp_path: Path, lost: dict[str, list[float | None]]
+) -> None:
+    for name in ("a", "b"):
+        write_cell(tmp_path / name, "batch", 2, [*around(0.6), *lost.get(name, [])])
+        write_cell(tmp_path / name, "group", 2, around(0.7))
+
+    assert [row[0] for row in beside(compare(collect(tmp_path)))[1]] == ["group"]
 
 
 def test_two_sweeps_stand_side_by_side(tmp_path: Path) -> None:
