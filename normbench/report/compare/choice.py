@@ -144,9 +144,7 @@ def _against_batch_norm(
     if here is None or there is None:
         return None, None
     mine, theirs = cost(here.cell), cost(there.cell)
-    time = None
-    if mine.seconds and theirs.seconds and not untimed(comparison):
-        time = mine.seconds / theirs.seconds
+    time = None if untimed(comparison) else mine.over(theirs)
     memory = mine.memory / theirs.memory if mine.memory and theirs.memory else None
     return time, memory
 

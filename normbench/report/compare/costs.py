@@ -1,6 +1,6 @@
 """What a cell costs in time and memory, and whether its times can be believed."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median, quantiles
 from typing import Any
@@ -28,6 +28,7 @@ class Cost:
         memory: bytes that one training step of one seed holds.
         busy: whether the times of the seeds, or the speed of one along its training, differ so much
             that the machine did other work too: ``seconds`` and ``images`` are then None.
+        stacks: how many seeds were trained together, a number a seed; none where not recorded.
     """
 
     rate: float | None
@@ -35,6 +36,12 @@ class Cost:
     images: float | None
     memory: int | None
     busy: bool
+    stacks: tuple[int, ...]
+
+    def over(self, other: "Cost") -> float | None:
+        """The time over another cell's; None where not known, or where stacks were of other sizes."""
+        alike = self.stacks == other.stacks or not self.stacks or not other.stacks
+        return self.seconds / other.seconds if alike and self.seconds and other.seconds else None
 
 
 def cost(cell: CellRun) -> Cost:
@@ -43,7 +50,8 @@ def cost(cell: CellRun) -> Cost:
     sizes = [r.memory_bytes for r in results if r.memory_bytes is not None]
     timed = [r for r in results if r.seconds and r.epochs >= 1e-6]
     times = [r.seconds / r.epochs for r in timed]
-    busy = bool(times) and max(times) > _STEADY * min(times)
+    stacks = {r.stacked for r in timed}
+    busy = any(_differ([r.seconds / r.epochs for r in timed if r.stacked == n]) for n in stacks)
     busy = busy or any(_unsteady(run) for run in cell.seeds)
     seconds = median(times) if times and not busy else None
     images = fmean(r.images_per_second * r.seconds / r.epochs for r in timed) if timed else None
@@ -53,7 +61,12 @@ def cost(cell: CellRun) -> Cost:
         images=images / seconds if seconds and images else None,
         memory=max(sizes, default=None),
         busy=busy,
+        stacks=tuple(sorted(r.stacked for r in timed if r.stacked is not None)),
     )
+
+
+def _differ(times: Sequence[float]) -> bool:
+    return max(times) > _STEADY * min(times)
 
 
 def _unsteady(run: SeedRun) -> bool:
@@ -82,9 +95,6 @@ def peak_rate(cell: CellRun) -> float | None:
 def untimed(comparison: Comparison) -> str:
     """Why the times of a comparison are not to be compared; "" where nothing speaks against it."""
     cells = [cell for cell in comparison.cells if cell.finished]
-    # Where it is not recorded, as in older results, nothing speaks against it.
-    if len({r.stacked for cell in cells for r in cell.finished} - {None}) > 1:
-        return "the seeds were trained in stacks of different sizes"
     busy = sum(cost(cell).busy for cell in cells)
     if busy:
         return (

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from normbench.report.compare.choice import all_at_chance
+from normbench.report.compare.choice import all_at_chance, choices
 from normbench.report.compare.comparisons import NAMES, Comparison
-from normbench.report.compare.costs import untimed
+from normbench.report.compare.costs import cost, untimed
 from normbench.report.compare.published import PUBLICATIONS
 from normbench.report.compare.rates import RateTrial
 from normbench.report.compare.regimes import SIGNS
@@ -173,7 +173,11 @@ def _grid_note(comparison: Comparison) -> str:
         said += " New images: the interval if another test set were drawn as well."
     if why:
         return f"{said} Memory is a training step's, over batch norm's; no times, because {why}."
-    return f"{said} Time and memory: of an epoch and of a training step, over batch norm's."
+    said += " Time and memory: of an epoch and of a training step, over batch norm's"
+    sizes = {size for cell in comparison.cells for size in cost(cell).stacks}
+    open_times = any(choice.time is None for choice in choices(comparison))
+    other = "; no time where batch norm's seeds were stacked otherwise"
+    return f"{said}{other if open_times and len(sizes) > 1 else ''}."
 
 
 def _differences(comparison: Comparison) -> list[Block]:
