@@ -9,7 +9,7 @@ from statistics import fmean, variance
 import numpy as np
 import numpy.typing as npt
 
-from normbench.report.compare.statistics import LEVEL, welch
+from normbench.report.compare.statistics import LEVEL, spread
 
 _DRAWS = 4000
 
@@ -22,7 +22,8 @@ class Crossing:
     """Where two lines cross.
 
     Attributes:
-        at: on the horizontal axis, on a straight line over log₂ between two measured places.
+        at: on the horizontal axis, on a straight line over log₂ between two places that were
+            measured in one line at least.
         between: these two places.
         low, high: the 95 % interval; None where it goes on to the end of the measured range, or
             where a cell has one seed.
@@ -40,14 +41,19 @@ class Crossing:
 
 
 def crossings(first: Line, second: Line) -> list[Crossing]:
-    """Where the means of ``first`` and ``second`` cross within the places that both have.
+    """Where the means of ``first`` and ``second`` cross within the range that both have.
 
-    The interval of a single crossing comes from resampling, unpaired: the difference at every place
-    is drawn 4,000 times from its Welch distribution, and the crossing found again. (Three seeds
-    drawn with replacement would scatter too little.) Of several crossings none is located.
+    Where only one of them was measured, the other lies on a straight line over log₂ between its
+    own nearest places. The interval of a single crossing comes from resampling, unpaired: the
+    difference at every place is drawn 4,000 times from its Welch distribution, and the crossing
+    found again. (Three seeds drawn with replacement would scatter too little.) Of several crossings
+    none is located.
     """
-    places = sorted(x for x in first.keys() & second.keys() if first[x] and second[x])
-    means = [fmean(first[x].values()) - fmean(second[x].values()) for x in places]
+    lines = [{x: cell for x, cell in line.items() if cell} for line in (first, second)]
+    every = sorted(lines[0].keys() | lines[1].keys())
+    places = [x for x in every if all(line and min(line) <= x <= max(line) for line in lines)]
+    terms = [[*_terms(1, lines[0], x), *_terms(-1, lines[1], x)] for x in places]
+    means = [sum(weight * fmean(cell.values()) for weight, cell in each) for each in terms]
     turns = [i for i, (a, b) in enumerate(pairwise(means)) if (a > 0) != (b > 0)]
     found = []
     for i in turns:
@@ -55,7 +61,7 @@ def crossings(first: Line, second: Line) -> list[Crossing]:
         low, high = None, None
         if len(turns) == 1:
             sign = 1.0 if means[i] > 0 else -1.0
-            if (draws := _draws(first, second, places)) is not None:
+            if (draws := _draws(terms)) is not None:
                 low, high = _interval(sign * draws, position)
         ends = [None if end is None else _place(places, end) for end in (low, high)]
         between = (places[i], places[i + 1])
@@ -63,29 +69,46 @@ def crossings(first: Line, second: Line) -> list[Crossing]:
     return found
 
 
-def _draws(first: Line, second: Line, places: Sequence[float]) -> npt.NDArray[np.float64] | None:
+Term = tuple[float, Mapping[int, float]]
+"""A cell, and its weight in the difference of two lines at a place: below 0 in the second."""
+
+
+def _terms(sign: int, line: Line, x: float) -> list[Term]:
+    """What the mean of a line is made of at a place within its range."""
+    if x in line:
+        return [(sign, line[x])]
+    below, above = max(p for p in line if p < x), min(p for p in line if p > x)
+    share = (log2(x) - log2(below)) / (log2(above) - log2(below))
+    return [(sign * (1 - share), line[below]), (sign * share, line[above])]
+
+
+def _draws(places: Sequence[Sequence[Term]]) -> npt.NDArray[np.float64] | None:
     """Differences of means, drawn again: draws × places; None where a cell has one seed.
 
     At each place they scatter as Student's t with Welch's degrees of freedom, so that they agree
     with the test there. A cell that stands at several places is drawn once.
     """
     random = np.random.default_rng(0)
-    drawn: dict[tuple[int, tuple[float, ...]], npt.NDArray[np.float64]] = {}
+    drawn: dict[tuple[bool, tuple[float, ...]], npt.NDArray[np.float64]] = {}
 
-    def noise(line: int, cell: Mapping[int, float]) -> npt.NDArray[np.float64]:
+    def noise(weight: float, cell: Mapping[int, float]) -> npt.NDArray[np.float64]:
         values = tuple(cell.values())
-        if (line, values) not in drawn:
+        key = (weight > 0, values)
+        if key not in drawn:
             scatter = sqrt(variance(values) / len(values))
-            drawn[line, values] = scatter * random.standard_normal(_DRAWS)
-        return drawn[line, values]
+            drawn[key] = scatter * random.standard_normal(_DRAWS)
+        return weight * drawn[key]
 
     columns = []
-    for x in places:
-        value = welch(first[x], second[x])
-        if value is None or value.half is None:
+    for terms in places:
+        if any(len(cell) < 2 for _, cell in terms):
             return None
-        stretch = np.sqrt(value.freedom / random.chisquare(value.freedom, _DRAWS))
-        columns.append(value.mean + stretch * (noise(1, first[x]) - noise(2, second[x])))
+        mean = sum(weight * fmean(cell.values()) for weight, cell in terms)
+        variances = [weight**2 * variance(cell.values()) for weight, cell in terms]
+        _, freedom = spread(variances, [len(cell) for _, cell in terms])
+        stretch = np.sqrt(freedom / random.chisquare(freedom, _DRAWS))
+        moved = np.sum([noise(weight, cell) for weight, cell in terms], axis=0)
+        columns.append(mean + stretch * moved)
     return np.stack(columns, axis=1)
 
 

@@ -26,7 +26,20 @@ def test_lines_cross_halfway_on_log2() -> None:
     (found,) = crossings(line({2: around(1.0), 8: around(-1.0)}), FLAT)
 
     assert found.at == pytest.approx(4.0)
-    assert found.between == (2, 8)
+    assert found.between == (2, 4)
+
+
+def test_a_place_where_one_line_was_measured_counts() -> None:
+    """The other lies on a straight line there; outside of its range nothing is known."""
+    first = line({1: around(40.0), 2: around(26.3), 4: around(22.1), 8: around(20.8)})
+    second = line({2: around(23.3), 8: around(24.3), 32: around(25.0)})
+    (found,) = crossings(first, second)
+
+    assert found.at == pytest.approx(2 ** (1 + 3.0 / (3.0 + 1.7)))
+    assert found.between == (2, 4)
+    assert found.low is not None
+    assert found.high is not None
+    assert 2 < found.low < found.at < found.high < 4
 
 
 def test_a_crossing_is_where_interpolation_says() -> None:

@@ -106,7 +106,7 @@ def test_lines_cross_where_no_seed_diverged(tmp_path: Path) -> None:
         write_cell(tmp_path, "group", batch, around(0.667))
 
     (crossed,) = meeting(*only(tmp_path).lines)
-    assert crossed.between == (2.0, 32.0)
+    assert crossed.between == (8.0, 32.0)
     write_cell(tmp_path / "few", "batch", 2, [0.60, None])
     write_cell(tmp_path / "few", "batch", 8, around(0.68))
     for batch in (2, 8):
