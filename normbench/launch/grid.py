@@ -121,7 +121,7 @@ def check_launcher(launcher: Sequence[str]) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class SideBySide:
+class Workers:
     """How a launcher works on several jobs.
 
     Attributes:
@@ -135,10 +135,10 @@ class SideBySide:
     divided: bool = True
 
 
-def side_by_side(launcher: Sequence[str]) -> SideBySide:
+def workers_of(launcher: Sequence[str]) -> Workers:
     """How a launcher would work on several jobs."""
     with _opened(launcher) as grid:
-        return grid.side_by_side()
+        return grid.workers()
 
 
 @contextmanager
@@ -243,13 +243,13 @@ class _Grid:
         # What was typed comes last and wins.
         launcher.launch([[*extra, *each.overrides] for each in jobs], initial_job_idx=0)
 
-    def side_by_side(self) -> SideBySide:
-        """See :func:`side_by_side`."""
+    def workers(self) -> Workers:
+        """See :func:`workers_of`."""
         if _launcher_of(self._master) == "submitit_slurm":
             most = int(self._master.hydra.launcher.array_parallelism)
-            return SideBySide(max(1, most), divided=False)
+            return Workers(max(1, most), divided=False)
         workers = self._workers()
-        return SideBySide(1) if workers is None else SideBySide(workers, max(1, cores() // workers))
+        return Workers(1) if workers is None else Workers(workers, max(1, cores() // workers))
 
     def _workers(self) -> int | None:
         """How many processes train side by side on this machine; None: one, with all threads."""

@@ -1,6 +1,6 @@
 """What a network consists of: shapes, averaged axes, parameters, FLOPs, layer by layer."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -40,6 +40,10 @@ class LayerInfo:
     input_shape: torch.Size
 
 
+Reached = tuple[str, nn.Module, torch.Size, torch.Size]
+"""A layer by name, and the shapes of its input and output."""
+
+
 def layers(
     model: nn.Module, size: tuple[int, int], channels: int = 3, *, flops: bool = True
 ) -> list[LayerInfo]:
@@ -54,7 +58,7 @@ def layers(
     Raises:
         UsageError: a norm averages over a single value whatever the batch; the layer is named.
     """
-    reached: list[tuple[str, nn.Module, torch.Size, torch.Size]] = []
+    reached: list[Reached] = []
 
     def note(name: str, module: nn.Module) -> Any:
         def hook(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
@@ -86,7 +90,13 @@ def layers(
         for hook in hooks:
             hook.remove()
         model.train(was_training)
-    root, met, infos = type(model).__name__, set[nn.Module](), list[LayerInfo]()
+    root = type(model).__name__
+    return _told(reached, {name: counted.get(f"{root}.{name}", 0) for name, *_ in reached})
+
+
+def _told(reached: Sequence[Reached], flops: Mapping[str, int]) -> list[LayerInfo]:
+    """What is told of the layers that were reached; numbers where each is met first."""
+    met, infos = set[nn.Module](), list[LayerInfo]()
     for name, module, inputs, output in reached:
         own = () if module in met else module.parameters(recurse=False)
         infos.append(
@@ -95,7 +105,7 @@ def layers(
                 kind=type(module).__name__,
                 shape=tuple(output[1:]),
                 parameters=sum(p.numel() for p in own),
-                flops=0 if module in met else counted.get(f"{root}.{name}", 0),
+                flops=0 if module in met else flops[name],
                 norm=module if isinstance(module, Norm) else None,
                 suffix=module.suffix if isinstance(module, Part) else "",
                 input_shape=inputs,

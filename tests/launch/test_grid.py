@@ -18,7 +18,7 @@ from normbench.config import Config
 from normbench.errors import UsageError
 from normbench.launch import compose, grid, sweep
 from normbench.launch.compose import load_config
-from normbench.launch.grid import SideBySide, train_all, train_each
+from normbench.launch.grid import Workers, train_all, train_each
 from normbench.launch.planned import Cells
 from normbench.report.compare.rates import rate_trials
 from normbench.report.read.cells import collect
@@ -289,6 +289,16 @@ class Recorder:
         self.jobs.extend(map(list, jobs))
 
 
+def recorded_launches(monkeypatch: pytest.MonkeyPatch, launcher: str) -> Recorder:
+    """What is handed to a launcher on a machine of eight cores; nothing is launched."""
+    if launcher != "basic":
+        pytest.importorskip(f"hydra_plugins.hydra_{launcher.partition('_')[0]}_launcher")
+    recorder = Recorder()
+    monkeypatch.setattr(Plugins, "instantiate_launcher", lambda *_, **__: recorder)
+    monkeypatch.setattr(grid, "cores", lambda: 8)
+    return recorder
+
+
 @pytest.mark.parametrize(
     ("launcher", "settings", "threads"),
     [
@@ -311,11 +321,7 @@ def test_processes_on_one_machine_share_its_threads(
     threads: int | None,
 ) -> None:
     """Eight cores and four cells."""
-    if launcher != "basic":
-        pytest.importorskip(f"hydra_plugins.hydra_{launcher.partition('_')[0]}_launcher")
-    recorder = Recorder()
-    monkeypatch.setattr(Plugins, "instantiate_launcher", lambda *_, **__: recorder)
-    monkeypatch.setattr(grid, "cores", lambda: 8)
+    recorder = recorded_launches(monkeypatch, launcher)
     cell = [each for each in tiny if not each.startswith("threads=")]
     line = [*cell, "batch=2,4,6,8", f"hydra/launcher={launcher}"]
 
@@ -446,20 +452,20 @@ def test_workers_that_always_die_at_their_start_are_one_line(
 @pytest.mark.parametrize(
     ("launcher", "expected"),
     [
-        ([], SideBySide(1)),
-        (["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"], SideBySide(2, 4)),
-        (["hydra/launcher=joblib", "hydra.launcher.n_jobs=1000"], SideBySide(1000, 1)),
+        ([], Workers(1)),
+        (["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"], Workers(2, 4)),
+        (["hydra/launcher=joblib", "hydra.launcher.n_jobs=1000"], Workers(1000, 1)),
         (
             ["hydra/launcher=submitit_slurm", "hydra.launcher.array_parallelism=7"],
-            SideBySide(7, divided=False),
+            Workers(7, divided=False),
         ),
     ],
 )
 def test_how_many_jobs_are_worked_on_at_a_time(
-    launcher: list[str], expected: SideBySide, monkeypatch: pytest.MonkeyPatch
+    launcher: list[str], expected: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(grid, "cores", lambda: 8)
-    assert grid.side_by_side(launcher) == expected
+    assert grid.workers_of(launcher) == expected
 
 
 @pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_local", "submitit_slurm"])
@@ -467,12 +473,8 @@ def test_cells_are_divided_into_jobs_as_is_foretold(
     tiny: list[str], monkeypatch: pytest.MonkeyPatch, launcher: str
 ) -> None:
     """Eight cores, and three cells that may share a stack."""
-    if launcher != "basic":
-        pytest.importorskip(f"hydra_plugins.hydra_{launcher.partition('_')[0]}_launcher")
-    recorder = Recorder()
-    monkeypatch.setattr(Plugins, "instantiate_launcher", lambda *_, **__: recorder)
-    monkeypatch.setattr(grid, "cores", lambda: 8)
+    recorder = recorded_launches(monkeypatch, launcher)
     train_all([*tiny, "optim.lr=0.1,0.2,0.4", f"hydra/launcher={launcher}"], quiet())
 
-    told = grid.side_by_side([f"hydra/launcher={launcher}"])
+    told = grid.workers_of([f"hydra/launcher={launcher}"])
     assert len(recorder.jobs) == (min(told.jobs, 3) if told.divided else 1)

@@ -173,20 +173,31 @@ def build(num_classes):
 """
 
 
-def test_dropout_follows_from_the_seed_cut_off_or_not(
-    tiny: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    (tmp_path / "net.py").write_text(NET, encoding="utf-8")
-    every = [text for text in tiny if not text.startswith("model.")]
-    every += ["model=python", f"model.file={tmp_path}/net.py", "norm=batch", "batch=4"]
-    every += ["seeds=2", "stack=2", f"epochs={EPOCHS}", "save_every=0"]
-    whole, cut = load_config([*every, "name=whole"]), load_config([*every, "name=cut"])
-    assert experiment.run(whole, quiet()).finished
-    torch.rand(5)  # what else the process draws is nothing to it
+Own = Callable[..., None]
 
-    cut_off_run(cut, [1, 5, 3], monkeypatch)
 
-    assert differences(content(whole), content(cut)) == []
+@pytest.fixture
+def own_ends_the_same(tiny: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Own:
+    """Holds a run of a network of one's own, cut off after some steps, to one that was not."""
+
+    def held(text: str, steps: list[int], *overrides: str) -> None:
+        (tmp_path / "net.py").write_text(text, encoding="utf-8")
+        every = [text for text in tiny if not text.startswith("model.")]
+        every += ["model=python", f"model.file={tmp_path}/net.py", "norm=batch", "batch=4"]
+        every += [*overrides, f"epochs={EPOCHS}", "save_every=0"]
+        whole, cut = load_config([*every, "name=whole"]), load_config([*every, "name=cut"])
+        assert experiment.run(whole, quiet()).finished
+        torch.rand(5)  # what else the process draws is nothing to it
+
+        cut_off_run(cut, steps, monkeypatch)
+
+        assert differences(content(whole), content(cut)) == []
+
+    return held
+
+
+def test_dropout_follows_from_the_seed_cut_off_or_not(own_ends_the_same: Own) -> None:
+    own_ends_the_same(NET, [1, 5, 3], "seeds=2", "stack=2")
 
 
 REMEMBERS = """
@@ -214,18 +225,9 @@ def build(classes):
 
 
 def test_a_network_s_buffers_outlive_its_process_though_it_does_not_save_them(
-    tiny: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    own_ends_the_same: Own,
 ) -> None:
-    (tmp_path / "net.py").write_text(REMEMBERS, encoding="utf-8")
-    every = [text for text in tiny if not text.startswith("model.")]
-    every += ["model=python", f"model.file={tmp_path}/net.py", "norm=batch", "batch=4"]
-    every += [f"epochs={EPOCHS}", "save_every=0"]
-    whole, cut = load_config([*every, "name=whole"]), load_config([*every, "name=cut"])
-    assert experiment.run(whole, quiet()).finished
-
-    cut_off_run(cut, [2, 4], monkeypatch)
-
-    assert differences(content(whole), content(cut)) == []
+    own_ends_the_same(REMEMBERS, [2, 4])
 
 
 @pytest.mark.parametrize("steps", range(STEPS + 2))

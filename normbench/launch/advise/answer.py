@@ -223,9 +223,8 @@ def _memory(
 def _longer(plan: Plan, finish: Finish) -> float | None:
     """The seconds beyond the budget that trainings of the planned length take, or None."""
     lengths = [shortest(plan.epochs)]
-    side_by_side = plan.workers, plan.divided
-    needed = price(plan.timings, plan.steps, plan.epochs, lengths, *side_by_side) * finish.pace
-    return float(max(0.0, plan.used + needed - plan.within)) or None
+    needed = price(plan.timings, plan.steps, plan.epochs, lengths, plan.workers, plan.divided)
+    return float(max(0.0, plan.used + finish.pace * needed - plan.within)) or None
 
 
 def _needed(

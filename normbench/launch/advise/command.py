@@ -31,7 +31,7 @@ from normbench.launch.advise.race import LAST_LOOKS, follow
 from normbench.launch.advise.rounds import by_seed, train, trained_before
 from normbench.launch.choices import USUAL
 from normbench.launch.compose import load_config
-from normbench.launch.grid import side_by_side
+from normbench.launch.grid import workers_of
 from normbench.run.cell import Cell
 from normbench.run.estimate import measure
 from normbench.store.advice import (
@@ -194,7 +194,7 @@ def _measured(
     screen: Screen,
 ) -> Plan:
     """A new plan."""
-    config, beside = cells[0].config, side_by_side(question.launcher)
+    config, beside = cells[0].config, workers_of(question.launcher)
     workers = min(beside.jobs, MOST_WORKERS)  # more have nothing to do
     images, held_out = config.data.num_training(cells[0].images.num_train)
     steps = images // config.batch

@@ -20,6 +20,9 @@ POWER = 0.8
 MOST_SEEDS = 100
 """More are not asked for: the difference is then too small to be worth them."""
 
+_ENDLESS = 1e6
+"""Degrees of freedom of a variance that is known: Student's t is then the normal distribution."""
+
 EQUIVALENT, DIFFERENT, UNDECIDED = "equivalent", "different", "undecided"
 
 
@@ -130,7 +133,9 @@ def spread(
     parts = [(value / count, count - 1) for value, count in zip(variances, counts, strict=True)]
     total = sum(part for part, _ in parts) + known
     sampled = sum(part**2 / one for part, one in parts)
-    return sqrt(total), total**2 / sampled if sampled else float(sum(one for _, one in parts))
+    if sampled:
+        return sqrt(total), total**2 / sampled
+    return sqrt(total), _ENDLESS if known else float(sum(one for _, one in parts))
 
 
 def estimate(values: Iterable[float]) -> Estimate | None:

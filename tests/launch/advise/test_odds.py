@@ -5,7 +5,7 @@ from random import Random
 import pytest
 from scipy.stats import ttest_ind
 
-from normbench.launch.advise.odds import ALPHA, detectable, said_p, seeds_needed, welch
+from normbench.launch.advise.odds import ALPHA, CHOICE_SD, detectable, said_p, seeds_needed, welch
 
 
 def test_p_is_welch_s() -> None:
@@ -20,6 +20,14 @@ def test_values_that_are_all_equal_scatter_by_their_rounding() -> None:
     assert welch([0.5] * 5, [0.5] * 5, 0.01) == 1.0
     assert welch([0.5] * 5, [0.505] * 5, 0.01) > 0.001
     assert welch([0.5] * 5, [0.6] * 5, 0.01) < 1e-6
+
+
+def test_what_is_known_of_the_choice_has_no_end_of_freedom() -> None:
+    """Equal seeds leave the known variance alone: the quantile is the normal distribution's."""
+    limit = 1.96 * (2 * CHOICE_SD**2) ** 0.5
+
+    assert welch([0.5] * 2, [0.5 + 1.01 * limit] * 2, 0.0) < 0.05
+    assert welch([0.5] * 2, [0.5 + 0.99 * limit] * 2, 0.0) > 0.05
 
 
 def test_the_seeds_that_are_said_to_be_needed_make_the_difference_clear() -> None:
