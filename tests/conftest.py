@@ -7,10 +7,11 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 import numpy as np
 import pytest
@@ -38,8 +39,12 @@ TINY = (
 
 
 def pytest_configure() -> None:
-    """One thread here and in the processes that tests start: it is tests that run in parallel."""
+    """One thread here and in the processes that tests start: it is tests that run in parallel.
+
+    And one place for matplotlib's list of fonts, which takes a second or two to make.
+    """
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("MPLCONFIGDIR", f"{tempfile.gettempdir()}/normbench-tests-matplotlib")
     torch.set_num_threads(1)
 
 
@@ -101,6 +106,20 @@ def _local_only(self: socket.socket, address: Any) -> None:
     if isinstance(address, tuple) and address[0] not in ("127.0.0.1", "::1", "localhost"):
         pytest.fail(f"a test reached for the network: {address}")
     _connect(self, address)
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures that are blank: drawing them is the longest part of a report, and tested by itself."""
+    from matplotlib.figure import Figure
+
+    def savefig(_: Figure, file: str | Path | IO[Any], **options: Any) -> None:
+        if isinstance(file, str | Path):
+            Path(file).touch()
+        else:
+            file.write("<svg></svg>" if options["format"] == "svg" else b"no picture")
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
 
 
 @pytest.fixture

@@ -38,6 +38,8 @@ SMALLER = {
     "normbench run norm=group batch=2 seeds=8": "stack=2",
     "normbench sweep": f"epochs=1 model.width=4 threads=1 stack=1 seeds=1 {FEW}",
     "normbench advise": f"epochs=1 model.width=4 threads=1 stack=1 {FEW}",
+    "normbench advise batch=2 --within 30m": "--norms batch,group",
+    "normbench sweep model=python": "batch=2",
     "normbench sweep experiment=quick": "data=images data.name=cifar10 data.limit=32",
     "normbench sweep experiment=naive": "norm=batch,group batch=2,8",
     "normbench data import": "--size 8",
@@ -183,6 +185,7 @@ def run(nb: Command, words: list[str]) -> None:
             assert Path(script).name in (ROOT / by).read_text(encoding="utf-8")
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("block", list(consoles()))
 def test_every_command_runs(block: str, nb: Command, place: Path) -> None:
     for line in block.splitlines():

@@ -152,14 +152,16 @@ def _opened(arguments: Sequence[str]) -> Iterator["_Grid"]:
     with initialize_config_module(CONFIGS, version_base="1.3", job_name="normbench"):
         for each in own:
             _check_axis(each)
-        overrides = [*_QUIET, *launcher, *(each.readable for each in own)]
+        # An experiment's own axes may choose the norm that a typed setting is one of: each cell is
+        # composed by itself, and only what they share here.
+        shared = [each.readable for each in own if each.key == "experiment"]
+        overrides = [*_QUIET, *launcher, *shared]
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
         try:
             master = hydra.compose_config("config", overrides, RunMode.MULTIRUN)
         except (HydraException, OmegaConfBaseException) as error:
-            typed_all = [*map(parse, launcher), *own]
-            raise UsageError(in_words(error, typed_all)) from None
+            raise UsageError(in_words(error, [*map(parse, launcher), *own])) from None
         yield _Grid(master, HydraContext(hydra.config_loader, Callbacks(master)), own)
 
 

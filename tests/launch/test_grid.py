@@ -20,6 +20,7 @@ from normbench.launch import compose, grid, sweep
 from normbench.launch.compose import load_config
 from normbench.launch.grid import Workers, train_all, train_each
 from normbench.launch.planned import Cells
+from normbench.norms.batch import BatchNormConfig
 from normbench.report.compare.rates import rate_trials
 from normbench.report.read.cells import collect
 from normbench.run.cell import Cell
@@ -189,6 +190,14 @@ def test_what_is_typed_replaces_what_an_experiment_says(monkeypatch: pytest.Monk
     found = composed(monkeypatch, "experiment=naive", "batch=6", "norm=none,batch", "epochs=9")
 
     assert [(c.norm.name, c.batch, c.epochs) for c in found] == [("none", 6, 9), ("batch", 6, 9)]
+
+
+def test_a_typed_setting_may_be_one_of_the_norm_that_an_experiment_varies(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (found,) = composed(monkeypatch, "experiment=momentum", "norm.momentum=0.03")
+
+    assert found.norm == BatchNormConfig(momentum=0.03)
 
 
 def test_every_experiment_fits_the_built_in_images(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -421,15 +430,14 @@ def test_a_cell_that_did_not_finish_is_exit_code_1(nb: Command, tiny: list[str])
 TWO = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
 
 
-@pytest.mark.parametrize("times", [1, 2])
-def test_cells_are_launched_again_where_a_worker_dies_at_its_start(
-    tiny: list[str], dying_workers: Callable[[int], Path], times: int
+def test_cells_are_launched_again_where_workers_die_at_their_start(
+    tiny: list[str], dying_workers: Callable[[int], Path]
 ) -> None:
-    killed = dying_workers(times)
+    killed = dying_workers(2)
     screen = quiet()
     cells = train_each([[*tiny, f"norm={norm}"] for norm in ("batch", "group")], TWO, screen)
 
-    assert len(list(killed.iterdir())) == times
+    assert len(list(killed.iterdir())) == 2
     assert all(each.finished for each in cells)
     assert isinstance(screen.console.file, io.StringIO)
     assert "a process of the launcher died (TerminatedWorkerError: " in (

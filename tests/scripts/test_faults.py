@@ -26,14 +26,14 @@ IN_PLACE = "has damaged a checkpoint|no checkpoint loads"
 VELOCITIES = "differs"
 UNHELD = "not one has trained"
 SHARES: dict[str, tuple[Callable[[World, int], Iterator[str | None]], int]] = {
-    "kill": (kills.killed, 3),
-    "save": (kills.killed_in_save, 24),
-    "damage": (files.damaged, 12),
+    "kill": (kills.killed, 2),
+    "save": (kills.killed_in_save, 16),
+    "damage": (files.damaged, 8),
     "signal": (kills.interrupted, 2),
     "full": (files.full, 2),
     "two": (cells.two, 1),
     "events": (files.events, 6),
-    "readonly": (places.read_only, 3),
+    "readonly": (places.read_only, 1),
     "paths": (places.paths, 1),
     "clock": (places.clock, 1),
 }
@@ -113,8 +113,8 @@ def test_every_row_is_in_the_matrix_and_has_as_many_tries_as_was_promised() -> N
 @pytest.mark.parametrize(
     ("sabotage", "row", "tries", "said"),
     [
-        pytest.param("write_in_place", kills.killed_in_save, 30, IN_PLACE, id="writing in place"),
-        pytest.param("forget_velocities", kills.killed, 4, VELOCITIES, id="forgotten velocities"),
+        pytest.param("write_in_place", kills.killed_in_save, 6, IN_PLACE, id="writing in place"),
+        pytest.param("forget_velocities", kills.killed, 2, VELOCITIES, id="forgotten velocities"),
         pytest.param("train_unheld", cells.two, 1, UNHELD, id="no lock"),
     ],
 )

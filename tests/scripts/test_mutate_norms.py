@@ -8,12 +8,11 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "mutate_norms.py"
 
 
 def test_a_sample_of_mutants_is_noticed() -> None:
-    # Of three unlike files: each file's checks run once more without any mutant.
-    command = [sys.executable, str(SCRIPT), "--sample", "12", "--seed", "1"]
-    command += ["batch", "evonorm_b0", "online"]
+    # Of two unlike files: each file's checks run once more without any mutant.
+    command = [sys.executable, str(SCRIPT), "--sample", "8", "--seed", "1", "batch", "evonorm_b0"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "12 mutants, " in done.stdout
+    assert "8 mutants, " in done.stdout
     assert "NOT NOTICED" not in done.stdout
 
 

@@ -11,12 +11,13 @@ from normbench.store.results import read_result, write_result
 ROOT = Path(__file__).parents[2]
 
 
-def test_a_record_is_made_again_to_the_bit_and_another_one_is_not(tmp_path: Path) -> None:
-    settings = ["norm=group", "batch=8", "epochs=1", "data=synthetic", "data.limit=64", "seed=3"]
-    settings += ["data.test_limit=50", "model=convnet", "threads=1", f"runs={tmp_path}", "name=x"]
+def test_a_record_is_made_again_to_the_bit_and_another_one_is_not(
+    tiny: list[str], tmp_path: Path
+) -> None:
+    settings = [*tiny, "norm=group", "seed=3", f"runs={tmp_path}", "name=x"]
     normbench = Path(sys.executable).with_name("normbench")
     subprocess.run([normbench, "run", *settings], check=True, capture_output=True, timeout=200)
-    (cell,) = (tmp_path / "x").glob("group-b8-*")
+    (cell,) = (tmp_path / "x").glob("group-b4-*")
 
     other = tmp_path / "edited" / cell.name
     shutil.copytree(cell, other)

@@ -114,6 +114,7 @@ def test_equal_runs_give_equal_reports(naive: report.Report, tmp_path: Path) -> 
     assert contents(made.folder) == contents(naive.folder)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_report_on_a_reported_folder_is_the_same_and_leaves_the_runs_alone(
     tmp_path: Path,
 ) -> None:
@@ -135,6 +136,7 @@ def test_published_lines_come_only_on_request(naive: report.Report, tmp_path: Pa
     assert not published & set(files_below(write(tmp_path / "x").folder))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_pictures_of_an_earlier_report_go_and_nothing_else_does(tmp_path: Path) -> None:
     runs = write_sweep(tmp_path / "runs")
     out = tmp_path / "out"
@@ -173,6 +175,7 @@ def test_names_from_files_can_only_be_read(tmp_path: Path) -> None:
         assert "<script" not in path.read_text(encoding="utf-8")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_data_sets_models_and_recipes_have_pictures_of_their_own(tmp_path: Path) -> None:
     write_cell(tmp_path / "x", "group", 2, around(0.5))
     write_cell(tmp_path / "x", "group", 2, around(0.5), changes={"optim.lr": 0.2})
@@ -183,6 +186,7 @@ def test_data_sets_models_and_recipes_have_pictures_of_their_own(tmp_path: Path)
     assert {"error-1.svg", "error-2.svg", "error-3.svg"} <= set(files_below(made.folder))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_two_folders_stand_side_by_side(tmp_path: Path) -> None:
     first = write_sweep(tmp_path / "short")
     second = write_sweep(tmp_path / "long", epochs=6)
@@ -199,6 +203,7 @@ def test_two_folders_stand_side_by_side(tmp_path: Path) -> None:
     assert start < text.index("## short: ") < text.index("## long: ")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_folder_is_set_beside_the_other_and_never_beside_itself(tmp_path: Path) -> None:
     """The first of two comparisons is alone in its folder; its second is the first's own."""
     for epochs in (1, 3):
@@ -213,6 +218,7 @@ def test_a_folder_is_set_beside_the_other_and_never_beside_itself(tmp_path: Path
     assert "Second: new: " in note
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_file_of_one_s_own_is_not_overwritten(tmp_path: Path) -> None:
     own = "# My report\n\n![what I drew](mine.png)\n"
     heading = Heading(1, "normbench: runs")
@@ -230,6 +236,7 @@ def test_a_file_of_one_s_own_is_not_overwritten(tmp_path: Path) -> None:
         write_document(tmp_path, "other", "a title", [Heading(1, "Which norm?")])
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_rates_of_two_variants_of_a_norm_are_two_lines(tmp_path: Path) -> None:
     """As the first round of a race makes them: three rates, and one with another momentum."""
     for rate, error in ((0.05, 30.0), (0.1, 28.0), (0.2, 33.0)):
@@ -243,6 +250,7 @@ def test_rates_of_two_variants_of_a_norm_are_two_lines(tmp_path: Path) -> None:
     assert "| batch, momentum=0.02 | 2 | 0.1 | 25.0 |" in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_weights_that_training_started_from_have_a_table(tmp_path: Path) -> None:
     cell = write_cell(tmp_path, "group", 2, [0.6, 0.62])
     write_cell(tmp_path, "batch", 2, [0.5, 0.5])
@@ -282,6 +290,7 @@ def half_finished(directory: Path) -> Path:
     return running
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_half_finished_sweep_shows_what_is_done_running_and_failed(tmp_path: Path) -> None:
     running = half_finished(tmp_path / "x")
     with FileLock(running / ".lock"):
@@ -303,6 +312,7 @@ def test_a_half_finished_sweep_shows_what_is_done_running_and_failed(tmp_path: P
         assert said in text, said
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_report_shows_the_table_of_a_half_finished_sweep(tmp_path: Path) -> None:
     half_finished(tmp_path / "x")
     shown, text = screen()
