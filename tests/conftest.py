@@ -110,7 +110,7 @@ def _local_only(self: socket.socket, address: Any) -> None:
 
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pictures that are blank: drawing them is the longest part of a report, and tested by itself."""
+    """Blank pictures: drawing them takes the longest in a report, and is tested by itself."""
     from matplotlib.figure import Figure
 
     def savefig(_: Figure, file: str | Path | IO[Any], **options: Any) -> None:
