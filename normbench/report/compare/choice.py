@@ -14,7 +14,12 @@ from normbench.report.compare.differences import (
     typical,
     with_new_images,
 )
-from normbench.report.compare.statistics import MOST_SEEDS, Estimate, seeds_to_tell
+from normbench.report.compare.statistics import (
+    MOST_SEEDS,
+    Estimate,
+    seeds_to_tell,
+    seeds_to_tell_paired,
+)
 from normbench.report.read.cells import CellRun
 
 CHANCE = 1.25
@@ -31,7 +36,7 @@ class Choice:
         error: its test error in %.
         error_new: half its 95 % interval with a new test set; None where not recorded.
         second: the runner-up; None where nothing else was measured.
-        ahead: by how much the runner-up's error is higher, in points (Welch, 95 %).
+        ahead: by how much the runner-up's error is higher, in points (95 %).
         ahead_new: half its 95 % interval with a new test set; None where not recorded.
         doubt: of the other norms whose error is not clearly higher, with all differences of the
             comparison taken together, the one that takes the most seeds; None where all are.
@@ -122,7 +127,10 @@ def _needed(asked: Sequence[Difference], doubt: Line, best: Line, x: int) -> int
     points = doubt.at(x), best.at(x)
     if lead is None or points[0] is None or points[1] is None:
         return None
-    return seeds_to_tell(points[0].errors.values(), points[1].errors.values(), lead.level)
+    first, second = points[0].errors, points[1].errors
+    if lead.paired:
+        return seeds_to_tell_paired(first, second, lead.level)
+    return seeds_to_tell(first.values(), second.values(), lead.level)
 
 
 def _ranked(comparison: Comparison, x: int) -> list[tuple[Line, Point, Estimate]]:

@@ -222,9 +222,10 @@ def _comparison(regime: Regime, cells: Sequence[CellRun]) -> Comparison:
     )
 
 
-def _natural(label: str) -> list[str | int]:
-    """Sorts numbers in a label by size: G = 2 before G = 10."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"([0-9]+)", label)]
+def _natural(label: str) -> list[str | float]:
+    """Sorts numbers in a label by size: G = 2 before G = 10, 0.003 before 0.01."""
+    parts = re.split(r"([0-9]+(?:\.[0-9]+)?(?:e[-+]?[0-9]+)?)", label)
+    return [float(part) if number % 2 else part for number, part in enumerate(parts)]
 
 
 def _variants(regime: Regime) -> dict[str, str]:

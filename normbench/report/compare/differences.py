@@ -39,7 +39,7 @@ class Difference:
     Attributes:
         first, second: the lines.
         x: where.
-        points: percentage points (Welch).
+        points: percentage points (Welch; seed by seed where both hold the same weights).
         level: of the interval that has to exclude 0 among all that is asked together (Holm).
     """
 
@@ -48,6 +48,18 @@ class Difference:
     x: int
     points: Estimate
     level: float
+
+    @property
+    def paired(self) -> bool:
+        """Whether both hold the same weights."""
+        a, b = self.first.at(self.x), self.second.at(self.x)
+        return a is not None and b is not None and same_weights(a.cell, b.cell)
+
+    @property
+    def correlation(self) -> float | None:
+        """Pearson's r of the errors over seeds; None with fewer than three."""
+        a, b = self.first.at(self.x), self.second.at(self.x)
+        return None if a is None or b is None else correlation(a.errors, b.errors)
 
     @property
     def together(self) -> Estimate:
@@ -74,7 +86,36 @@ def differences(comparison: Comparison) -> list[Difference]:
 
 def _difference(first: Line, second: Line, x: int) -> Estimate | None:
     a, b = first.at(x), second.at(x)
-    return welch(a.errors, b.errors) if a and b and a.whole and b.whole else None
+    if not (a and b and a.whole and b.whole):
+        return None
+    compared = paired if same_weights(a.cell, b.cell) else welch
+    return compared(a.errors, b.errors)
+
+
+def same_weights(first: CellRun, second: CellRun) -> bool:
+    """Whether the seeds that two cells of one norm share ended with the same weights.
+
+    So it is where a setting changes nothing in training, such as the momentum of batch norm's
+    running averages: then losses are equal to the last bit, and so is what the same re-estimated
+    statistics give. One seed is too few to tell.
+    """
+    ends, others = _ends(first), _ends(second)
+    shared = ends.keys() & others.keys()
+    return (
+        first.folder != second.folder
+        and first.norm == second.norm
+        and len(shared) > 1
+        and all(ends[seed] == others[seed] for seed in shared)
+    )
+
+
+def _ends(cell: CellRun) -> dict[int, tuple[int, float | None, float]]:
+    """What tells a seed's weights from others; only of those that re-estimated statistics say."""
+    return {
+        result.seed: (result.steps, result.train_loss, result.test_accuracy_reestimated)
+        for result in cell.finished
+        if result.test_accuracy_reestimated is not None
+    }
 
 
 def _together(values: Iterable[tuple[Line, Line, int, Estimate | None]]) -> list[Difference]:

@@ -237,6 +237,16 @@ def seeds_to_tell(
     return _enough(variance(one) + variance(other), apart, (1 + level) / 2, POWER)
 
 
+def seeds_to_tell_paired(
+    first: Mapping[int, float], second: Mapping[int, float], level: float = LEVEL
+) -> int | None:
+    """The same of what is :func:`paired`."""
+    apart = [first[seed] - second[seed] for seed in first.keys() & second.keys()]
+    if len(apart) < 2 or fmean(apart) == 0:
+        return None
+    return _enough(variance(apart), abs(fmean(apart)), (1 + level) / 2, POWER, cells=1)
+
+
 def seeds_to_settle(
     first: Iterable[float], second: Iterable[float], bound: float, number: int = 1
 ) -> int | None:
@@ -255,9 +265,11 @@ def seeds_to_settle(
     return _enough(variances, -room, 1 - (1 - LEVEL) / number, POWER)
 
 
-def _enough(variances: float, size: float, share: float, power: float) -> int | None:
+def _enough(
+    variances: float, size: float, share: float, power: float, cells: int = 2
+) -> int | None:
     for n in range(2, MOST_SEEDS + 1):
-        freedom = 2 * (n - 1)
+        freedom = cells * (n - 1)
         reach = quantile(share, freedom) + quantile(power, freedom)
         if reach * sqrt(variances / n) <= size:
             return n

@@ -184,12 +184,14 @@ def _differences(comparison: Comparison) -> list[Block]:
     columns, rows = difference_table(comparison)
     if not rows:
         return []
+    marked = any("paired" in row[columns.index("how sure")] for row in rows)
+    but = ", but for rows marked so, whose cells hold the same weights" if marked else ""
     note = (
         "Test error in percentage points with 95 % intervals (Welch: seeds of different cells are"
-        " not paired). Alone: each interval by itself. Together: all rows of this table at once"
-        f" (Holm, {count(len(rows), 'row')}); clear where that one does not hold 0. The intervals"
-        " decide together; how large several differences are together, they say a little less"
-        " often than in 95 % of cases."
+        f" not paired{but}). Alone: each interval by itself. Together: all rows of this table at"
+        f" once (Holm, {count(len(rows), 'row')}); clear where that one does not hold 0."
+        " The intervals decide together; how large several differences are together, they say a"
+        " little less often than in 95 % of cases."
     )
     blocks: list[Block] = [Text(note, muted=True), Table(columns, rows)]
     crossed = crossing_rows(comparison) if comparison.axis not in SIGNS else []

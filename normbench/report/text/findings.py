@@ -232,9 +232,15 @@ def _crossing(comparison: Comparison) -> list[str]:
 
 def _parts(comparison: Comparison) -> list[str]:
     """What batch norm loses to what at the smallest place."""
-    row = min(decomposition(comparison), key=lambda row: row.x, default=None)
-    if row is None:
+    rows = decomposition(comparison)
+    first = min(rows, key=lambda row: row.x, default=None)
+    if first is None:
         return []
+    same = [row for row in rows if (row.x, row.line.norm) == (first.x, first.line.norm)]
+    return [_parted(comparison, row) for row in same]
+
+
+def _parted(comparison: Comparison, row: Parts) -> str:
     where = axis_value(comparison.axis, row.x)
     said = (
         f"re-estimated statistics (PreciseBN) lower {row.line.named}'s error at {where} by"
@@ -242,7 +248,7 @@ def _parts(comparison: Comparison) -> list[str]:
     )
     if row.lost is not None and row.lost.above(0):
         said += f" of the {plus_minus(row.lost)} that it loses"
-    return [f"{said}{not_clear(row.gap)}{_with_them(comparison, row)}."]
+    return f"{said}{not_clear(row.gap)}{_with_them(comparison, row)}."
 
 
 def _with_them(comparison: Comparison, row: Parts) -> str:

@@ -8,6 +8,7 @@ from itertools import combinations
 from normbench.report.compare.comparisons import NAMES, Comparison, Line, Point
 from normbench.report.compare.costs import cost, untimed
 from normbench.report.compare.differences import (
+    Difference,
     changes,
     decomposition,
     differences,
@@ -91,13 +92,20 @@ def difference_table(comparison: Comparison) -> tuple[list[str], Rows]:
             "any" if one.first.level and one.second.level and not along else str(one.x),
             signed_difference(one.points),
             signed_difference(one.together),
-            "clear" if one.clear else "unclear",
+            ("clear" if one.clear else "unclear") + _pairing(one),
             str(one.points.n),
         ]
         for one in found
     ]
     axis = SIGNS.get(comparison.axis, NAMES[comparison.axis])
     return ["error of", axis, "points, alone", "points, together", "how sure", "n"], rows
+
+
+def _pairing(one: Difference) -> str:
+    """What pairing gains, where the same weights are compared."""
+    if not one.paired:
+        return ""
+    return ", paired" if one.correlation is None else f", paired (r {fixed(one.correlation, 2)})"
 
 
 def crossing_rows(comparison: Comparison) -> Rows:

@@ -181,9 +181,18 @@ def test_variants_of_a_norm_are_lines_named_by_what_differs(tmp_path: Path) -> N
         write(tmp_path, "group", batch, norm__groups=8, norm__eps=0.1)
 
     assert list(shape(only(tmp_path))) == [
-        "group, eps=0.1, G = 8",
         "group, eps=1e-05, G = 2",
         "group, eps=1e-05, G = 8",
+        "group, eps=0.1, G = 8",
+    ]
+
+
+def test_variants_of_a_norm_stand_by_size(tmp_path: Path) -> None:
+    for momentum in (0.1, 0.03, 0.01, 0.003):
+        write(tmp_path, "batch", 2, norm__momentum=momentum)
+
+    assert list(shape(only(tmp_path))) == [
+        f"batch, momentum={momentum}" for momentum in (0.003, 0.01, 0.03, 0.1)
     ]
 
 

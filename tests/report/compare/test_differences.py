@@ -19,6 +19,7 @@ from normbench.report.compare.differences import (
     meeting,
     with_new_images,
 )
+from normbench.report.compare.statistics import welch
 from normbench.report.read.cells import collect
 from normbench.store.outcomes import write_outcomes
 from tests.report_helpers import around, edit_result, write_cell, write_sweep
@@ -63,6 +64,66 @@ def test_differences_are_welch_s(batch_norm: Comparison) -> None:
     assert (found.first.label, found.second.label, found.x) == ("batch", "group", 2)
     assert (found.points.low, found.points.high) == pytest.approx((interval.low, interval.high))
     assert found.together == found.points, "one difference alone needs no correction"
+
+
+MOMENTUM = {0.1: [0.600, 0.640, 0.570], 0.01: [0.641, 0.678, 0.613]}
+
+
+def write_momenta(folder: Path, *others: list[float], seeds: int = 3) -> None:
+    """Two cells that differ in what they average alone, unless ``others`` were re-estimated."""
+    for (momentum, accuracies), anew in zip(
+        MOMENTUM.items(), [ANEW[2], *others, ANEW[2]], strict=False
+    ):
+        changes = {"norm.momentum": momentum}
+        write_cell(
+            folder, "batch", 2, accuracies[:seeds], reestimated=anew[:seeds], changes=changes
+        )
+
+
+def test_evaluations_of_the_same_weights_are_paired(tmp_path: Path) -> None:
+    write_momenta(tmp_path)
+    (found,) = differences(only(tmp_path))
+    theirs = stats.ttest_rel(*([100 * (1 - a) for a in values] for values in MOMENTUM.values()))
+    interval = theirs.confidence_interval(0.95)
+
+    assert (found.first.label, found.second.label) == (
+        "batch, momentum=0.01",
+        "batch, momentum=0.1",
+    )
+    assert found.paired
+    assert found.correlation == pytest.approx(np.corrcoef(list(MOMENTUM.values()))[0, 1])
+    assert (found.points.low, found.points.high) == pytest.approx((-interval.high, -interval.low))
+    assert found.clear
+    apart = welch(found.first.points[0].errors, found.second.points[0].errors)
+    assert apart is not None
+    assert not apart.clear
+
+
+@pytest.mark.parametrize(
+    ("others", "seeds"),
+    [
+        ([[0.641, 0.650, 0.634]], 3),
+        ([[]], 3),
+        ([], 1),
+    ],
+    ids=["one seed has other weights", "not re-estimated", "one seed cannot tell"],
+)
+def test_what_may_be_other_weights_is_not_paired(
+    tmp_path: Path, others: list[list[float]], seeds: int
+) -> None:
+    write_momenta(tmp_path, *others, seeds=seeds)
+    (found,) = differences(only(tmp_path))
+
+    assert not found.paired
+    assert found.points == welch(found.first.points[0].errors, found.second.points[0].errors)
+
+
+def test_cells_of_two_norms_are_never_paired(tmp_path: Path) -> None:
+    write_cell(tmp_path, "batch", 2, RUNNING[2], reestimated=ANEW[2])
+    write_cell(tmp_path, "batch_renorm", 2, RUNNING[2], reestimated=ANEW[2])
+    (found,) = differences(only(tmp_path))
+
+    assert not found.paired
 
 
 def test_all_differences_of_a_comparison_are_one_family(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from normbench.report.compare.statistics import (
     paired,
     seeds_to_settle,
     seeds_to_tell,
+    seeds_to_tell_paired,
     welch,
 )
 
@@ -187,6 +188,20 @@ def test_the_seeds_asked_for_would_tell(number: int) -> None:
     draws = random.normal(0, 1, (2, 4000, n))
     p = stats.ttest_ind(draws[0], draws[1] + 1, axis=1, equal_var=False).pvalue
     assert np.mean(p < 0.05 / number) == pytest.approx(0.8, abs=0.03)
+
+
+def test_the_seeds_asked_for_of_what_is_paired_would_tell() -> None:
+    first, second = by_seed(30.0, 31.0, 32.0), by_seed(31.0, 31.5, 33.0)  # -1, -0.5, -1
+    n = seeds_to_tell_paired(first, second, bonferroni(10))
+    assert n is not None
+
+    random = np.random.default_rng(0)
+    apart = [first[seed] - second[seed] for seed in first]
+    draws = random.normal(np.mean(apart), np.std(apart, ddof=1), (4000, n))
+    assert np.mean(stats.ttest_1samp(draws, 0, axis=1).pvalue < 0.05 / 10) >= 0.8
+    assert np.mean(stats.ttest_1samp(draws[:, 1:], 0, axis=1).pvalue < 0.05 / 10) < 0.8
+    assert seeds_to_tell_paired(first, first) is None, "no number of seeds tells what is equal"
+    assert seeds_to_tell_paired(first, {0: 1.0}) is None
 
 
 def test_beyond_a_bound_is_asked_of_several_changes_together() -> None:
