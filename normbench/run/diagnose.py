@@ -2,12 +2,12 @@
 to do.
 
 The accuracy of the same weights is measured with their running averages, with statistics estimated
-anew from training images (:mod:`normbench.training.precise_bn`), and with those of batches of
-several sizes. Differences are paired, image by image, and nothing is advised for what chance alone
-would do.
+anew from training images (:mod:`normbench.training.precise_bn`), with slow averages over batches of
+the training size, and with those of batches of several sizes. Differences are paired, image by
+image, and nothing is advised for what chance alone would do.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +23,7 @@ from normbench.norms.foreign import foreign_norm
 from normbench.run.remedies import Accuracy, Gain, advice
 from normbench.training.loop import evaluate
 from normbench.training.precise_bn import (
+    BATCH,
     batch_norms,
     estimation,
     reestimate,
@@ -65,7 +66,8 @@ class Findings:
     """What was found about a network.
 
     Attributes:
-        accuracies: with running averages, re-estimated, and by batch size.
+        accuracies: with running averages, re-estimated, with slow averages where it is known how
+            many images shared statistics in training, and by batch size.
         layers: how far the running statistics stray, layer by layer.
         advice: what to do, in words; empty where nothing is wrong with the statistics.
         statistics: the re-estimated ones, by their names in the network's ``state_dict``.
@@ -127,6 +129,10 @@ def diagnose(
     work: list[tuple[str, Callable[[], Accuracy]]] = [
         ("running averages", partial(_evaluated, "running", network, all_images, autocast)),
         ("re-estimated", partial(_reestimated, anew, batches, epoch, all_images, autocast)),
+        *(
+            (f"slow averages of {n}", partial(_slow, network, slow, n, epoch, all_images, autocast))
+            for n, slow in _slow_averages(train, batch, flip)
+        ),
         *((f"batches of {n}", partial(_by_batch, network, test, n, autocast)) for n in sizes),
     ]
     accuracies = []
@@ -195,6 +201,21 @@ def _reestimated(
 ) -> Accuracy:
     reestimate(network, batches, epoch, autocast=autocast)
     return _evaluated("re-estimated", network, test, autocast)
+
+
+def _slow_averages(train: Split, batch: int | None, flip: bool) -> Iterator[tuple[int, Batches]]:
+    """The batches that slow averages are over; none where there would be only one sub-batch."""
+    if batch is not None and batch < min(BATCH, len(train)):
+        yield batch, estimation(train, seed=0, flip=flip, size=batch)
+
+
+def _slow(
+    network: nn.Module, batches: Batches, size: int, epoch: int, test: Split, autocast: bool
+) -> Accuracy:
+    with restoring(network):
+        reestimate(network, batches, epoch, size=size, autocast=autocast)
+        found = evaluate([network], test, autocast=autocast)
+    return _accuracy("slow", size, found)
 
 
 def _by_batch(network: nn.Module, test: Split, size: int, autocast: bool) -> Accuracy:

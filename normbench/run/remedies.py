@@ -17,8 +17,9 @@ class Accuracy:
     """The accuracy with some statistics.
 
     Attributes:
-        statistics: ``running``, ``re-estimated`` or ``batch``.
-        size: how many images share statistics, of ``batch``; None otherwise.
+        statistics: ``running``, ``re-estimated``, ``slow`` (running averages with a momentum near
+            0) or ``batch``.
+        size: how many images share statistics, of ``slow`` and ``batch``; None otherwise.
         correct: for each image whether it was right, bool [images]; of all accuracies of a network
             in the same order.
     """
@@ -106,11 +107,13 @@ class Gain:
 
 def advice(accuracies: Sequence[Accuracy], batch: int | None, momentum: float) -> list[str]:
     """What to do, most urgent first; nothing for a difference that chance alone would make."""
-    running, anew, *batches = accuracies
+    running, anew, *others = accuracies
+    slow = next((each for each in others if each.statistics == "slow"), None)
+    batches = [each for each in others if each is not slow]
     said = []
     if (gain := Gain(anew, running)).clear:
         said.append(f"re-estimate the running statistics: {gain}")
-        said.append(_about_momentum(batch, momentum))
+        said += _about_averages(running, anew, slow, batch, momentum)
     trained = next((each for each in batches if each.size == batch), None)
     if trained is not None and (loss := Gain(anew, trained)).clear:
         said.append(
@@ -124,6 +127,23 @@ def advice(accuracies: Sequence[Accuracy], batch: int | None, momentum: float) -
             f"batches of {best.size} test images do better with their own statistics than with"
             f" those of training images: {gain}; check that both are prepared in the same way, then"
             " fine-tune with frozen statistics or swap the norm"
+        )
+    return said
+
+
+def _about_averages(
+    running: Accuracy, anew: Accuracy, slow: Accuracy | None, batch: int | None, momentum: float
+) -> list[str]:
+    """What to do about running averages: whether a lower momentum would mend them."""
+    if slow is None:
+        return [_about_momentum(batch, momentum)]
+    said = []
+    if (gain := Gain(slow, running)).clear:
+        said.append(f"{_about_momentum(batch, momentum)}; averages without end gain {gain}")
+    if (gain := Gain(anew, slow)).clear:
+        said.append(
+            f"no momentum gives back {gain}: variances of {batch} images leave out most of"
+            " what images differ in, however many are averaged; re-estimate after each training"
         )
     return said
 

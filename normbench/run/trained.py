@@ -168,13 +168,13 @@ def _fixed(tensors: Mapping[str, Tensor], statistics: Mapping[str, Tensor]) -> d
 
 def _show(screen: Screen, title: str, found: Findings) -> None:
     """Prints accuracies, layers and advice."""
-    names = {"running": "running averages", "re-estimated": "re-estimated"}
+    names = {"running": "running averages", "slow": "slow averages of {}", "batch": "batches of {}"}
     screen.table(
         title,
         ("statistics", "accuracy", "± (95 %)", "images"),
         [
             (
-                names.get(each.statistics, f"batches of {each.size}"),
+                names.get(each.statistics, each.statistics).format(each.size),
                 f"{each.accuracy:.2%}",
                 f"{each.error:.2%}",
                 f"{each.images:,}",

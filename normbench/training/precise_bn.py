@@ -7,6 +7,10 @@ What the first loses against the second is lost to the running averages alone; w
 still loses is lost to training on noisy statistics. The third are of test images, which are not
 padded, cropped and mirrored as training images are: even batches of a thousand differ from the
 running averages by that.
+
+The running averages err in two ways. They are over few batches, which a lower momentum mends. And
+the variances that they average are those of batches: of a few images it leaves out most of what
+images differ in, however many batches are averaged.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -108,9 +112,13 @@ def whole_batches(test: Split, size: int) -> Split:
     return test.shuffled(max(size, min(TESTED, len(test)) // size * size))
 
 
-def estimation(split: Split, *, seed: int, flip: bool) -> Batches:
-    """The batches of training images that statistics are estimated anew from."""
-    return Batches(split, seeds=[seed], batch=min(BATCH, len(split)), flip=flip)
+def estimation(split: Split, *, seed: int, flip: bool, size: int = 1) -> Batches:
+    """The batches of training images that statistics are estimated anew from.
+
+    Each is of whole sub-batches of ``size``, which may not be more than the images.
+    """
+    batch = max(1, min(BATCH, len(split)) // size) * size
+    return Batches(split, seeds=[seed], batch=batch, flip=flip)
 
 
 @contextmanager
@@ -169,12 +177,17 @@ def reestimate(
     batches: Batches,
     epoch: int,
     *,
+    size: int | None = None,
     autocast: bool = False,
     check: Callable[[], None] = nothing,
 ) -> None:
     """Sets the running statistics to μ = E[μ_B] and σ² = E[σ²_B + μ_B²] - μ².
 
     The means are over all calls of a layer: several a batch where it stands in several places.
+
+    With ``size``, to what running averages over batches of so many images tend to with a momentum
+    near 0: μ = E[μ_B] and σ² = E[σ²_B], where B is a sub-batch and σ²_B unbiased as the layer has
+    it. ``batches`` are then of whole sub-batches.
 
     Modes and settings of the layers change, see :func:`restoring`.
 
@@ -189,11 +202,12 @@ def reestimate(
         assert isinstance(layer, BatchNorm)
         count = inputs[0].numel() // layer.channels
         mean, var = layer.running_mean.double(), layer.running_var.double()
-        biased = var * ((count - layer.correction) / count)
-        sums[layer] += torch.stack([mean, biased + mean**2]).cpu()
+        if size is None:
+            var = var * ((count - layer.correction) / count) + mean**2
+        sums[layer] += torch.stack([mean, var]).cpu()
         calls[layer] += 1
 
-    _use_batches(network, None)
+    _use_batches(network, size)
     for layer in layers:
         layer.momentum = 1.0
         layer.running_mean.zero_()  # what is no number stays none, whatever is averaged with it
@@ -210,6 +224,6 @@ def reestimate(
     for layer, total in sums.items():
         if calls[layer] == 0:
             continue
-        mean, square = total / calls[layer]
+        mean, var = total / calls[layer]
         layer.running_mean.copy_(mean)
-        layer.running_var.copy_(square - mean**2)
+        layer.running_var.copy_(var - mean**2 if size is None else var)

@@ -203,12 +203,20 @@ def test_each_batch_size_that_the_images_allow_is_tried_and_the_one_of_training(
     assert tried == [
         ("running", None, 150),
         ("re-estimated", None, 150),
+        ("slow", 5, 150),
         *(("batch", size, 150 // size * size) for size in (2, 5, 8, 32, 128)),
     ]
     assert [row["accuracy"] for row in found.to_records()] == [
         each.accuracy for each in found.accuracies
     ]
     assert found.to_records()[2].keys() == {"statistics", "size", "accuracy", "images", "ci95"}
+
+
+@pytest.mark.parametrize("batch", [240, 300])
+def test_slow_averages_over_one_batch_are_none(batch: int) -> None:
+    found = diagnose(own(), SPLITS.train, SPLITS.test, batch=batch)
+
+    assert "slow" not in [each.statistics for each in found.accuracies]
 
 
 def test_layers_stray_as_the_formula_says() -> None:

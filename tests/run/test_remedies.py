@@ -127,6 +127,27 @@ def test_the_momentum_that_is_advised_averages_over_enough_images(batch: int) ->
     assert (2 - momentum) / momentum * batch == pytest.approx(1_000, rel=0.2)
 
 
+def test_a_lower_momentum_is_advised_for_what_it_gives_back() -> None:
+    found = accuracies(0.6, 0.7)
+    found.insert(2, Accuracy("slow", 2, outcomes(0.7, 10_000)))
+    _, second = advice(found, 2, 0.1)
+
+    assert "norm.momentum=0.004 makes it about 1,000; averages without end gain +10.0" in second
+
+
+def test_no_momentum_is_advised_where_it_would_give_nothing_back() -> None:
+    found = accuracies(0.6, 0.7, {2: 0.7})
+    found.insert(2, Accuracy("slow", 2, outcomes(0.6, 10_000)))
+    _, second = advice(found, 2, 0.1)
+
+    assert second.startswith("no momentum gives back +10.0 points (95 %:")
+    assert "variances of 2 images" in second
+    found[2] = Accuracy("slow", 2, outcomes(0.65, 10_000))
+    _, lower, rest = advice(found, 2, 0.1)
+    assert "gain +5.0" in lower
+    assert "gives back +5.0" in rest
+
+
 def test_averages_over_many_images_are_not_wrong_for_noise() -> None:
     _, second = advice(accuracies(0.6, 0.7), 128, 0.1)
 

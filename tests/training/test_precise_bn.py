@@ -17,7 +17,7 @@ from normbench.norms.batch import BatchNorm, BatchNormConfig
 from normbench.norms.group import GroupNormConfig
 from normbench.norms.parts import share_hooks
 from normbench.training.loop import evaluate
-from normbench.training.precise_bn import decompose, reestimate
+from normbench.training.precise_bn import batch_norms, decompose, estimation, reestimate
 from tests.norm_checks import default
 
 CLASSES = 3
@@ -116,6 +116,37 @@ def test_reestimated_statistics_are_those_of_the_training_images() -> None:
     torch.testing.assert_close(mean, expected_mean := largest.running_mean, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(var, largest.running_var, rtol=1e-4, atol=1e-5)
     assert expected_mean.abs().max() > 0
+
+
+def test_slow_averages_are_the_means_of_what_each_batch_would_leave_behind() -> None:
+    model, by_hand = net(BatchNormConfig()), net(BatchNormConfig()).train()
+    batches = estimation(SPLITS.train, seed=0, flip=False, size=2)
+    reestimate(model, batches, 5, size=2)
+
+    layers = batch_norms(by_hand)
+    found: list[list[tuple[Tensor, Tensor]]] = [[] for _ in layers]
+    ((images, _),) = batches.epoch(5)
+    for pair in images.split(2):
+        for layer in layers:
+            layer.momentum = 1.0
+        by_hand(pair)
+        for kept, layer in zip(found, layers, strict=True):
+            kept.append((layer.running_mean.clone(), layer.running_var.clone()))
+    assert len(found[0]) == 60
+    for layer, kept in zip(batch_norms(model), found, strict=True):
+        means, variances = (torch.stack(each).mean(0) for each in zip(*kept, strict=True))
+        torch.testing.assert_close(layer.running_mean, means, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(layer.running_var, variances, rtol=1e-4, atol=1e-5)
+
+    whole = net(BatchNormConfig())
+    reestimate(whole, batches, 5)
+    first, all_images = batch_norms(model)[0], batch_norms(whole)[0]
+    assert (first.running_var < 0.9 * all_images.running_var).all(), "of two images, not of all"
+
+
+@pytest.mark.parametrize(("size", "batch"), [(1, 120), (7, 119), (64, 64), (120, 120)])
+def test_statistics_are_estimated_from_whole_sub_batches(size: int, batch: int) -> None:
+    assert estimation(SPLITS.train, seed=0, flip=False, size=size).batch == batch
 
 
 def test_a_layer_used_twice_gets_the_statistics_of_all_its_calls() -> None:
