@@ -142,8 +142,8 @@ def _about_averages(
         said.append(f"{_about_momentum(batch, momentum)}; averages without end gain {gain}")
     if (gain := Gain(anew, slow)).clear:
         said.append(
-            f"no momentum gives back {gain}: variances of {batch} images leave out most of"
-            " what images differ in, however many are averaged; re-estimate after each training"
+            f"no momentum gives back {gain}: however many are averaged, statistics of {batch}"
+            " images at a time are not those of all; re-estimate after each training"
         )
     return said
 

@@ -9,8 +9,9 @@ padded, cropped and mirrored as training images are: even batches of a thousand 
 running averages by that.
 
 The running averages err in two ways. They are over few batches, which a lower momentum mends. And
-the variances that they average are those of batches: of a few images it leaves out most of what
-images differ in, however many batches are averaged.
+what they average is that of batches, however many: the variance of n images lacks 1/n of the
+variance between images, and each layer sees what the layers before it normalized batch by batch,
+which in evaluation they do not.
 """
 
 from collections.abc import Callable, Iterator, Sequence

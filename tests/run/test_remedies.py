@@ -141,7 +141,7 @@ def test_no_momentum_is_advised_where_it_would_give_nothing_back() -> None:
     _, second = advice(found, 2, 0.1)
 
     assert second.startswith("no momentum gives back +10.0 points (95 %:")
-    assert "variances of 2 images" in second
+    assert "statistics of 2 images at a time" in second
     found[2] = Accuracy("slow", 2, outcomes(0.65, 10_000))
     _, lower, rest = advice(found, 2, 0.1)
     assert "gain +5.0" in lower
