@@ -201,7 +201,8 @@ def vmapped(cell: Cell, seeds: list[int]) -> Step:
     def step() -> None:
         nonlocal buffers
         images, labels = next(batches)
-        images = images.unflatten(1, (len(seeds), 3))
+        # torch 2.11 has no vmap of group norm over channels-last images.
+        images = images.contiguous().unflatten(1, (len(seeds), 3))
         gradients, (_, buffers) = both(parameters, buffers, images, labels)
         with torch.no_grad():
             weights = list(parameters.values())
