@@ -7,23 +7,19 @@ from dataclasses import replace
 from pathlib import Path
 
 from normbench.store.results import read_result, write_result
+from tests.conftest import Finished
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_a_record_is_made_again_to_the_bit_and_another_one_is_not(
-    tiny: list[str], tmp_path: Path
+    finished: Finished, tiny: list[str], tmp_path: Path
 ) -> None:
-    settings = [*tiny, "norm=group", "seed=3", f"runs={tmp_path}", "name=x"]
-    normbench = Path(sys.executable).with_name("normbench")
-    subprocess.run([normbench, "run", *settings], check=True, capture_output=True, timeout=200)
-    (cell,) = (tmp_path / "x").glob("group-b4-*")
-
-    other = tmp_path / "edited" / cell.name
+    cell, other = finished.cell, tmp_path / finished.cell.name
     shutil.copytree(cell, other)
-    result = read_result(other / "seed-3")
+    result = read_result(other / "seed-0")
     assert result is not None
-    write_result(other / "seed-3", replace(result, train_loss=(result.train_loss or 0) + 1e-9))
+    write_result(other / "seed-0", replace(result, train_loss=(result.train_loss or 0) + 1e-9))
 
     command = [sys.executable, str(ROOT / "scripts" / "train_again.py"), str(cell), str(other)]
     ended = subprocess.run(command, check=False, capture_output=True, text=True, timeout=200)
