@@ -14,9 +14,10 @@ from normbench.errors import UsageError
 from normbench.models import ModelConfig
 from normbench.norms import NormConfig
 from normbench.registry import NAMED_BY
+from normbench.store.results import MOST_SEEDS
 from normbench.training.optim import OPTIMS, OptimConfig
 
-LIMITS = {"batch": 1_000_000, "seeds": 10_000, "threads": 1024}
+LIMITS = {"batch": 1_000_000, "seeds": MOST_SEEDS, "threads": 1024}
 """The largest values that make sense."""
 
 PER_REPLICA = ("lr", "weight_decay")
@@ -136,7 +137,9 @@ class Config:
         try:
             self.runs = str(Path(self.runs).expanduser())
         except RuntimeError:
-            raise UsageError(f"runs={self.runs}: must start with a home folder there is") from None
+            raise UsageError(
+                f"runs={self.runs}: must not begin with a home folder that is not there"
+            ) from None
 
     @property
     def all_seeds(self) -> list[int]:
@@ -159,7 +162,8 @@ class Config:
         """
         own = _changes(self, *PLACES)
         groups = {group: _changes(getattr(self, group), key) for group, key in NAMED_BY.items()}
-        if self.norm_batch == self.batch or not self.norm.batch_dependent:
+        divisible = self.norm.batch_dependent and self.norm.sub_batches
+        if self.norm_batch == self.batch or not divisible:
             own.pop("norm_batch", None)
         data = {"name": images.name, "sha256": images.sha256}
         averaged = self.norm.evaluation == "running statistics"

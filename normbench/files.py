@@ -174,7 +174,9 @@ def data_folder() -> Path:
     try:
         return Path(chosen).expanduser() if chosen else user_data_path("normbench")
     except RuntimeError:
-        raise UsageError(f"NORMBENCH_DATA={chosen}: there is no such home folder") from None
+        raise UsageError(
+            f"NORMBENCH_DATA={chosen}: there is no such home folder; write a path without ~"
+        ) from None
 
 
 def data_sets() -> list[Path]:

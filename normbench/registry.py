@@ -1,8 +1,9 @@
 """Names for the things a configuration can choose between, and how its values are typed.
 
 A family of choices (norms, models, data sets) is a package with one registry. A class enters it
-where it is defined, through a decorator, and the package imports every module it contains, so a new
-choice is a new file and nothing else.
+where it is defined, through a decorator, and the package imports every module it contains
+(``discover``), so a new choice is a new file and nothing else. Optimizers are
+imported by name.
 """
 
 import importlib

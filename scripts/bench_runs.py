@@ -183,9 +183,14 @@ def keep(path: Path, rows: Sequence[Row], names: Sequence[str]) -> None:
 
 
 def picture(rows: Sequence[Row], path: Path) -> None:
-    """How many times as long the plain loops take; a panel for each length and number of seeds."""
+    """How many times as long the plain loops take; a panel for each length and number of seeds.
+
+    Of several sets of images that which was measured last.
+    """
     from matplotlib.figure import Figure
 
+    last = rows[-1]
+    rows = [r for r in rows if (r["data"], r["quick"]) == (last["data"], last["quick"])]
     panels = list(dict.fromkeys((r["length"], r["seeds"]) for r in rows))
     figure = Figure(figsize=(3.6 * len(panels), 3.6), layout="constrained")
     for number, (length, seeds) in enumerate(panels):
@@ -195,6 +200,7 @@ def picture(rows: Sequence[Row], path: Path) -> None:
                 mine = [
                     r for r in rows if (r["length"], r["seeds"], r["norm"]) == (length, seeds, norm)
                 ]
+                mine.sort(key=lambda r: int(r["batch"]))
                 batches = [int(r["batch"]) for r in mine]
                 ratios = [float(r[f"{loop}/normbench"]) for r in mine]
                 colour = "#0072B2" if norm == "batch" else "#D55E00"

@@ -31,9 +31,9 @@ arrange(cell.replicas(), cell.splits(torch.device("cpu")), Screen())
 RUN = """
 import sys
 from normbench.cli import main
-from normbench.run import run
+from normbench.run import machine
 if sys.argv.pop(1) == "default":
-    run.keep_freed_memory = lambda: None
+    machine.keep_freed_memory = lambda: None
 main()
 """
 """The command, its memory kept or as the C library has it."""

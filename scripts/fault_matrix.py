@@ -153,7 +153,7 @@ def try_row(name: str, scale: float, seed: int) -> dict[str, Any]:
         "problems": [problem[:2000] for problem in problems[:SHOWN]],
         "processes": world.processes,
         "files_searched": world.files_searched,
-        "leaks": world.leaks[:SHOWN],
+        "leaks": world.leaks,
     }
 
 

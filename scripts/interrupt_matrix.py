@@ -6,8 +6,8 @@ The commands take turns, so that a time that is too short for all moments has so
 The same line again goes on; ``results/faults/interrupts.md`` holds what was found so far.
 
 A command has to be gone within two seconds, with exit code 130 and one line, unless its work was
-done by then. Moments before normbench begins, while Python starts, are counted apart. What each
-left behind must not keep the same command from ending well afterwards.
+done by then. Moments before normbench begins, while Python starts, are counted apart. What every
+tenth left behind must not keep the same command from ending well afterwards.
 """
 
 import argparse
@@ -205,7 +205,8 @@ def table(found: Found, line: str) -> str:
         "# Ctrl-C at random moments",
         "",
         f"From `{line}`; {processor()}. Promised: gone within {seconds} seconds, one line, exit"
-        " code 130, unless the work was done by then; and afterwards the same command ends well.",
+        " code 130, unless the work was done by then; and after every tenth the same command ends"
+        " well.",
         "",
         "| command | tried | interrupted | done before | Python starting | wrong | slowest, s |",
         "|---|---:|---:|---:|---:|---:|---:|",

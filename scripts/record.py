@@ -108,9 +108,10 @@ class Terminal:
 
     Args:
         home: the folder it begins in.
+        pause: seconds without a word after which keys were taken.
     """
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, pause: float = 2.0) -> None:
         environment = os.environ | {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "NORMBENCH_DATA": str(home / ".library"),
@@ -121,6 +122,7 @@ class Terminal:
         for name in ("COLUMNS", "LINES"):
             environment.pop(name, None)
         self.paper = Paper()
+        self.pause = pause
         self.moments: list[tuple[float, str]] = []
         self._pid, self._file = pty.fork()
         if self._pid == 0:
@@ -131,10 +133,10 @@ class Terminal:
 
     def enter(self, keys: str) -> None:
         """Presses keys, the TAB key slowly, and waits for the next prompt."""
-        for part in re.split(r"(\t+|\x03)", keys):
+        for part in filter(None, re.split(r"(\t+|\x03)", keys)):
             os.write(self._file, part.encode())
             if "\n" not in part:
-                self._read(quiet=2.0)
+                self._read(quiet=self.pause)
         self._until_prompt()
 
     def close(self) -> None:

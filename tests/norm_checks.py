@@ -49,10 +49,25 @@ def variants(config: NormConfig) -> Iterator[NormConfig]:
     """The configuration, and those others that fit ``CHANNELS`` channels.
 
     Each switch the other way, every other choice, all decimal numbers halved, each whole number 1
-    (or 2) and ``CHANNELS``.
+    (or 2) and ``CHANNELS``. Of several that say the same number of groups the first.
     """
+    seen = [_meant(config)]
     yield config
-    yield from (changed for changed in _changed(config) if _builds(changed))
+    for changed in _changed(config):
+        if _builds(changed) and (meant := _meant(changed)) not in seen:
+            seen.append(meant)
+            yield changed
+
+
+def _meant(config: NormConfig) -> dict[str, object]:
+    """What a configuration says, its groups as their number for ``CHANNELS``."""
+    values = {f.name: getattr(config, f.name) for f in fields(config)}
+    if "max_groups" in values:
+        layer = config.build(CHANNELS)
+        for key in ("groups", "channels_per_group", "max_groups"):
+            del values[key]
+        values["number of groups"] = layer.num_groups
+    return values
 
 
 def _changed(config: NormConfig) -> Iterator[NormConfig]:

@@ -157,6 +157,17 @@ def edit_result(cell: Path, seed: int = 0, **changes: Any) -> None:
     results.write_result(folder, replace(result, **changes))
 
 
+def slow_down(cell: Path, seed: int = 0, *, times: float = 1.5) -> None:
+    """Writes a seed again as if other work had slowed its training down."""
+    folder = cell / f"seed-{seed}"
+    result = results.read_result(folder)
+    assert result is not None
+    edit_result(cell, seed, seconds=times * result.seconds)
+    curve = folder / "metrics.jsonl"
+    speed = '"train/images_per_second": '
+    curve.write_text(curve.read_text().replace(f"{speed}800.0", f"{speed}{800 / times}"))
+
+
 def digest_of(settings: Mapping[str, Any]) -> str:
     """Eight digits that differ where a result may."""
     kept = {k: v for k, v in settings.items() if k not in ("seeds", "threads", "save_every")}

@@ -23,6 +23,7 @@ from normbench.models.resnet import ResNetConfig
 from normbench.norms import NORMS
 from normbench.norms.batch import BatchNormConfig
 from normbench.norms.group import GroupNormConfig
+from normbench.norms.online import OnlineNormConfig
 from normbench.training.adamw import AdamWConfig
 from normbench.training.optim import OPTIMS, Scaling, Schedule, SGDConfig
 
@@ -120,6 +121,8 @@ def test_seeds_count_from_the_first() -> None:
         {"seed": 3},
         {"seeds": 3},
         {"stack": 1},
+        {"evaluate_every": 3},
+        {"save_every": 0.0},
         {"norm_batch": 32},  # as many as the batch has
         {"norm_batch": 4},  # group norm has no use for it
         {"data": AutoConfig()},
@@ -168,6 +171,8 @@ def test_ghost_statistics_make_another_cell_and_those_of_the_whole_batch_do_not(
 
     assert digest(norm=norm, norm_batch=32) == digest(norm=norm)
     assert len({digest(norm=norm, norm_batch=size) for size in (2, 4, 32)}) == 3
+    online = OnlineNormConfig()  # shares statistics with examples that came before, however many
+    assert digest(norm=online, norm_batch=2) == digest(norm=online)
 
 
 def test_the_images_count_by_name_and_content_and_not_by_how_they_were_asked_for() -> None:

@@ -57,7 +57,6 @@ PLACEHOLDERS = {"PATH": "pictures"}
 NOT_RUN = {
     "normbench data fetch": "needs the network",
     "normbench tensorboard": "becomes a server",
-    "normbench sweep … hydra/launcher": "starts processes: .ci/run has joblib; needs Slurm, Ray",
     "python scripts/bench_stacking.py": "tests/scripts/test_scripts.py",
     "scripts/reproduce.sh": "tests/scripts/test_scripts.py",
 }

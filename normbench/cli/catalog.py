@@ -67,7 +67,7 @@ def import_data(
         ),
     ],
     name: Annotated[
-        str | None, typer.Option(help="What to call it; the CIFAR sets know their names.")
+        str | None, typer.Option(help="What to call it; needed unless it is CIFAR-10 or CIFAR-100.")
     ] = None,
     size: Annotated[int, typer.Option(help="Height and width of the images, in pixels.")] = 32,
     fit: Annotated[

@@ -26,7 +26,7 @@ def report(
     ],
     beside: Annotated[
         Path | None,
-        typer.Argument(help="Another folder, to stand side by side.", show_default=False),
+        typer.Argument(help="Another folder, to compare with the first.", show_default=False),
     ] = None,
     out: Annotated[
         Path | None,

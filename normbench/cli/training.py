@@ -30,8 +30,8 @@ def typed(overrides: Sequence[str] | None) -> list[str]:
 
     first: dict[str, str] = {}
     for text in overrides or ():
-        key, value, _ = (part.strip() for part in text.partition("="))
-        if value and first.setdefault(key, text) != text:
+        key, equals, _ = (part.strip() for part in text.partition("="))
+        if equals and first.setdefault(key, text) != text:
             raise given_twice(key, first[key], text)
     return list(overrides or ())
 
@@ -43,9 +43,9 @@ def run(
         bool, typer.Option("--fresh", help="Throw away the earlier records of this cell.")
     ] = False,
 ) -> None:
-    """Train one norm at one batch size.
+    """Train one norm at one batch size: 4 epochs, one seed, batch size 32 unless you say otherwise.
 
-    For example: normbench run norm=group batch=2
+    For example: normbench run norm=group batch=2 seeds=3
     """
     again = "the same command without --fresh" if fresh else "the same command"
     with one_line(f"{again} trains what is missing"):
@@ -113,15 +113,22 @@ def advise(
     context: typer.Context,
     overrides: Overrides = None,
     within: Annotated[
-        str, typer.Option(metavar="TIME", help="How long it may take: 90s, 30m, 3h.")
+        str,
+        typer.Option(metavar="TIME", help="How long it may take, up to 10 % more: 90s, 30m, 3h."),
     ] = "30m",
     norms: Annotated[
-        str, typer.Option(metavar="NAME,NAME", help="The norms to choose from.")
+        str,
+        typer.Option(
+            metavar="NAME,NAME",
+            help="The norms to choose from, two or more; `normbench norms` lists them.",
+        ),
     ] = ",".join(choices.USUAL),
 ) -> None:
     """Find the norm and the learning rate for a network, images and a batch size.
 
-    For example: normbench advise batch=2 epochs=3 --norms batch,group --within 30m
+    The answer holds for epochs=, 4 unless you say so: give the length that you will train.
+
+    For example: normbench advise batch=2 epochs=20 --norms batch,group --within 3h
     """
     with one_line("the same command goes on with the race"):
         from normbench.launch.advise import command

@@ -6,11 +6,9 @@ from pathlib import Path
 from threading import Event, Thread
 from time import monotonic
 
-import torch
-
 from normbench.run.cell import Replica
 from normbench.run.estimate import Estimates
-from normbench.run.run import choose_device
+from normbench.run.machine import prepared
 from normbench.terminal.bars import Overall, duration
 from normbench.terminal.screen import Screen
 
@@ -29,13 +27,8 @@ def estimated(jobs: Sequence[Sequence[Replica]], screen: Screen) -> dict[Path, f
     cells = list({each.cell.directory: each.cell for job in jobs for each in job}.values())
     if not cells:
         return {}
-    first = cells[0].config
-    all_threads = torch.get_num_threads()
-    torch.set_num_threads(first.threads or all_threads)
-    try:
-        return _estimated(Estimates(cells, choose_device(first.device)), jobs, screen)
-    finally:
-        torch.set_num_threads(all_threads)
+    with prepared(cells[0].config) as device:
+        return _estimated(Estimates(cells, device), jobs, screen)
 
 
 def _estimated(

@@ -288,7 +288,9 @@ def _values(typed: Typed) -> list[Typed]:
 
 def _check_number(cells: int) -> None:
     if cells > MOST_CELLS:
-        raise UsageError(f"this sweep has more than {MOST_CELLS:,} cells")
+        raise UsageError(
+            f"this sweep has more than {MOST_CELLS:,} cells: give fewer values, or several sweeps"
+        )
 
 
 def _check_axis(typed: Typed) -> None:

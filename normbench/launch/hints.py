@@ -52,7 +52,7 @@ _OPTIONS = {
 
 @cache
 def group_names() -> Mapping[str, list[str]]:
-    """The configuration groups, and the choices of each, as the files in ``configs/`` have them."""
+    """The configuration groups, and the choices of each."""
     return choices.groups()
 
 

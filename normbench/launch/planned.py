@@ -15,8 +15,8 @@ from normbench.config import Config
 from normbench.errors import UsageError
 from normbench.registry import as_override
 from normbench.report.read.defaults import unfilled
-from normbench.run import run as experiment
 from normbench.run.cell import Cell
+from normbench.run.machine import choose_device
 from normbench.run.stacks import LOG, companions
 from normbench.store import plan
 from normbench.store.plan import PlannedCell
@@ -131,9 +131,9 @@ class Cells(list[Planned]):
         """
         groups: dict[str, Job] = {}
         for each in self:
-            cell = each.cell
-            key = json.dumps(cell.config.stack_identity(cell.images), sort_keys=True)
-            groups.setdefault(key, Job()).append(each)
+            config = each.cell.config
+            common = config.stack_identity(each.cell.images) | {"seeds": config.all_seeds}
+            groups.setdefault(json.dumps(common, sort_keys=True), Job()).append(each)
         parts = -(-workers // max(1, len(groups)))
         split = []
         for group in groups.values():
@@ -182,7 +182,7 @@ def planned_cells(
             planned = Planned(Cell.of(config), overrides)
             if planned.directory not in found and planned.left:
                 if not elsewhere:
-                    experiment.choose_device(config.device)
+                    choose_device(config.device)
                 planned.cell.check_fit()
             found.setdefault(planned.directory, planned)
             bar.update("planning", number, None)

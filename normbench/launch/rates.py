@@ -63,7 +63,10 @@ class _Search:
         data = replace(config.data, val_fraction=config.data.val_fraction or HELD_OUT)
         _, images = data.num_training(Cell.of(config).images.num_train)
         if not images:
-            raise UsageError(f"{AUTO}: no training images are held out; data.val_fraction=0.2")
+            raise UsageError(
+                f"{AUTO}: chooses on held-out images, and a share of {data.val_fraction:g} of the"
+                f" training images is none; write data.val_fraction=0.2"
+            )
         return cls(config, overrides, images)
 
     @property

@@ -10,12 +10,13 @@ from normbench.files import as_mapping, read_json
 from normbench.launch.compose import load_config
 from normbench.registry import NAMED_BY, as_override
 from normbench.report.read.files import read_mapping
-from normbench.store.results import SUMMARY
+from normbench.store.results import CONFIG, SUMMARY
 
-CONFIG = "config.yaml"
+_PYTHON = "model.file"
+"""The setting of a network's Python file, and what that of its SHA-256 begins with."""
 
-FILES = ("model.file", "model.weights")
-"""The settings that name a file, and what those of its SHA-256 begin with."""
+_STARTED_FROM = "model.weights"
+"""Likewise of the file that a training started from: its own weights make that needless."""
 
 
 def load_recorded(overrides: Sequence[str], weights: Path) -> Config:
@@ -31,8 +32,8 @@ def load_recorded(overrides: Sequence[str], weights: Path) -> Config:
         UsageError: an override is refused, the records are damaged, or they name a Python file:
             that is run only if it is named here.
     """
-    seed = weights if weights.is_dir() else weights.parent
-    recorded = _checked(seed.absolute().parent) if seed.name.startswith("seed-") else []
+    seed = (weights if weights.is_dir() else weights.parent).absolute()
+    recorded = _checked(seed.parent) if seed.name.startswith("seed-") else []
     chosen = {text.partition("=")[0] for text in overrides}
     first = [text for text in recorded or ["norm=batch"] if _group(text) not in chosen]
     for text in first:
@@ -44,8 +45,8 @@ def load_recorded(overrides: Sequence[str], weights: Path) -> Config:
 def _checked(cell: Path) -> list[str]:
     """The settings of a cell, which can be composed; the files they name need not be there."""
     try:
-        recorded = list(_recorded(cell))
-        load_config([text for text in recorded if not text.startswith(FILES)])
+        recorded = [text for text in _recorded(cell) if not text.startswith(_STARTED_FROM)]
+        load_config([text for text in recorded if not text.startswith(_PYTHON)])
     except (UnreadableError, UsageError) as error:
         said = str(error).removeprefix(f"{CONFIG}: ")
         raise UsageError(f"{cell / CONFIG}: {said}") from None

@@ -12,6 +12,7 @@ From the top down::
     inspection.py       a network layer by layer: shapes, averaged axes, parameters, FLOPs
     base.py             what all networks share: configuration, initialization, a file of weights
     files.py            files that networks come from
+    drawing.py          the random numbers that layers begin with
 """
 
 from normbench.models.base import MODELS, ModelConfig

@@ -1,8 +1,6 @@
 """What every network has in common: its configuration and its initialization."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field, fields
 from math import sqrt
@@ -12,6 +10,7 @@ import torch
 from torch import nn
 
 from normbench.errors import UsageError
+from normbench.models.drawing import drawing
 from normbench.models.files import COUNTER, State, load_weights, read_weights, sha256_of
 from normbench.norms import NormConfig, swap_norm
 from normbench.norms.batch import BatchNormConfig
@@ -137,7 +136,7 @@ class ModelConfig(ABC):
         Raises:
             UsageError: the settings or the file of weights do not fit.
         """
-        with _drawing(generator):
+        with drawing(generator.initial_seed()):
             model = self.network(classes)
             self.draw(model, generator)
             if self.weights is None or self.weights_sha256 is None:
@@ -170,7 +169,7 @@ class ModelConfig(ABC):
             UsageError: the settings do not fit one another, or the norm does not fit a layer.
         """
         model = self.start(norm, classes, generator).network
-        with _drawing(generator):
+        with drawing(generator.initial_seed()):
             return swap_norm(model, norm, norm_batch=norm_batch, carry=self.carry)
 
 
@@ -195,14 +194,6 @@ def trained_here(model: nn.Module, state: State) -> bool:
 
 def _named(end: str, state: State) -> set[str]:
     return {name for name in state if name.endswith(end)}
-
-
-@contextmanager
-def _drawing(generator: torch.Generator) -> Iterator[None]:
-    """Lets layers draw their first values from the seed; puts the global random state back."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(generator.initial_seed())
-        yield
 
 
 MODELS: Registry[ModelConfig] = Registry("model")

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from normbench.models.drawing import drawing
 from normbench.norms import Norm
 from normbench.norms.parts import Part
 
@@ -147,7 +148,9 @@ def _check_norm(norm: Norm, shape: torch.Size, name: str) -> None:
         raise norm.single_value(shape, f"layer {name}")
 
 
-def memory_of_step(model: nn.Module, images: Tensor, labels: Tensor, *, means: int = 1) -> int:
+def memory_of_step(
+    model: nn.Module, images: Tensor, labels: Tensor, *, means: int = 1, autocast: bool = False
+) -> int:
     """How many bytes one training step of ``model`` holds: what a norm costs in memory.
 
     Those of the input, of everything that the forward pass keeps for the backward pass, and of
@@ -159,6 +162,7 @@ def memory_of_step(model: nn.Module, images: Tensor, labels: Tensor, *, means: i
         images: [N, 3, H, W].
         labels: [N].
         means: how many numbers the optimizer keeps of each that is learned, beside its gradient.
+        autocast: whether convolutions and products are computed in bfloat16.
     """
     kept = {images.untyped_storage().data_ptr(): images.untyped_storage().nbytes()}
     alive: list[Tensor] = []  # a freed storage's address could be taken for another's
@@ -171,8 +175,13 @@ def memory_of_step(model: nn.Module, images: Tensor, labels: Tensor, *, means: i
             alive.append(tensor)
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        F.cross_entropy(model(images), labels)
+    lower = torch.autocast(
+        images.device.type, torch.bfloat16, enabled=autocast, cache_enabled=False
+    )  # as in training
+    with drawing(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        with lower:
+            logits = model(images)
+        F.cross_entropy(logits, labels)
     learned = sum(p.numel() * p.element_size() for p in model.parameters())
     buffers = sum(b.numel() * b.element_size() for b in model.buffers())
     return sum(kept.values()) + (2 + means) * learned + buffers

@@ -9,6 +9,8 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
+from normbench.models.drawing import drawing
+
 
 def settle_layout(model: nn.Module, images: Tensor) -> None:
     """Has ``model`` given its images channel by channel where it takes them in no other way.
@@ -31,7 +33,7 @@ def layout_of(model: nn.Module) -> torch.memory_format:
 def _takes(model: nn.Module, images: Tensor, layout: torch.memory_format) -> bool:
     try:
         trial = deepcopy(model).eval().to(memory_format=layout)
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with torch.no_grad(), drawing():
             trial(images.contiguous(memory_format=layout))
     except Exception:  # whatever a network raises that somebody wrote
         return False

@@ -166,6 +166,10 @@ class NormConfig(ABC):
     batch_dependent: ClassVar[bool] = False
     """Whether in training an example's output depends on its batch mates."""
 
+    sub_batches: ClassVar[bool] = True
+    """Whether one that depends on the batch can be told, by ``norm_batch``, how many examples share
+    statistics."""
+
     evaluation: ClassVar[Literal["same as training", "running statistics"]] = "same as training"
     """What it normalizes with in evaluation, where no output depends on the batch."""
 

@@ -228,6 +228,7 @@ class OnlineNormConfig(NormConfig):
         **{"running_mean": 0.0, "running_var": 1.0, "output_error": 0.0, "constant_error": 0.0}
     }
     batch_dependent: ClassVar[bool] = True
+    sub_batches: ClassVar[bool] = False
     differentiable: ClassVar[bool] = False
     evaluation: ClassVar = "running statistics"
     published: ClassVar[tuple[Published, ...]] = (

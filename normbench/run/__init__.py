@@ -8,7 +8,7 @@ From the top down::
     curves.py       what is recorded meanwhile          ending.py     what is written in the end
     arranging.py    how they share the machine          remembered.py  what was the fastest here
     placement.py    lanes and stacks, and timing them
-    autosave.py     when a training is saved            allocator.py  memory is kept for the next
+    autosave.py     when a training is saved            machine.py    device, threads and memory
     cell.py         a configuration, its images and its folder; a replica is one of its seeds
     spent.py        what the time goes to               signals.py    SIGTERM and Ctrl-C
     trained.py      a network in a file, diagnosed      diagnose.py   what running statistics cost

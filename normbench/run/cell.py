@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import torch
@@ -21,10 +20,7 @@ from normbench.models.inspection import LayerInfo, check_statistics, layers
 from normbench.models.layout import settle_layout
 from normbench.norms import Swap, describe_swap
 from normbench.norms.foreign import foreign_norm
-from normbench.store.results import SUMMARY, Result, is_done, summarize
-
-_BUILDING = Lock()
-"""Layers draw their first weights from the process's random state."""
+from normbench.store.results import MOST_SEED, SUMMARY, Result, is_done, summarize
 
 _SPLITS: dict[tuple[str, str, torch.device], Splits] = {}
 
@@ -72,10 +68,9 @@ class Cell:
         """The network of one seed, at its start."""
         generator = torch.Generator().manual_seed(seed)
         config = self.config
-        with _BUILDING:
-            model = config.model.build(
-                config.norm, len(self.images.classes), generator, norm_batch=config.norm_batch
-            )
+        model = config.model.build(
+            config.norm, len(self.images.classes), generator, norm_batch=config.norm_batch
+        )
         if config.model.foreign:
             settle_layout(model, self.example())
         return model
@@ -87,8 +82,7 @@ class Cell:
     def start(self, seed: int) -> Start:
         """The network of one seed with its own norms, before they are swapped."""
         generator = torch.Generator().manual_seed(seed)
-        with _BUILDING:
-            found = self.config.model.start(self.config.norm, len(self.images.classes), generator)
+        found = self.config.model.start(self.config.norm, len(self.images.classes), generator)
         if self.config.model.foreign:
             settle_layout(found.network, self.example())
         return found
@@ -245,7 +239,7 @@ class Replica:
         if (
             key.get("cell") != other.directory.name
             or type(seed) is not int
-            or not 0 <= seed < 2**32
+            or not 0 <= seed <= MOST_SEED
         ):
             raise ValueError("it is of another cell")
         return cls(other, seed)

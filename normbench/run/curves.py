@@ -9,6 +9,7 @@ from normbench.files import write_json
 from normbench.run.cell import Replica
 from normbench.store.curves import Tracker
 from normbench.store.environment import environment
+from normbench.store.results import CONFIG
 from normbench.terminal.screen import Screen
 from normbench.training.progress import Metrics, Progress
 
@@ -73,7 +74,7 @@ def _tracker(member: Replica, splits: Splits, progress: Progress, screen: Screen
         "peak learning rate": config.optim.peak(config.batch),
         "seed": member.seed,
     }
-    written = member.cell.directory / "config.yaml"
+    written = member.cell.directory / CONFIG
     try:
         return Tracker(
             folder,

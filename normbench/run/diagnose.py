@@ -119,8 +119,7 @@ def diagnose(
     network = _copied(network)
     if not batch_norms(network):
         raise UsageError(
-            "there is nothing to diagnose: the network has no batch norm with running statistics,"
-            " so it computes the same in training and in evaluation"
+            "there is nothing to diagnose: the network has no batch norm with running statistics"
         )
     settle_layout(network, next(evaluation_batches(test, 2))[0])
     anew, all_images = deepcopy(network), test.shuffled(len(test))  # in the order of batches

@@ -141,7 +141,9 @@ class Ending:
             labels = torch.zeros(size[0], dtype=torch.int64)
             try:
                 model = self.members[0].build_model().train()
-                found = memory_of_step(model, torch.zeros(size), labels, means=self.kept)
+                found = memory_of_step(
+                    model, torch.zeros(size), labels, means=self.kept, autocast=self._autocast
+                )
             except (MemoryError, RuntimeError):
                 found = None
             _MEMORY[cell.digest] = found

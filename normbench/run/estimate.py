@@ -10,8 +10,8 @@ import torch
 from normbench.data.batches import Split, Splits
 from normbench.run.arranging import arrange
 from normbench.run.cell import Cell, Replica
+from normbench.run.machine import computed_by, prepared
 from normbench.run.placement import TURN
-from normbench.run.run import choose_device
 from normbench.run.seeds import Replicas
 from normbench.store.advice import Timing
 from normbench.store.results import read_results
@@ -89,10 +89,12 @@ def measure(cell: Cell, together: Sequence[int], threads: int | None = None) -> 
         together: how many replicas are trained together, beside one alone.
         threads: by how many it will be computed, unless the configuration says; all by default.
     """
+    with prepared(cell.config, threads) as device:
+        return _measured(cell, cell.splits(device), together)
+
+
+def _measured(cell: Cell, splits: Splits, together: Sequence[int]) -> Timing:
     config = cell.config
-    if (chosen := config.threads or threads) is not None:
-        torch.set_num_threads(chosen)
-    splits = cell.splits(choose_device(config.device))
     held_out = splits.validation
     assert held_out is not None
     replicas = [Replica(cell, config.seed + number) for number in range(max(together))]
@@ -104,15 +106,11 @@ def measure(cell: Cell, together: Sequence[int], threads: int | None = None) -> 
         steps[number] = number * min(steps[1], pace.step)  # chosen, it is no slower than apart
     arrangement = pace.arrangement
     arranging = (perf_counter() - begin) / len(together)
-    all_threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(arrangement.threads)
+    with computed_by(arrangement.threads):
         image = _evaluation(one, held_out)
         size = config.statistics_batch
         parts = (one.networks, one.training, splits.test)
         ending = _seconds(lambda: decompose(*parts, epoch=config.epochs, size=size))
-    finally:
-        torch.set_num_threads(all_threads)
     lanes = min(1.0, arrangement.rounds(number) * arrangement.size / number)
     return Timing(
         norm=config.norm.name,

@@ -77,17 +77,18 @@ def _makes_sense(pace: Pace, threads: int) -> bool:
 
 
 def remember(case: Case, pace: Pace, *, lasting: bool = True) -> None:
-    """Keeps ``pace`` for ``case``, as far as the folder can be written to.
+    """Keeps ``pace`` for ``case``.
 
-    With ``lasting`` false it is kept for this process alone, as what a busy machine told.
+    For this process alone where the folder cannot be written to, or with ``lasting`` false, as
+    what a busy machine told.
     """
     path = _path(case)
-    if not lasting:
-        _meanwhile[path] = pace
-        return
-    with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, {"case": case, **asdict(pace)})
+    if lasting:
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, {"case": case, **asdict(pace)})
+            return
+    _meanwhile[path] = pace
 
 
 def busy() -> bool:

@@ -14,8 +14,8 @@ import yaml
 from normbench.config import Config
 from normbench.errors import UnreadableError, UsageError
 from normbench.files import write_json, write_text
-from normbench.run.allocator import keep_freed_memory
 from normbench.run.cell import Cell, Replica, write_summary
+from normbench.run.machine import prepared
 from normbench.run.spent import Spent
 from normbench.run.stacks import LOG, train_replicas
 from normbench.run.views import notes, show_header, show_results
@@ -23,6 +23,7 @@ from normbench.store.environment import environment
 from normbench.store.lock import HOLDER, LOCK, holding
 from normbench.store.rate import RATE
 from normbench.store.results import (
+    CONFIG,
     FAILED,
     FINISHED,
     Result,
@@ -97,16 +98,12 @@ def run_together(
         StoppedError: see :func:`run`.
     """
     spent = Spent(since)
-    first = configs[0]
-    if first.threads is not None:
-        torch.set_num_threads(first.threads)
     cells = [Cell.of(config) for config in configs]
-    device = choose_device(first.device)
-    _prepare(device)
-    infos = [cell.check_fit() for cell in cells]
-    if fresh or not all(replica.done for cell in cells for replica in cell.replicas()):
-        cells[0].splits(device)  # before anything is written: the images may be damaged
     with ExitStack() as stack:
+        device = stack.enter_context(prepared(configs[0]))
+        infos = [cell.check_fit() for cell in cells]
+        if fresh or not all(replica.done for cell in cells for replica in cell.replicas()):
+            cells[0].splits(device)  # before anything is written: the images may be damaged
         for cell in cells:
             stack.enter_context(reserved(cell))
         stack.enter_context(screen.logged(*(cell.directory / LOG for cell in cells)))
@@ -163,34 +160,6 @@ def _pending(cell: Cell, screen: Screen) -> list[Replica]:
     return pending
 
 
-def choose_device(name: str) -> torch.device:
-    """The device that ``name`` means here: ``auto`` is CUDA where there is one, else the CPU.
-
-    Raises:
-        UsageError: it is no device, or this machine has none.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kind, _, index = name.partition(":")
-    if kind == "cuda" and (not index or index.isdecimal()):
-        count = torch.cuda.device_count()
-        if int(index or 0) < count:
-            return torch.device(name)
-        raise UsageError(f"device={name}: this machine has {count} CUDA devices; use device=cpu")
-    if name == "cpu":
-        return torch.device("cpu")
-    raise UsageError(f"device={name}: must be auto, cpu, cuda or cuda:N")
-
-
-def _prepare(device: torch.device) -> None:
-    """Makes ``device`` the one that streams and graphs are made on, and float32 mean float32."""
-    keep_freed_memory()
-    if device.type == "cuda":
-        if device.index is not None:
-            torch.cuda.set_device(device)
-        torch.backends.cudnn.allow_tf32 = False  # else convolutions round to 10 bits
-
-
 @contextmanager
 def reserved(cell: Cell) -> Iterator[None]:
     """Keeps other processes from training this cell meanwhile.
@@ -224,7 +193,7 @@ def _describe(cell: Cell, device: torch.device) -> None:
     settings = _plain(asdict(cell.config))
     del settings["together"]  # with whom it was trained is no part of it
     text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
-    write_text(cell.directory / "config.yaml", text)
+    write_text(cell.directory / CONFIG, text)
     write_json(cell.directory / "environment.json", environment(device))
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import count
 from threading import Event
 
 from torch import Tensor, nn
@@ -16,6 +17,8 @@ from normbench.run.curves import Trackers
 from normbench.run.ending import Ending
 from normbench.run.spent import Spent
 from normbench.terminal.screen import Screen
+from normbench.training.cuda_graph import WARM_UP, CapturedStep
+from normbench.training.dropout import seed_dropout
 from normbench.training.loop import (
     EVALUATION_BATCH,
     networks_of,
@@ -92,8 +95,9 @@ class Replicas:
         return self.config.precision is Precision.bf16
 
     def stepper(self) -> Callable[[], None]:
-        """What trains one step and waits for its end, to be timed."""
-        batches = self.training.batches()
+        """What trains one step, as in training, and waits for its end, to be timed."""
+        batches, number = self.training.batches(), count()
+        draw_for = seed_dropout(self.model, self.training.seeds)
         _, train_on = step_functions(
             self.model,
             self.training,
@@ -104,8 +108,12 @@ class Replicas:
 
         def step() -> None:
             images, labels = next(batches)
+            draw_for(next(number))
             train_on(images, labels).sum().item()
 
+        if isinstance(train_on, CapturedStep):
+            for _ in range(WARM_UP + 1):  # until it is recorded
+                step()
         return step
 
     def train(self, screen: Screen, stop: Event, running: Callable[[], int], spent: Spent) -> None:

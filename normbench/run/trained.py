@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from normbench.config import Config, Precision
@@ -15,7 +14,7 @@ from normbench.norms import Norm
 from normbench.norms.parts import Slot
 from normbench.run.cell import Cell
 from normbench.run.diagnose import Findings, diagnose
-from normbench.run.run import choose_device
+from normbench.run.machine import prepared
 from normbench.store.weights import ENDINGS, WEIGHTS, write_weights
 from normbench.terminal.screen import Screen
 
@@ -48,23 +47,22 @@ def diagnose_file(
         _check_place(fix, replace)
     path = _file(weights)
     tensors = _read(path)
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
-    cell, device = Cell.of(config), choose_device(config.device)
-    network = _network(cell, tensors, path)
-    cell.check_fit()
-    splits = cell.splits(device)
-    with screen.working(path.name) as bar:
-        found = diagnose(
-            network.to(device),
-            splits.train,
-            splits.validation or splits.test,
-            batch=config.statistics_batch,
-            flip=config.data.flip,
-            epoch=config.epochs,
-            autocast=config.precision is Precision.bf16,
-            told=bar.update,
-        )
+    cell = Cell.of(config)
+    with prepared(config) as device:
+        network = _network(cell, tensors, path)
+        cell.check_fit()
+        splits = cell.splits(device)
+        with screen.working(path.name) as bar:
+            found = diagnose(
+                network.to(device),
+                splits.train,
+                splits.validation or splits.test,
+                batch=config.statistics_batch,
+                flip=config.data.flip,
+                epoch=config.epochs,
+                autocast=config.precision is Precision.bf16,
+                told=bar.update,
+            )
     _show(screen, f"{path}: {config.model.title} on {cell.images.name}", found)
     if fix is not None:
         write_weights(fix, _fixed(tensors, found.statistics))
@@ -100,7 +98,10 @@ def _file(weights: Path) -> Path:
             f"{weights}: is a cell; name the folder of one of its seeds, such as {seeds[0].parent}"
         )
     if any(weights.glob("seed-*")):
-        raise UsageError(f"{weights}: is a cell, none of whose seeds has been trained to its end")
+        raise UsageError(
+            f"{weights}: is a cell, none of whose seeds has been trained to its end;"
+            " run the command that trains it again"
+        )
     return weights / WEIGHTS
 
 
@@ -125,10 +126,14 @@ def _network(cell: Cell, tensors: Mapping[str, Tensor], path: Path) -> nn.Module
     config = cell.config
     theirs = {plain_name(name): value for name, value in tensors.items()}
     if not any(name.endswith("running_mean") for name in theirs):
-        raise UsageError(
-            f"{path}: there is nothing to diagnose: no running statistics are in it, so its network"
-            " computes the same in training and in evaluation"
-        )
+        if any(name.rpartition(".")[2].startswith("running_") for name in theirs):
+            reason = "its running statistics are not those of batch norm"
+        else:
+            reason = (
+                "no running statistics are in it, so its network computes the same in training and"
+                " in evaluation"
+            )
+        raise UsageError(f"{path}: there is nothing to diagnose: {reason}")
     network, settings = cell.start(config.seed).network, f"model={config.model.name}"
     swapped = any(isinstance(module, Slot | Norm) for module in network.modules())
     if swapped or trained_here(network, theirs):

@@ -18,6 +18,9 @@ from normbench.run.placement import Arrangement, Pace
 from normbench.store import curves
 from normbench.store.lock import holder
 from normbench.store.results import (
+    CONFIG,
+    METRICS,
+    MOST_SEEDS,
     RESULT,
     Result,
     is_done,
@@ -28,8 +31,6 @@ from normbench.store.results import (
 from normbench.terminal.bars import duration
 from normbench.terminal.screen import Screen
 from normbench.terminal.words import count
-
-_MOST_SEEDS = 10_000  # more are a damaged configuration's
 
 
 def show_layers(screen: Screen, config: Config, preface: str = "") -> None:
@@ -208,7 +209,7 @@ def check_curves(screen: Screen, directory: Path, *, rebuild: bool) -> None:
             except (OSError, UnreadableError) as error:
                 screen.line(f"{folder}: the curves cannot be read: {error}")
     for folder in bad:
-        screen.line(f"{folder}: TensorBoard's file does not say what {curves.METRICS} says")
+        screen.line(f"{folder}: TensorBoard's file does not say what {METRICS} says")
     if bad:
         screen.line(f"normbench tensorboard --rebuild {directory} makes them anew")
 
@@ -240,18 +241,18 @@ def show_runs(screen: Screen, directory: Path) -> None:
 
 def _begun(directory: Path, seeds: str) -> set[Path]:
     """The folders of seeds that have begun: one that failed before its first step has no curves."""
-    names = (curves.METRICS, RESULT)
+    names = (METRICS, RESULT)
     return {path.parent for name in names for path in directory.glob(f"{seeds}/{name}")}
 
 
 def _wanted(cell: Path) -> set[str]:
     """The folders of the seeds that its configuration asks for; none where it cannot be read."""
     try:
-        settings = as_mapping(yaml.safe_load(read_text(cell / "config.yaml") or "{}"))
+        settings = as_mapping(yaml.safe_load(read_text(cell / CONFIG) or "{}"))
         first, seeds = (int(number(settings, k, 0, 1 << 31) or 0) for k in ("seed", "seeds"))
     except (UnreadableError, ValueError, RecursionError, yaml.YAMLError):
         return set()
-    return {f"seed-{seed}" for seed in range(first, first + min(seeds, _MOST_SEEDS))}
+    return {f"seed-{seed}" for seed in range(first, first + min(seeds, MOST_SEEDS))}
 
 
 def _run_row(folder: Path) -> tuple[str, ...]:
@@ -306,7 +307,15 @@ def show_results(
     )
     if summary["test_accuracy_ci95"] is not None:
         mean, (low, high) = summary["test_accuracy_mean"], summary["test_accuracy_ci95"]
-        screen.line(f"mean accuracy {mean:.2%} ± {(high - low) / 2:.2%}, 95 % interval over seeds")
+        screen.line(
+            f"test error {100 * (1 - mean):.1f} ± {50 * (high - low):.1f} %: the mean and its 95 %"
+            " interval over seeds"
+        )
+    elif mean := summary["test_accuracy_mean"]:
+        screen.line(
+            f"test error {100 * (1 - mean):.1f} %, of one seed: no interval; the same command with"
+            " seeds=5 trains four more"
+        )
     if before := [r.test_accuracy_before for r in ended if r.test_accuracy_before is not None]:
         swapped = [r.test_accuracy_swapped for r in ended if r.test_accuracy_swapped is not None]
         screen.line(

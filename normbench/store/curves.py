@@ -15,9 +15,9 @@ from typing import Any
 from normbench.errors import UnreadableError
 from normbench.files import LARGE, read_json, read_text, write_bytes, write_json, write_text
 from normbench.store.events import EventFile
-from normbench.store.results import Result, is_done, read_result
+from normbench.store.results import METRICS, Result, is_done, read_result
 
-METRICS, HPARAMS, EVENTS = "metrics.jsonl", "hparams.json", "events.out.tfevents."
+HPARAMS, EVENTS = "hparams.json", "events.out.tfevents."
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What a system calls a disk that takes no more."""

@@ -39,9 +39,18 @@ def processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
-        return platform.processor()
+        return _apple() or platform.processor()
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.processor())
+
+
+def _apple() -> str:
+    """The processor's name where ``sysctl`` tells it, as on macOS."""
+    try:
+        command = ["sysctl", "-n", "machdep.cpu.brand_string"]
+        return check_output(command, text=True, stderr=DEVNULL).strip()
+    except (OSError, CalledProcessError):
+        return ""
 
 
 @cache

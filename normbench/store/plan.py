@@ -8,7 +8,7 @@ from typing import Any
 
 from normbench.errors import UnreadableError
 from normbench.files import locked, read_json, write_json
-from normbench.store.results import number, short
+from normbench.store.results import MOST_SEED, number, short
 
 PLAN = "sweep.json"
 
@@ -91,7 +91,7 @@ def _parsed(entry: Any) -> PlannedCell:
         norm_batch=norm_batch,
         model=string(entry, "model"),
         data=string(entry, "data"),
-        seeds=[n for n in seeds if type(n) is int and 0 <= n < 1 << 32]
+        seeds=[n for n in seeds if type(n) is int and 0 <= n <= MOST_SEED]
         if isinstance(seeds, list)
         else [],
         settings=settings if isinstance(settings, dict) else {},

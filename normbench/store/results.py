@@ -17,7 +17,15 @@ from normbench.files import read_json, write_json
 
 FINISHED, DIVERGED, FAILED = "finished", "diverged", "failed"
 
+CONFIG, METRICS = "config.yaml", "metrics.jsonl"
 RESULT, SUMMARY = "result.json", "summary.json"
+"""What is trained; a seed's curves and how it ended; all seeds of a cell."""
+
+MOST_SEEDS = 10_000
+"""More are a damaged configuration's."""
+
+MOST_SEED = (1 << 32) - 1
+"""The largest seed that a record has: a command may begin with 2³¹ - 1 and go on from there."""
 
 BIG = float(1 << 53)
 """The largest number that a record has: beyond, not every whole number is one."""
@@ -33,7 +41,7 @@ class Result:
         test_accuracy: 0..1, on the test images after the last step; None unless finished.
         test_loss: mean cross-entropy there; None unless finished.
         test_accuracy_reestimated: of the same weights with batch norm's statistics estimated anew
-            from training images; None for norms without running statistics.
+            from training images; None for norms that are not batch norm, plain or renormalized.
         test_accuracy_batch: likewise with the statistics of test batches of the training size, on
             at most 2,000 of the test images, in a fixed random order.
         test_accuracy_before: where training started from ``model.weights``: of these weights with

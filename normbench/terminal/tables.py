@@ -14,8 +14,10 @@ _PADDING = 3
 """Blanks between two columns."""
 
 _BREAKS = re.compile(r"(?<!±) (?!±)|\n")
-_BLANKS = re.compile(r"\s")
 """Where a cell may be broken: no interval leaves its mean."""
+
+_BLANKS = re.compile(r"\s")
+"""Where it is broken if that is still too wide."""
 
 _NUMERIC = frozenset("0123456789-+.±")
 

@@ -85,7 +85,7 @@ def decompose(
         check: called now and then; may raise to end the evaluation.
 
     Returns:
-        None where no layer has running statistics.
+        None where no layer is batch norm.
     """
     if not batch_norms(networks[0]):
         return None
@@ -102,7 +102,7 @@ def decompose(
 
 
 def batch_norms(network: nn.Module) -> list[BatchNorm]:
-    """The layers of a network that have running statistics."""
+    """The layers of a network that are batch norm, plain or renormalized."""
     return [module for module in network.modules() if isinstance(module, BatchNorm)]
 
 

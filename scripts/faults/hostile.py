@@ -1,7 +1,7 @@
 """A row of the fault matrix: what was made to do harm is refused, in one line that names it.
 
-Each payload would leave a mark if it ran or led outside: a file called ``pwned``, or anything else
-in the folder around the one it was let loose in.
+Each payload would leave a mark if it ran or led outside: a file called ``pwned``, anything else in
+the folder around the one it was let loose in, or what the absolute paths among them name.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 
-from faults.archives import ARCHIVES, LIBRARIES
+from faults.archives import ARCHIVES, ESCAPES, LIBRARIES
 from faults.kills import saved_at
 from faults.states import CELL, PLANTED, STATES
 from faults.world import NUM_TRAIN, TINY, Ended, World, cell_of, hold, hold_same
 
 MARK = "pwned"
+ELSEWHERE = (Path(ESCAPES["absolute"]), Path("/tmp/x"))
+"""Where the payloads with absolute paths lead."""
 SOON = 60.0
 """Seconds after which something waits for what will not come."""
 
@@ -73,6 +75,7 @@ def payloads(world: World, tries: int) -> Iterator[str | None]:
         found = [path for path in _listing(home.parent) - around if "home/" not in path]
         hold(not found, f"{name}: outside its folder: {found}")
         hold(not list(home.parent.rglob(MARK)), f"{name}: it ran")
+        hold(not any(map(Path.exists, ELSEWHERE)), f"{name}: outside of all folders")
 
     return world.attempts("hostile", tries, attempt)
 

@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from normbench.run import autosave, seeds
 from normbench.run import run as experiment
-from normbench.run import seeds
 from normbench.store import checkpoint, curves, lock
 from normbench.training import loop as training
 
@@ -211,6 +211,11 @@ def forget_velocities() -> None:
     seeds.Replicas.restore = restore  # type: ignore[method-assign]
 
 
+def begin_anew() -> None:
+    """A resume that finds nothing."""
+    autosave.Saver.resume = lambda *_: False  # type: ignore[method-assign]
+
+
 def train_unheld() -> None:
     """A cell that nobody holds."""
 
@@ -240,6 +245,7 @@ FAULTS: dict[str, Callable[..., None]] = {
         slow_steps,
         write_in_place,
         forget_velocities,
+        begin_anew,
         train_unheld,
         quote_environment,
     )

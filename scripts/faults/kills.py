@@ -41,6 +41,16 @@ def cell(number: int) -> tuple[list[str], int]:
     return overrides, epochs * (NUM_TRAIN // batch)
 
 
+GOES_ON = "goes on after step"
+
+
+def left_to_do(home: Path, overrides: list[str]) -> bool:
+    """Whether there are checkpoints, and seeds that have no result yet."""
+    seeds = next(int(o.partition("=")[2]) for o in overrides if o.startswith("seeds="))
+    ended = len(list(home.glob("runs/*/*/seed-*/result.json")))
+    return ended < seeds and any(home.rglob("*.checkpoint"))
+
+
 def killed(world: World, tries: int) -> Iterator[str | None]:
     """SIGKILL at random steps and times; then the same line, to the end."""
     return world.attempts("kill", tries, partial(_killed, world))
@@ -56,8 +66,9 @@ def _killed(world: World, draw: Random, home: Path, number: int) -> None:
         again = ["--fresh"] if not struck else []  # a run that had ended before its kill
         how = draw.choice(("step", "step", "step", "time", "time", "evaluation", "results"))
         faults: list[list[object]] = []
+        step = draw.randrange(steps) if how == "step" else 0
         if how == "step":
-            faults = [["kill_at_step", draw.randrange(steps)]]
+            faults = [["kill_at_step", step]]
         elif how == "evaluation":
             faults = [["kill_in_evaluation", draw.randrange(12)]]
         elif how == "results":
@@ -72,9 +83,13 @@ def _killed(world: World, draw: Random, home: Path, number: int) -> None:
         if ended.code:
             struck += 1
             world.counts[f"kills at a random {how}"] += 1
+            saved = left_to_do(home, overrides)
+            hold(saved or step < 2 or line[-1] != "save_every=0", "nothing was saved")
+    saved = left_to_do(home, overrides)
     done = world.run(home, *line, real=number % 20 == 3)
     hold(done.code == 0, f"does not go on: exit {done.code}: {done.err[-500:]}{done.out[-500:]}")
     hold("damaged" not in done.out, f"a kill has damaged a checkpoint: {done.out[-500:]}")
+    hold(not saved or GOES_ON in done.out, f"begins anew: {done.out[-500:]}")
     hold_same(home, reference)
     left = [path.name for path in home.rglob("*step-*")]
     hold(not left, f"checkpoints are left: {left}")
@@ -153,8 +168,10 @@ def _killed_in_a_run(world: World, draw: Random, home: Path, number: int) -> Non
     for folder in home.glob("runs/*/*/seed-*"):
         for path in checkpoint.files(folder):
             checkpoint.read(path)
+    saved = left_to_do(home, overrides)
     done = world.run(home, *line)
     hold(done.code == 0, f"does not go on: exit {done.code}: {done.err[-500:]}{done.out[-500:]}")
+    hold(not saved or GOES_ON in done.out, f"begins anew: {done.out[-500:]}")
     hold_same(home, reference)
 
 

@@ -236,7 +236,11 @@ def test_nothing_on_the_command_line_is_answered_with_help(nb: Command) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["", "run", "show", "norms", "tensorboard", "data", "data list", "data fetch", "data import"],
+    [
+        *("", "run", "sweep", "advise", "show", "diagnose", "norms", "report", "runs"),
+        *("tensorboard", "completion", "data", "data list", "data fetch", "data import"),
+        "data verify",
+    ],
 )
 def test_every_command_has_help(nb: Command, command: str) -> None:
     for flag in ("--help", "-h"):

@@ -72,7 +72,7 @@ BAD_SETTINGS = [
     ("name=a/b", ["name=a/b", "without slashes"]),
     ("device=tpu", ["device=tpu", "cpu, cuda"]),
     ("device=meta", ["device=meta", "cpu, cuda"]),
-    ("device=cuda:99", ["device=cuda:99", "device=cpu"]),
+    ("device=cuda:99", ["device=cuda:99", "choose from cpu"]),
 ]
 
 
@@ -173,7 +173,7 @@ def test_cuda_where_there_is_none_is_refused(nb: Command, tiny: list[str], tmp_p
     line = refused(nb("run", *tiny, "device=cuda"), tmp_path)
 
     assert "device=cuda" in line
-    assert "device=cpu" in line
+    assert "choose from cpu" in line
 
 
 @pytest.mark.parametrize(
@@ -289,7 +289,7 @@ def test_show_prints_nothing_of_a_configuration_it_refuses(nb: Command, tmp_path
         (["data", "import", "missing"], ["missing", "does not exist"]),
         (["data", "import", ".", "--name", "auto"], ["'auto'", "taken"]),
         (["data", "import", ".", "--name", "a/b"], ["'a/b'", "letters, digits"]),
-        (["data", "import", ".", "--name", "x", "--size", "0"], ["size=0", "to 512"]),
+        (["data", "import", ".", "--name", "x", "--size", "0"], ["--size 0", "to 512"]),
         (["data", "fetch", "nope"], ["'nope'", "cifar10, cifar100"]),
         (["data", "verify", "nope"], ["'nope'", "normbench data import"]),
         (["data", "verify", "a/b"], ["'a/b'", "letters, digits"]),

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from normbench.store.results import read_result
 from tests.cli_helpers import ESCAPE
-from tests.conftest import NUM_TEST, NUM_TRAIN, SECRET, Command, Finished, files_below, run_process
+from tests.conftest import NUM_TEST, NUM_TRAIN, SECRET, Command, Finished, files_below
 
 
 def words(text: str) -> str:
@@ -58,7 +58,15 @@ def test_a_run_ends_with_a_table_and_where_to_find_things(finished: Finished) ->
 
     assert re.search(rf"seed 0 +finished +{result['test_accuracy']:.2%}", closing)
     assert re.search(r"seed 1 +finished", closing)
-    assert "mean" in closing
+    errors = [
+        100
+        * (
+            1
+            - json.loads((finished.cell / f"seed-{n}" / "result.json").read_text())["test_accuracy"]
+        )
+        for n in (0, 1)
+    ]
+    assert f"test error {sum(errors) / 2:.1f} ± " in closing
     where = finished.cell.relative_to(finished.home).as_posix()
     assert f"files: {where}" in closing
     assert "normbench tensorboard" in closing
@@ -199,6 +207,25 @@ def test_a_run_keeps_the_trained_weights(finished: Finished) -> None:
     assert not torch.equal(weights[0]["head.weight"], weights[1]["head.weight"])
 
 
+def test_what_was_printed_and_what_the_time_went_to_are_kept(finished: Finished) -> None:
+    log = (finished.cell / "log.txt").read_text(encoding="utf-8")
+    logged, printed = (
+        [found[0] for line in text.splitlines() if (found := re.search(r"seed \d +epoch .*", line))]
+        for text in (log, finished.stdout)
+    )
+    assert logged == printed != []
+
+    seconds = json.loads((finished.cell / "time.json").read_text(encoding="utf-8"))
+    assert sorted(seconds) == sorted(
+        ["start", "arranging", "training", "evaluating", "decomposing", "writing"]
+    )
+    assert all(value >= 0 for value in seconds.values())
+    (whole,) = re.findall(r"^time: ([\d.]+) s", finished.stdout, re.MULTILINE)
+    assert float(whole) == pytest.approx(sum(seconds.values()), abs=0.5)
+    trained = [read_result(finished.cell / f"seed-{seed}") for seed in (0, 1)]
+    assert seconds["training"] == pytest.approx(sum(r.seconds for r in trained if r), abs=0.2)
+
+
 def test_nothing_of_the_environment_is_written_down(finished: Finished) -> None:
     assert os.environ[SECRET[0]] == SECRET[1], "the run had it too"
     for path in finished.home.rglob("*"):
@@ -224,17 +251,17 @@ def test_a_share_of_the_quick_experiment_learns(
 
 
 def test_the_built_in_images_train_too(
-    script: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+    nb: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("NORMBENCH_DATA", str(tmp_path / "empty"))
+    monkeypatch.chdir(tmp_path)
     overrides = ("data.limit=64", "epochs=1", "batch=16", "model=convnet", "model.depth=2")
-    done = run_process(
-        script, tmp_path / "empty", tmp_path, "run", *overrides, "model.width=4", "threads=1"
-    )
+    done = nb("run", *overrides, "model.width=4", "threads=1")
 
-    assert done.code == 0, done.stderr
+    assert done.exit_code == 0, done.output
     said = words(done.stdout)
     assert "synthetic: 64 training and 2,000 test images, 10 classes" in said
     assert "normbench data fetch cifar10" in said, "how to get the other"
     assert "normbench data import PATH --name cifar10" in said
-    summary = json.loads((done.cell / "summary.json").read_text())
-    assert summary["data"]["name"] == "synthetic"
+    (summary,) = tmp_path.glob("runs/*/*/summary.json")
+    assert json.loads(summary.read_text())["data"]["name"] == "synthetic"

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 
 from normbench.launch import course
@@ -90,7 +91,7 @@ def test_what_finished_seeds_took_is_what_the_others_will_take(tiny: list[str]) 
     cell = Cell.of(config)
     outcome = experiment.run(config, screen(io.StringIO()))
     (result,) = outcome.results
-    device = experiment.choose_device("cpu")
+    device = torch.device("cpu")
     jobs = [[Replica(cell, seed) for seed in range(seeds)] for seeds in (1, 2)]
     per_seed = [Estimates([cell], device).seconds(job) for job in jobs]
 
@@ -140,6 +141,7 @@ def test_a_dry_run_prints_cells_and_time_and_writes_nothing(
     assert files_below(tmp_path) == before
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_sweep_says_before_it_starts_how_long_it_takes_and_at_each_cell_what_is_left(
     nb: Command, tiny: list[str]
 ) -> None:
@@ -152,9 +154,11 @@ def test_a_sweep_says_before_it_starts_how_long_it_takes_and_at_each_cell_what_i
     assert "Group normalization" in said[second + 1]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_nothing_is_estimated_where_all_is_trained(nb: Command, tiny: list[str]) -> None:
     line = ["sweep", *tiny, "norm=batch,group"]
     assert nb(*line).exit_code == 0
 
-    assert "about" not in nb(*line).stdout.partition("runs/")[0]
-    assert "cell 1 of" not in nb(*line).stdout
+    again = nb(*line).stdout
+    assert "about" not in again.partition("runs/")[0]
+    assert "cell 1 of" not in again

@@ -406,6 +406,7 @@ def test_a_cell_that_diverges_stays_so_and_the_others_finish(run: Sweep, tmp_pat
 # ---- on the command line ----
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_all_finished_is_exit_code_0_and_the_table_has_them_all(
     nb: Command, tiny: list[str]
 ) -> None:
@@ -416,6 +417,7 @@ def test_all_finished_is_exit_code_0_and_the_table_has_them_all(
     assert done.stderr == ""
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_cell_that_did_not_finish_is_exit_code_1(nb: Command, tiny: list[str]) -> None:
     command = ["sweep", *tiny, "norm=none", "optim.lr=0.1,1e30"]
 

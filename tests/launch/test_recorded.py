@@ -31,6 +31,25 @@ def test_the_cell_is_the_one_that_was_trained(finished: Finished, seed: Path, na
     assert (config.runs, config.threads, config.seeds) == ("runs", None, 1), "places are not taken"
 
 
+@pytest.mark.parametrize("name", [".", "model.safetensors"])
+def test_the_cell_is_found_from_within_the_seed_s_folder(
+    finished: Finished, seed: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(seed)
+
+    assert Cell.of(load_recorded([], Path(name))).directory.name == finished.cell.name
+
+
+def test_the_weights_that_a_training_started_from_need_not_be_there(seed: Path) -> None:
+    settings = yaml.safe_load((seed.parent / "config.yaml").read_text())
+    settings["model"] |= {"weights": "gone.safetensors", "weights_sha256": "0" * 64}
+    edit(seed, yaml.safe_dump(settings))
+
+    assert load_recorded([], seed).model == load_recorded([], seed).model.__class__(
+        **{k: v for k, v in settings["model"].items() if not k.startswith("weights")}
+    )
+
+
 def test_what_is_said_wins(seed: Path) -> None:
     config = load_recorded(["batch=8", "data.val_fraction=0.25"], seed)
 

@@ -1,5 +1,6 @@
 """A cell refuses what does not fit before anything is written."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from normbench.config import Config
 from normbench.data import DATA
 from normbench.data.library import Description
 from normbench.errors import UsageError
+from normbench.launch.compose import load_config
 from normbench.models import MODELS, ModelConfig
 from normbench.models.convnet import ConvNetConfig
 from normbench.norms import NORMS
@@ -37,6 +39,18 @@ def check(cell: Cell) -> bool:
 def test_what_fits_is_accepted() -> None:
     assert check(cell(ConvNetConfig(depth=3, width=4)))
     assert check(cell(MODELS["resnet"](name="resnet")))
+
+
+def test_networks_that_are_built_in_several_threads_are_as_built_alone(tiny: list[str]) -> None:
+    """Their layers draw from one generator, and how they want images stored is tried out."""
+    network = ["model=torchvision", "model.arch=resnet18", "model.stem=cifar", "norm=group"]
+    own = [text for text in tiny if not text.startswith("model")]
+    cell = Cell.of(load_config([*own, *network]))
+    with ThreadPoolExecutor(4) as pool:
+        together = [*pool.map(cell.build_model, range(4))]
+    for seed, built in enumerate(together):
+        alone = cell.build_model(seed).state_dict()
+        assert all(torch.equal(value, alone[name]) for name, value in built.state_dict().items())
 
 
 def test_a_batch_larger_than_the_data_is_refused() -> None:

@@ -4,16 +4,20 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from platformdirs import user_cache_path
 
 from normbench.launch.compose import load_config
+from normbench.run import arranging
+from normbench.run.arranging import arrange
 from normbench.run.cell import Cell
-from normbench.run.placement import Arrangement, Pace
+from normbench.run.placement import BUDGET, Arrangement, Pace
 from normbench.run.remembered import Case, busy, case_of, recall, remember
 from normbench.store.environment import cores
+from normbench.terminal.screen import Screen
 
 FOUND = Pace(Arrangement(lanes=1, size=4, threads=1), 0.002)
 
@@ -71,8 +75,40 @@ def test_a_damaged_or_foreign_file_is_ignored_and_replaced(
 def test_a_cache_that_cannot_be_written_to_is_no_error(tiny: list[str]) -> None:
     user_cache_path("normbench").parent.mkdir(parents=True)
     user_cache_path("normbench").write_text("a file where the folder should be")
-    remember(case(tiny), FOUND)
     assert recall(case(tiny)) is None
+    remember(case(tiny), FOUND)
+    assert recall(case(tiny)) == FOUND
+
+
+@pytest.mark.parametrize(
+    ("in_full", "is_busy", "measured", "kept"),
+    [(True, False, 1, True), (True, True, 1, False), (False, False, 2, False)],
+    ids=["in full", "busy", "in haste"],
+)
+def test_what_was_measured_in_full_is_not_measured_again(
+    tiny: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    in_full: bool,
+    is_busy: bool,
+    measured: int,
+    kept: bool,
+) -> None:
+    turns: list[int] = []
+
+    def fastest(*_: Any, **__: Any) -> tuple[Arrangement, dict[Arrangement, float]]:
+        turns.append(1)
+        return Arrangement(size=2), {Arrangement(size=2): 0.001, Arrangement(): 0.002}
+
+    monkeypatch.setattr(arranging, "fastest", fastest)
+    monkeypatch.setattr(arranging, "time_to_measure", lambda _: BUDGET if in_full else 0.1)
+    monkeypatch.setattr(arranging, "busy", lambda: is_busy)
+    cell = Cell.of(load_config([*tiny, "seeds=2", "stack=auto"]))
+    splits = cell.splits(torch.device("cpu"))
+    first, second = (arrange(cell.replicas(), splits, Screen.unseen()) for _ in range(2))
+
+    assert first == second == Pace(Arrangement(size=2), 0.001 * 2 / 2)
+    assert len(turns) == measured
+    assert any(user_cache_path("normbench").rglob("*.json")) == kept
 
 
 def test_what_a_busy_machine_told_is_kept_for_this_process_alone(tiny: list[str]) -> None:

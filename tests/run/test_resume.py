@@ -4,7 +4,9 @@ import io
 import itertools
 import json
 import random
+import re
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from normbench.launch.compose import load_config
 from normbench.norms import NORMS
 from normbench.run import autosave, ending, seeds
 from normbench.run import run as experiment
+from normbench.run.cell import Cell, Replica
 from normbench.store import checkpoint, results
 from normbench.store.curves import is_sound, read_metrics
 from normbench.store.outcomes import read_outcomes
@@ -113,13 +116,17 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
 
 
 def cut_off_run(config: Config, cuts: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs a cell that is cut off after each of ``cuts`` further steps, and then to its end."""
+    """Runs a cell that is cut off after each of ``cuts`` further steps, and then to its end, from
+    where it was cut off."""
     for steps in cuts:
         with monkeypatch.context() as patch:
             patch.setattr(seeds, "train", cut_off_after(steps))
             with pytest.raises(CutOffError):
                 experiment.run(config, quiet())
-    assert experiment.run(config, quiet()).finished
+    shown = io.StringIO()
+    assert experiment.run(config, Screen(Console(file=shown, width=120, _environ={}))).finished
+    goes_on = re.findall(r"goes on after step (\d+)", shown.getvalue())
+    assert goes_on == [str(sum(cuts))] * any(cuts)
 
 
 def assert_cut_off_at_random_steps_ends_the_same(
@@ -255,6 +262,52 @@ def test_records_that_are_due_between_steps_are_neither_lost_nor_doubled(
     cut_off_run(cut, [3, 4, 1, 6, 7], monkeypatch)
 
     assert differences(content(whole), content(cut)) == []
+
+
+def test_a_training_is_saved_by_the_clock_and_after_an_epoch_where_that_is_cheap(
+    tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(autosave, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(checkpoint, "save", lambda *_: wait(0.2))
+    cell = Cell.of(load_config([*tiny, "save_every=60"]))
+    saver = autosave.Saver([Replica(cell, 0)], Nothing(), lambda _: None)
+
+    def wait(seconds: float) -> None:
+        now[0] += seconds
+
+    def due(seconds: float, *, at_the_end_of_an_epoch: bool = False) -> bool:
+        wait(seconds)
+        return saver.due(At(at_the_end_of_an_epoch))  # type: ignore[arg-type]
+
+    assert not due(59.9)
+    assert due(0.1)
+    saver.save(At(False), [])  # type: ignore[arg-type]
+    assert not due(19.9, at_the_end_of_an_epoch=True), "0.2 seconds are more than 1 %"
+    assert due(0.1, at_the_end_of_an_epoch=True)
+    assert not due(0.0)
+
+
+@dataclass
+class At:
+    """A training that stands at a step whose metrics are recorded."""
+
+    at_end_of_epoch: bool
+    step: int = 5
+    recorded: int = 5
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        return {}, {}
+
+
+class Nothing:
+    """A network without tensors."""
+
+    def state(self) -> dict[str, Tensor]:
+        return {}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        assert not tensors
 
 
 # ---- each part of the state is needed: without it the end is another one ----
@@ -492,7 +545,7 @@ def test_a_run_killed_after_its_last_evaluation_still_says_which_images_were_rig
     (place,) = (Path(cut.runs) / "cut").glob("*/seed-0")
     assert not (place / "outcomes.json").exists()
 
-    cut_off_run(cut, [], monkeypatch)
+    assert experiment.run(cut, quiet()).finished
 
     assert differences(content(whole), content(cut)) == []
 

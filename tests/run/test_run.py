@@ -24,8 +24,8 @@ from normbench.models.inspection import memory_of_step
 from normbench.run import arranging, ending, seeds
 from normbench.run import run as experiment
 from normbench.run.cell import Cell
+from normbench.run.machine import choose_device
 from normbench.run.placement import Arrangement
-from normbench.run.run import choose_device
 from normbench.run.spent import Spent
 from normbench.store import results
 from normbench.store.curves import read_metrics
@@ -98,6 +98,13 @@ def test_the_last_evaluation_is_the_score(run: Run) -> None:
     summary = run()
 
     assert read_metrics(folder())[-1]["eval/accuracy"] == pytest.approx(summary["test_accuracy"][0])
+
+
+def test_the_test_set_is_looked_at_every_so_many_epochs_and_after_the_last(run: Run) -> None:
+    run("epochs=5", "evaluate_every=2")
+
+    evaluated = [line["epoch"] for line in read_metrics(folder()) if "eval/accuracy" in line]
+    assert evaluated == [2, 4, 5]
 
 
 def test_training_makes_the_loss_fall(run: Run) -> None:
@@ -419,11 +426,8 @@ def test_a_device_that_is_none_is_named(name: str) -> None:
 
 def test_threads_are_as_many_as_asked_for(run: Run, tiny: list[str]) -> None:
     threads = torch.get_num_threads()
-    try:
-        run("threads=2", "runs=two")
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(threads)
+    run("threads=2", "runs=two")
+    assert torch.get_num_threads() == threads != 2
     environment = json.loads((folder("two").parent / "environment.json").read_text())
     assert environment["threads"] == 2
 

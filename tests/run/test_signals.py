@@ -285,6 +285,7 @@ def saved(seed_folder: Path) -> int:
     assert steps == list(range(1, progress["recorded"] + 1))
     assert progress["step"] - progress["recorded"] in (0, 1)
     assert not (seed_folder / "result.json").exists()
+    assert not (seed_folder.parent / "summary.json").exists()
     return int(progress["step"])
 
 

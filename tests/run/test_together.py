@@ -219,6 +219,13 @@ def test_workers_get_a_share_of_a_stack_each(tiny: list[str]) -> None:
     assert [c.optim.lr for c in load_job(job.overrides).apart] == [0.1, 0.2, 0.3]
 
 
+def test_cells_that_want_other_seeds_are_other_jobs(tiny: list[str]) -> None:
+    every = [[*tiny, "optim.lr=0.1"], [*tiny, "optim.lr=0.2", "seeds=2"], [*tiny, "seed=1"]]
+    cells = Cells(Planned(Cell.of(load_config(each)), each) for each in every)
+
+    assert [len(job) for job in cells.jobs()] == [1, 1, 1]
+
+
 def test_workers_do_not_part_a_stack_that_has_begun(
     tiny: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

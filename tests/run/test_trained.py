@@ -212,7 +212,17 @@ def test_the_first_tensor_that_does_not_fit_is_named(config: Config, tmp_path: P
 def test_weights_without_running_statistics_are_one_line(tiny: list[str], tmp_path: Path) -> None:
     group = load_config([*tiny, "norm=group"])
 
-    assert "nothing to diagnose" in misfit(group, tmp_path / "x.safetensors")
+    assert "computes the same in training" in misfit(group, tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize("norm", ["evonorm_b0", "moving_batch", "online"])
+def test_other_running_statistics_than_batch_norm_s_are_not_said_to_be_none(
+    norm: str, tiny: list[str], tmp_path: Path
+) -> None:
+    said = misfit(load_config([*tiny, f"norm={norm}"]), tmp_path / "x.safetensors")
+
+    assert "nothing to diagnose" in said
+    assert "computes the same" not in said
 
 
 def test_what_is_no_file_of_weights_is_one_line(config: Config, tmp_path: Path) -> None:

@@ -115,6 +115,7 @@ def test_every_row_is_in_the_matrix_and_has_as_many_tries_as_was_promised() -> N
     [
         pytest.param("write_in_place", kills.killed_in_save, 6, IN_PLACE, id="writing in place"),
         pytest.param("forget_velocities", kills.killed, 2, VELOCITIES, id="forgotten velocities"),
+        pytest.param("begin_anew", kills.killed, 2, "begins anew", id="forgotten checkpoints"),
         pytest.param("train_unheld", cells.two, 1, UNHELD, id="no lock"),
     ],
 )

@@ -38,7 +38,7 @@ def test_moments_with_a_bar_are_kept_evenly() -> None:
 
 
 def test_a_command_is_typed_into_bash_and_its_screen_is_kept(tmp_path: Path) -> None:
-    terminal = record.Terminal(tmp_path)
+    terminal = record.Terminal(tmp_path, pause=0.5)
     try:
         terminal.enter("echo un$((1))\n")
         terminal.enter("echo forgotten\x03")

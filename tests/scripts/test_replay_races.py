@@ -1,9 +1,9 @@
 """The replayed races: a few are run again, and come out as the committed table has them."""
 
 import csv
-import subprocess
-import sys
 from pathlib import Path
+
+from tests.script_helpers import run_script
 
 ROOT = Path(__file__).parents[2]
 
@@ -14,9 +14,10 @@ def lines(path: Path) -> dict[tuple[str, str, str], dict[str, str]]:
 
 
 def test_some_races_end_as_in_the_committed_table(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "scripts" / "replay_races.py"), "--out", str(tmp_path)]
-    command += ["--records", str(ROOT / "results"), "--races", "2", "--simulated", "4"]
-    subprocess.run(command, check=True, capture_output=True, timeout=200)
+    records = ("--records", str(ROOT / "results"))
+    run_script(
+        "replay_races.py", "--out", str(tmp_path), *records, "--races", "2", "--simulated", "4"
+    )
 
     found, committed = (
         lines(folder / "replay.csv") for folder in (tmp_path, ROOT / "results" / "advise")

@@ -277,6 +277,14 @@ def test_memory_is_counted_by_hand() -> None:
     assert F.cross_entropy(model(images), labels).requires_grad
 
 
+def test_memory_is_that_of_the_precision() -> None:
+    model = net(GroupNormConfig())
+    images, labels = torch.zeros(64, 3, 8, 8), torch.zeros(64, dtype=torch.int64)
+    whole, half = (memory_of_step(model, images, labels, autocast=half) for half in (False, True))
+
+    assert half < whole
+
+
 def test_memory_grows_with_the_batch_and_not_by_chance() -> None:
     model = net(GroupNormConfig())
     small, large = (

@@ -71,7 +71,10 @@ def check_name(name: str) -> str:
             "underscores, the first a letter or digit"
         )
     if name.lower() in RESERVED:
-        raise UsageError(f"data set name {name!r} is taken: `data={name}` means something else")
+        raise UsageError(
+            f"data set name {name!r} is taken: `data={name}` means something else; choose another"
+            " --name"
+        )
     return name
 
 

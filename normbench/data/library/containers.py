@@ -161,7 +161,7 @@ def _folder_members(path: Path) -> tuple[int, Iterator[Member]]:
             parts = _safe_parts(path, there.relative_to(path).as_posix())
             what = f"{path}: {'/'.join(parts)}"
             if entry.is_symlink() and not _stays_inside(there, inside):
-                raise UsageError(f"{what} is a link that leads elsewhere")
+                raise UsageError(f"{what} is a link that leads elsewhere: copy what it leads to")
             status = entry.stat()
             is_folder = stat.S_ISDIR(status.st_mode)
             if is_folder:

@@ -70,7 +70,7 @@ class Decoded:
         if (self._count + 1) * self._image_bytes > MAX_RESULT_BYTES:
             raise UsageError(
                 f"{self.path}: more than {self._count:,} images of {self.size} x {self.size} "
-                f"pixels do not fit into {MAX_RESULT_BYTES >> 30} GiB: choose a smaller size"
+                f"pixels do not fit into {MAX_RESULT_BYTES >> 30} GiB: choose a smaller --size"
             )
         image, resized = decode(f"{self.path}: {name}", content, self.size, self.fit)
         at = self._count % self._block_size

@@ -112,7 +112,9 @@ def fetch(
     if name not in sources:
         raise UsageError(f"cannot fetch {name!r}: there are {', '.join(sources)}")
     if not 0 < timeout <= 86_400:
-        raise UsageError(f"timeout={timeout}: must be above 0 seconds, and a day at most")
+        raise UsageError(
+            f"--timeout {timeout:g}: must be above 0 seconds, and a day (86400) at most"
+        )
     source = sources[name]
     if mirror is not None:
         source = replace(source, urls=(_archive_url(mirror, source.archive),))

@@ -108,7 +108,10 @@ def _by_class(paths: Mapping[int, Parts], folders: Iterable[Parts], path: Path) 
     groups: _Groups = {parts[0]: [] for parts in folders}
     for index, parts in sorted(paths.items(), key=lambda item: item[1]):
         if len(parts) < 2:
-            raise UsageError(f"{path}: image {parts[0]} is in no class folder")
+            raise UsageError(
+                f"{path}: image {parts[0]} is in no class folder: put it into one named after its"
+                " class"
+            )
         groups.setdefault(parts[0], []).append(index)
     return groups
 
@@ -118,7 +121,9 @@ def _check_classes(path: Path, splits: Mapping[str, _Groups]) -> list[str]:
     for split, groups in splits.items():
         empty = next((name for name in names if not groups.get(name)), None)
         if empty is not None:
-            raise UsageError(f"{path}: class {empty!r} has no images in {split}")
+            raise UsageError(
+                f"{path}: class {empty!r} has no images in {split}: add some, or remove that class"
+            )
     if len(names) < 2:
         raise UsageError(f"{path} holds one class only ({names[0]!r}): at least two are needed")
     return names

@@ -111,7 +111,7 @@ def import_images(
     """
     started = time.perf_counter()
     if not 4 <= size <= 512:
-        raise UsageError(f"size={size}: images must be from 4 to 512 pixels wide")
+        raise UsageError(f"--size {size}: must be from 4 to 512 pixels")
     if name is not None:
         library.check_name(name)
     with containers.reading(path):

@@ -20,7 +20,7 @@ from normbench.launch.advise.budget import (
     price,
     shortest,
 )
-from normbench.launch.advise.odds import ALPHA, seeds_needed, welch
+from normbench.launch.advise.odds import ALPHA, difference_p, seeds_needed
 from normbench.report.compare.statistics import estimate
 from normbench.store.advice import Plan
 
@@ -44,7 +44,7 @@ class Row:
         epochs: after how many epochs.
         p: that it is as good as the best, corrected; None for the best and outside the finals.
         why: why it was dropped or set aside.
-        time: seconds of a training step, relative to the best norm.
+        time: seconds of a training step of one seed, relative to the best norm.
         memory: bytes of a training step, relative to the best norm; None where not known.
     """
 
@@ -82,6 +82,8 @@ class Answer:
         chance: says so where no finalist has learned more than guessing; else "".
         seeds: how many each would make the answer clear, about; None where ``seconds`` is, or where
             the trainings were too short.
+        within: the budget of the race, in seconds.
+        peak: the learning rate that ``optim.lr`` of the best norm is at its peak; None: not known.
     """
 
     verdict: str
@@ -96,6 +98,8 @@ class Answer:
     elsewhere: str = ""
     chance: str = ""
     seeds: int | None = None
+    within: float = 0.0
+    peak: float | None = None
 
     def to_records(self) -> list[dict[str, Any]]:
         """The rows as plain dictionaries, as pandas takes them."""
@@ -151,6 +155,7 @@ def judge(plan: Plan, finish: Finish, tests: Mapping[Entrant, OnTest]) -> Answer
         aside={row.norm: _placing(plan, finish, row) for row in rows if row.state == ASIDE},
         leads=finish.leads,
         seeds=seeds,
+        within=plan.within,
     )
 
 
@@ -170,7 +175,7 @@ def _p(
     if leader is None or fmean(errors[norm]) <= fmean(errors[leader]):
         return 1.0
     images = min(test.images for test in tests.values())
-    p = welch(errors[leader], errors[norm], 1 / images)
+    p = difference_p(errors[leader], errors[norm], 1 / images)
     return min(1.0, p * finish.looks * (len(errors) - 1))
 
 
@@ -206,7 +211,7 @@ def _row(
         epochs=standing.epochs,
         p=p.get(norm),
         why=standing.why or ("" if best else "diverged at every learning rate"),
-        time=plan.timing(norm).step(SEEDS) / plan.timing(leader or norm).step(SEEDS),
+        time=plan.timing(norm).step(1) / plan.timing(leader or norm).step(1),
         memory=_memory(norm, leader, finals, tests),
     )
 
@@ -221,10 +226,13 @@ def _memory(
 
 
 def _longer(plan: Plan, finish: Finish) -> float | None:
-    """The seconds beyond the budget that trainings of the planned length take, or None."""
+    """The seconds beyond the budget that a race of the planned length takes, or None.
+
+    Of the budget what is left counts: what was trained so far was shorter.
+    """
     lengths = [shortest(plan.epochs)]
     needed = price(plan.timings, plan.steps, plan.epochs, lengths, plan.workers, plan.divided)
-    return float(max(0.0, plan.used + finish.pace * needed - plan.within)) or None
+    return float(max(0.0, max(1.0, finish.pace) * needed - max(0.0, finish.remaining))) or None
 
 
 def _needed(

@@ -169,12 +169,18 @@ def lengths_within(
         for lengths in _lengths(raced):
             if price(timings, steps, raced, lengths, workers, divided) <= within - used:
                 return raced, lengths
-    least = price(timings, steps, 1, [1], workers, divided)
+    least, full = (price(timings, steps, n, [shortest(n)], workers, divided) for n in (1, epochs))
+    answer = f" (for an answer about epochs={epochs}: {minutes(full + used)})" if epochs > 1 else ""
     raise UsageError(
         f"--within {duration(within)}: too little for any race: measuring took {duration(used)} and"
-        f" the shortest race takes {duration(least)}; give --within {ceil((least + used) / 60)}m,"
-        " fewer --norms or a smaller data.limit"
+        f" the shortest race, of 1 epoch, takes {duration(least)}; give --within"
+        f" {minutes(least + used)}{answer}, fewer --norms or a smaller data.limit"
     )
+
+
+def minutes(seconds: float) -> str:
+    """A time as ``--within`` takes it, in whole minutes: ``41m``."""
+    return f"{ceil(seconds / 60)}m"
 
 
 def beside(best: float | None, tried: Collection[float]) -> list[float]:

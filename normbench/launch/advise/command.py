@@ -21,6 +21,7 @@ from normbench.launch.advise.budget import (
     SEEDS,
     Entrant,
     lengths_within,
+    minutes,
     price,
     shortest,
 )
@@ -111,6 +112,7 @@ def advise(
             code=wording.code(final),
             elsewhere=elsewhere(question, finish, cell),
             chance=wording.at_chance(answer, len(cell.images.classes)),
+            peak=final.optim.peak(final.batch),
         )
     _show(answer, folder, screen)
     return answer
@@ -135,6 +137,7 @@ def _planned(
             f" {','.join(plan.norms)}; choose another name=NAME"
         )
     taken: dict[str, Took] = {}
+    done: list[str] = []
     if plan is None:
         plan = _measured(question, cells, since, within, screen)
     elif plan.within == within:
@@ -142,10 +145,10 @@ def _planned(
     else:
         taken = read_taken(folder)
         plan = extended(plan, within, sum(took.seconds for took in taken.values()))
+        done = [training for training in taken if is_done(folder / training)]
     try:
         write_plan(folder, plan)
         if taken:
-            done = [training for training in taken if is_done(folder / training)]
             write_taken(folder, dict.fromkeys(done, NOTHING))
     except OSError as error:
         raise UsageError(
@@ -253,7 +256,8 @@ def forecast(plan: Plan) -> list[str]:
         said.append(
             f"the budget does not pay for epochs={plan.epochs}, which takes about {duration(full)}:"
             f" {raced} tell which rates work and which norm learns faster at first,"
-            f" not which is best after {plan.epochs}; leads change with length"
+            f" not which is best after {plan.epochs}; leads change with length; for an answer give"
+            f" --within {minutes(full)}"
         )
     return said
 
@@ -280,9 +284,9 @@ def _command(question: Question, plan: Plan, finish: Finish) -> str:
 
 
 def _show(answer: Answer, folder: Path, screen: Screen) -> None:
-    screen.table("The race", wording.COLUMNS, wording.table(answer))
+    screen.table("The race", wording.COLUMNS, wording.table(answer), wording.DROPPABLE)
     first, *more = wording.headline(answer)
     screen.line(first, "bold")
-    for line in [*more, "", answer.command, "", *answer.code.splitlines()]:
+    for line in [*more, wording.NOTE, "", answer.command, "", *answer.code.splitlines()]:
         screen.line(line)
     screen.line(f"answer: {page.write(answer, folder)}")

@@ -64,7 +64,7 @@ def sweep(question: Question, norms: list[str], batch: int, most: int, *, smalle
     ]
     words = [f"norm={','.join(norms)}", f"batch={','.join(map(str, sizes))}", *settings]
     command = shlex.join(["normbench", "sweep", *words, AUTO, "seeds=3", f"name={name}"])
-    return f"at {name} batches the order may change; from which on: {command}"
+    return f"at a {name} batch size another norm may win; this sweep tells: {command}"
 
 
 def crossing(folder: Path, tied: str, free: str) -> str:
@@ -91,17 +91,12 @@ def _said(one: Comparison, tied: Line | None, free: Line | None, runs: Path) -> 
         return ""
     if any(point.diverged for line in (tied, free) for point in line.points):
         return ""
-    beyond = found[0].between[1]
-    above, below = sorted((tied, free), key=lambda line: _mean(line.errors[beyond]))
+    above, below = (free, tied) if found[0].rising else (tied, free)  # the lower error wins
     folder = runs / one.cells[0].folder.rpartition("/")[0]
     return (
         f"{above.named} would win from a batch of about {found[0].at:.0f} up, {below.named} below:"
         f" they cross {place(found)}, by the cells in {folder}"
     )
-
-
-def _mean(errors: Mapping[int, float]) -> float:
-    return sum(errors.values()) / len(errors)
 
 
 def _alike(one: Comparison, own: CellRun) -> bool:

@@ -17,7 +17,7 @@ from normbench.launch.grid import train_each
 from normbench.launch.planned import Planned
 from normbench.registry import as_override
 from normbench.report.compare.statistics import estimate
-from normbench.store.results import read_results
+from normbench.store.results import FINISHED, read_results
 from normbench.terminal.screen import Screen
 
 _ARGUMENTS = {
@@ -166,7 +166,8 @@ def _compared(planned: Planned) -> Compared:
     config = planned.cell.config
     wanted = set(config.all_seeds)
     ended = [r for r in read_results(planned.directory) if r.seed in wanted]
-    errors = {r.seed: 1 - r.test_accuracy for r in ended if r.test_accuracy is not None}
+    finished = [r for r in ended if r.status == FINISHED]
+    errors = {r.seed: 1 - r.test_accuracy for r in finished if r.test_accuracy is not None}
     mean = estimate(errors.values())
     return Compared(
         norm=config.norm.name,
@@ -175,8 +176,8 @@ def _compared(planned: Planned) -> Compared:
         errors=list(errors.values()),
         error=None if mean is None else mean.mean,
         half=None if mean is None else mean.half,
-        seconds=fmean(r.seconds for r in ended) if ended else None,
-        memory=next((r.memory_bytes for r in ended), None),
+        seconds=fmean(r.seconds for r in finished) if finished else None,
+        memory=next((r.memory_bytes for r in finished), None),
         folder=str(planned.directory),
     )
 

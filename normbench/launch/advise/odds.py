@@ -11,6 +11,10 @@ ALPHA = 0.05
 MOST_SEEDS = 40
 """A race trains no more seeds of a norm, and does not ask for more."""
 
+SEED_SD = 0.02
+"""The standard deviation of accuracy over seeds of a short training: the largest in the committed
+results, where it is 0.002 to 0.020."""
+
 CHOICE_SD = 0.005
 """The standard deviation of a norm's accuracy for the choice of its learning rate, which rests on a
 seed a rate: between the rates tried, or beside the one chosen, there may be a better one. The
@@ -18,7 +22,7 @@ largest that ``python scripts/choice_spread.py`` derives from the recorded trial
 0.52 points). No number of seeds lessens it."""
 
 
-def welch(
+def difference_p(
     first: Sequence[float], second: Sequence[float], rounding: float, choice: float = CHOICE_SD
 ) -> float:
     """Two-sided p of the difference of two means (Welch 1947); 1 for equal means.

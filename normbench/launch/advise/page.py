@@ -5,7 +5,7 @@ from pathlib import Path
 
 from normbench.launch.advise.answer import Answer
 from normbench.launch.advise.pictures import Error, by_batch, by_norm
-from normbench.launch.advise.wording import COLUMNS, headline, table
+from normbench.launch.advise.wording import COLUMNS, NOTE, headline, table
 from normbench.report.page.document import (
     Block,
     Code,
@@ -19,12 +19,6 @@ from normbench.report.page.document import (
 from normbench.report.page.writing import write_document
 from normbench.report.plots.style import Drawing
 from normbench.terminal.words import count
-
-NOTE = (
-    "Errors are those of the test images, ± 95 % interval over seeds; of norms that were not"
-    " trained in full, those of held-out images after shorter trainings. p is corrected for"
-    " comparisons and looks. Time and memory are those of a training step, beside the best norm's."
-)
 
 
 def contents(answer: Answer) -> list[Block]:
@@ -58,7 +52,7 @@ def in_notebook(answer: Answer) -> str:
 
 def compared(errors: Sequence[Error], rows: Sequence[Sequence[str]]) -> str:
     """Cells side by side as a piece of HTML: a row each, and a picture of those with an error."""
-    columns = ("norm", "batch", "error in %", "seeds")
+    columns = ("norm", "batch", "test error, %", "seeds")
     return to_piece([Table(columns, rows), *_shown(by_batch(errors))])
 
 

@@ -49,7 +49,10 @@ class Question:
             if norm not in NORMS:
                 raise UsageError(f"--norms {norm}: unknown norm; choose from {', '.join(NORMS)}")
         if len(set(norms)) < 2:
-            raise UsageError("--norms: a race takes two norms or more, for example batch,group")
+            raise UsageError(
+                f"--norms {','.join(norms)}: a race takes two norms or more, for example"
+                " batch,group"
+            )
         if launcher:
             check_launcher(launcher)
         own = {"name": "name=advise", "data.val_fraction": "data.val_fraction=0.1"}
@@ -106,7 +109,8 @@ class Question:
         fraction = found[0].config.data.val_fraction
         if not found[0].config.data.num_training(found[0].images.num_train)[1]:
             raise UsageError(
-                f"data.val_fraction={fraction}: advise chooses on held-out images; hold out some"
+                f"data.val_fraction={fraction}: advise chooses on held-out images; write"
+                " data.val_fraction=0.1, or leave it out"
             )
         return found
 

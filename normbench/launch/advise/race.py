@@ -48,14 +48,10 @@ from normbench.launch.advise.budget import (
     left_of,
     starters,
 )
-from normbench.launch.advise.odds import ALPHA, MOST_SEEDS, welch
+from normbench.launch.advise.odds import ALPHA, MOST_SEEDS, SEED_SD, difference_p
 from normbench.report.compare.statistics import estimate
 from normbench.store.advice import Plan
 from normbench.terminal.words import count
-
-SEED_SD = 0.02
-"""The standard deviation of accuracy over seeds of a short training: the largest in the committed
-results, where it is 0.002 to 0.020."""
 
 DRIFT = 0.03
 """How far a lead moves while the length doubles, as a standard deviation. Batch norm's lead over
@@ -280,7 +276,7 @@ class _State:
     def final_p(self, first: Heat, second: Heat, comparisons: int) -> float:
         """Welch's p of two finalists, corrected."""
         rounding = 1 / self.plan.held_out
-        p = welch(self.book.values(first), self.book.values(second), rounding)
+        p = difference_p(self.book.values(first), self.book.values(second), rounding)
         return min(1.0, p * self.looks * comparisons)
 
     # ---- what is said ----

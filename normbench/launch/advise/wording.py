@@ -6,23 +6,37 @@ from enum import Enum
 
 from normbench.config import Config
 from normbench.launch.advise.answer import CLEAR, CLOSE, Answer, Row
-from normbench.launch.advise.book import DROPPED, Standing
-from normbench.launch.advise.odds import said_p
+from normbench.launch.advise.book import ASIDE, DROPPED, Standing
+from normbench.launch.advise.budget import minutes
+from normbench.launch.advise.odds import CHOICE_SD, MOST_SEEDS, SEED_SD, said_p
 from normbench.registry import NAMED_BY
 from normbench.report.compare.choice import CHANCE
+from normbench.report.text.wording import join
 from normbench.terminal.bars import duration
 from normbench.terminal.words import count
+from normbench.training.optim import OptimConfig, Schedule
 
 COLUMNS = (
     "norm",
     "optim.lr",
-    "error in %",
+    "error, %",
     "seeds",
     "epochs",
     "p, corrected",
     "time",
     "memory",
     "result",
+)
+
+DROPPABLE = ("memory", "time", "epochs", "seeds", "p, corrected")
+"""What a narrow terminal does without."""
+
+NOTE = (
+    "Errors are those of the test images, ± the 95 % interval over seeds. held-out: a norm that was"
+    " not trained in full, by held-out images after a shorter training of one seed; its ± assumes"
+    f" that seeds scatter by {100 * SEED_SD:g} points (SD). p is corrected for comparisons and"
+    f" looks, and allows for the choice of each rate (SD {100 * CHOICE_SD:g} points). Time and"
+    " memory are those of a training step of one seed, beside the best norm's."
 )
 
 WIDTH = 100
@@ -36,19 +50,20 @@ def headline(answer: Answer) -> list[str]:
     best, *others = [row for row in answer.rows if row.state in ("best", "close", "behind")]
     close = [row for row in others if row.state == "close"]
     if answer.verdict == CLEAR:
-        said = [f"use {_choice(best)}: {_error(best)} test error"]
+        said = [f"use {_choice(best, answer.peak)}: {_error(best)} test error"]
     elif answer.verdict == CLOSE:
-        names = " and ".join(row.norm for row in [best, *close])
+        names = join([row.norm for row in [best, *close]])
         said = [
-            f"too close to call between {names}; ahead is {_choice(best)}: {_error(best)} error"
+            f"too close to call between {names}; ahead is {_choice(best, answer.peak)}:"
+            f" {_error(best)} test error"
         ]
     else:
         said = [
             f"cannot tell for {answer.epochs} epochs: the budget pays for {best.epochs}; after"
-            f" these {_choice(best)} is ahead: {_error(best)} error"
+            f" these {_choice(best, answer.peak)} is ahead: {_error(best)} test error"
         ]
     said += [answer.chance] if answer.chance else []
-    said += [f"{row.norm} norm {_error(row)}{_certainty(row)}{_price(row)}" for row in others]
+    said += [f"{row.norm} norm {_error(row)}{_apart(row, best)}{_price(row)}" for row in others]
     return [*said, *_outlook(answer)]
 
 
@@ -65,9 +80,10 @@ def at_chance(answer: Answer, classes: int) -> str:
     )
 
 
-def _choice(row: Row) -> str:
+def _choice(row: Row, peak: float | None) -> str:
     momentum = "" if row.momentum is None else f" norm.momentum={row.momentum:g}"
-    return f"{row.norm} norm with optim.lr={row.lr or 0:g}{momentum}"
+    own = "" if peak is None or peak == row.lr else f" (a peak learning rate of {peak:.3g})"
+    return f"{row.norm} norm with optim.lr={row.lr or 0:g}{own}{momentum}"
 
 
 def _error(row: Row) -> str:
@@ -77,10 +93,14 @@ def _error(row: Row) -> str:
     return f"{100 * row.error:.1f}{half} %"
 
 
-def _certainty(row: Row) -> str:
-    if row.p is None:
+def _apart(row: Row, best: Row) -> str:
+    """By how much a finalist is worse than the best, and how sure that is."""
+    if row.p is None or row.error is None or best.error is None:
         return ""
-    return f": {'worse' if row.state == 'behind' else 'not clear'} ({said_p(row.p)}, corrected)"
+    points = 100 * (row.error - best.error)
+    sure = "" if row.state == "behind" else ", not clear"
+    how = "worse" if points >= 0 else "better"
+    return f": {abs(points):.1f} points {how}{sure} ({said_p(row.p)}, corrected)"
 
 
 def _price(row: Row) -> str:
@@ -105,22 +125,11 @@ def _outlook(answer: Answer) -> list[str]:
             for length, lead in leads.items()
         )
         if moved and answer.verdict != CLEAR:
-            said.append(f"its lead over {norm} norm on held-out images: {moved}")
+            said.append(f"{answer.norm} norm's lead over {norm} norm on held-out images: {moved}")
     for row in answer.rows:
         if row.state == DROPPED and row.error is not None:
             said.append(f"{row.norm} norm was dropped: {row.why} of {answer.epochs}")
-    if answer.seconds == 0 and answer.verdict == CLOSE:
-        said.append(
-            f"about {count(answer.seeds or 0, 'seed')} each would tell them apart; there is time"
-            " for them, but on held-out images fewer had decided"
-        )
-    elif answer.seconds is not None and answer.verdict == CLOSE:
-        said.append(f"a clear answer would take about {duration(answer.seconds)} more")
-    elif answer.seconds is not None:
-        length = count(answer.epochs, "epoch")
-        said.append(f"trainings of {length} would take about {duration(answer.seconds)} more")
-    elif answer.verdict == CLOSE:
-        said.append("no reasonable number of seeds would tell them apart")
+    said += _missing(answer)
     for norm, seconds in answer.aside.items():
         said.append(
             f"{norm} norm is not ruled out; with {duration(seconds)} more it could be placed"
@@ -130,13 +139,38 @@ def _outlook(answer: Answer) -> list[str]:
     return said
 
 
+def _missing(answer: Answer) -> list[str]:
+    """What would bring a clear answer, or why nothing would."""
+    if answer.verdict == CLEAR:
+        return []
+    if answer.seconds is None:
+        finalists = [row for row in answer.rows if row.state in ("best", "close", "behind")]
+        ahead = min(finalists, key=lambda row: 1.0 if row.error is None else row.error).norm
+        if answer.verdict != CLOSE:
+            return []
+        if ahead != answer.norm:
+            return [f"held-out images have {answer.norm} norm ahead, test images {ahead} norm"]
+        most = f"more than {MOST_SEEDS} seeds each"
+        return [f"{most} would be needed to tell them apart: take the one that costs less"]
+    again = f"the same command with --within {minutes(answer.within + answer.seconds)}"
+    length = count(answer.epochs, "epoch")
+    if answer.verdict != CLOSE:
+        return [f"trainings of {length} take about {duration(answer.seconds)} more: {again}"]
+    if answer.seconds == 0:
+        return [
+            f"about {count(answer.seeds or 0, 'seed')} each would tell them apart; there is time"
+            " for them, but on held-out images fewer had decided"
+        ]
+    return [f"a clear answer would take about {duration(answer.seconds)} more: {again}"]
+
+
 def table(answer: Answer) -> list[list[str]]:
     """A line a norm, with :data:`COLUMNS`."""
     return [
         [
             row.norm,
             "-" if row.lr is None else f"{row.lr:g}" + _momentum(row.momentum),
-            _error(row).removesuffix(" %"),
+            _error(row).removesuffix(" %") + _held_out(row),
             str(row.seeds),
             str(row.epochs),
             "-" if row.p is None else said_p(row.p).removeprefix("p = ").removeprefix("p "),
@@ -146,6 +180,10 @@ def table(answer: Answer) -> list[list[str]]:
         ]
         for row in answer.rows
     ]
+
+
+def _held_out(row: Row) -> str:
+    return " held-out" if row.state in (ASIDE, DROPPED) and row.error is not None else ""
 
 
 def _momentum(momentum: float | None) -> str:
@@ -203,8 +241,23 @@ def code(config: Config) -> str:
         imports.append("from normbench.training.loop import norm_parameters")
         lines.append(_GROUPS)
         arguments = ["groups", *arguments[1:]]
+    if course := _course(config.optim):
+        lines.append(f"# lr is the peak: in training the learning rate {course}")
     lines.append(_call(f"optimizer = {optimizer}", arguments))
     return "\n".join([*imports, "", *lines])
+
+
+def _course(optim: OptimConfig) -> str:
+    """How the learning rate comes to its peak and leaves it; "" where it does neither."""
+    rise = f"rises over the first {100 * optim.warmup:g} % of the steps" if optim.warmup else ""
+    shares = join([f"{100 * share:g} %" for share in optim.steps_at])
+    falls = {
+        Schedule.linear: "falls linearly to 0",
+        Schedule.cosine: "falls to 0 along a cosine",
+        Schedule.step: f"is multiplied by {optim.step_factor:g} at {shares} of them",
+        Schedule.constant: "",
+    }
+    return ", then ".join(filter(None, (rise, falls[optim.schedule])))
 
 
 _GROUPS = """\

@@ -8,6 +8,7 @@ from typing import Any
 from normbench.report.compare.comparisons import Comparison
 from normbench.report.read.cells import CellRun
 from normbench.report.read.seeds import SeedRun
+from normbench.store.results import FINISHED, Result
 
 _STEADY = 1.2
 """Seeds of a cell whose times differ by more were trained beside other work; so was a seed whose
@@ -46,13 +47,16 @@ class Cost:
 
 def cost(cell: CellRun) -> Cost:
     """What a cell's finished seeds cost."""
-    results = cell.finished
-    sizes = [r.memory_bytes for r in results if r.memory_bytes is not None]
-    timed = [r for r in results if r.seconds and r.epochs >= 1e-6]
+    sizes = [r.memory_bytes for r in cell.finished if r.memory_bytes is not None]
+    runs = [
+        (run, result)
+        for run in cell.seeds
+        if (result := run.result) is not None and run.state == FINISHED
+        if result.seconds and result.epochs >= 1e-6
+    ]
+    timed = [result for _, result in runs]
     times = [r.seconds / r.epochs for r in timed]
-    stacks = {r.stacked for r in timed}
-    busy = any(_differ([r.seconds / r.epochs for r in timed if r.stacked == n]) for n in stacks)
-    busy = busy or any(_unsteady(run) for run in cell.seeds)
+    busy = _uneven(runs) or any(_unsteady(run) for run in cell.seeds)
     seconds = median(times) if times and not busy else None
     images = fmean(r.images_per_second * r.seconds / r.epochs for r in timed) if timed else None
     return Cost(
@@ -69,9 +73,28 @@ def _differ(times: Sequence[float]) -> bool:
     return max(times) > _STEADY * min(times)
 
 
+def _uneven(runs: Sequence[tuple[SeedRun, Result]]) -> bool:
+    """Whether some seeds took longer than others that were trained in stacks of the same size.
+
+    Where the last of several lanes is left alone, a seed in it is charged with the whole machine:
+    it takes longer at the same speed.
+    """
+    for stacked in {result.stacked for _, result in runs}:
+        alike = [(run, result) for run, result in runs if result.stacked == stacked]
+        speeds = [median(_speeds(run) or [0.0]) for run, _ in alike]
+        slower = not all(speeds) or _differ(speeds)
+        if slower and _differ([result.seconds / result.epochs for _, result in alike]):
+            return True
+    return False
+
+
+def _speeds(run: SeedRun) -> list[float]:
+    return [moment.speed for moment in run.curve if moment.speed]
+
+
 def _unsteady(run: SeedRun) -> bool:
     """Whether the speed of a training changed along its way."""
-    speeds = [moment.speed for moment in run.curve if moment.speed]
+    speeds = _speeds(run)
     if len(speeds) < _STRETCHES:
         return False
     tenths = quantiles(speeds, n=10)

@@ -25,12 +25,14 @@ class Crossing:
         at: on the horizontal axis, on a straight line over log₂ between two places that were
             measured in one line at least.
         between: these two places.
+        rising: whether the first line is the upper one beyond it.
         low, high: the 95 % interval; None where it goes on to the end of the measured range, or
             where a cell has one seed.
     """
 
     at: float
     between: tuple[float, float]
+    rising: bool
     low: float | None
     high: float | None
 
@@ -65,7 +67,8 @@ def crossings(first: Line, second: Line) -> list[Crossing]:
                 low, high = _interval(sign * draws, position)
         ends = [None if end is None else _place(places, end) for end in (low, high)]
         between = (places[i], places[i + 1])
-        found.append(Crossing(_place(places, position), between, ends[0], ends[1]))
+        rising = means[i + 1] > 0
+        found.append(Crossing(_place(places, position), between, rising, ends[0], ends[1]))
     return found
 
 

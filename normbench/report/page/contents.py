@@ -44,11 +44,13 @@ from normbench.report.text.tables import (
     crossing_rows,
     decomposition_rows,
     difference_table,
+    filled,
     started_rows,
 )
 from normbench.report.text.verdicts import RULE_TEXT, VERDICT_COLUMNS, judge, like, verdict_rows
-from normbench.report.text.wording import count, join
+from normbench.report.text.wording import join
 from normbench.store.results import DIVERGED, FAILED
+from normbench.terminal.words import count
 
 _DRAWN = ("wu-he-2018", "befranke-groupnorm", "switchable-2018-one-gpu")
 """Publications with batch and group norm over several batch sizes."""
@@ -137,16 +139,14 @@ def _section(comparison: Comparison, suffix: str, *, papers: bool) -> list[Block
     if sure:
         blocks += [*_differences(comparison), *_decomposition(comparison)]
     blocks += [*_costs(comparison, suffix), *_curves(comparison, suffix)]
-    blocks.append(Folded("What was equal", [Facts(fairness(comparison))]))
+    blocks.append(Folded("What was equal, and what was not", [Facts(fairness(comparison))]))
     if again := commands(comparison):
         blocks.append(Folded("Commands that train it again", [Code(again)]))
     return [*blocks, *(_published(comparison, suffix, papers=papers) if sure else [])]
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """A table without the columns of which no row has a value."""
-    kept = [i for i in range(len(columns)) if any(row[i] != "-" for row in rows)]
-    return Table([columns[i] for i in kept], [[row[i] for i in kept] for row in rows])
+    return Table(*filled(columns, rows))
 
 
 def _started(comparison: Comparison) -> list[Block]:
@@ -167,7 +167,8 @@ def _grid_note(comparison: Comparison) -> str:
     why = untimed(comparison)
     said = (
         "Lead: by how many points of test error the runner-up is worse. Clear: every other norm is,"
-        " with all differences of this comparison taken together (Holm, 95 %)."
+        " with all differences of this comparison taken together (Holm, 95 %); a lead whose own"
+        " interval does not hold 0 can be unclear."
     )
     if any(run.outcomes is not None for cell in comparison.cells for run in cell.seeds):
         said += " New images: the interval if another test set were drawn as well."
@@ -188,10 +189,10 @@ def _differences(comparison: Comparison) -> list[Block]:
     but = ", but for rows marked so, whose cells hold the same weights" if marked else ""
     note = (
         "Test error in percentage points with 95 % intervals (Welch: seeds of different cells are"
-        f" not paired{but}). Alone: each interval by itself. Together: all rows of this table at"
-        f" once (Holm, {count(len(rows), 'row')}); clear where that one does not hold 0."
-        " The intervals decide together; how large several differences are together, they say a"
-        " little less often than in 95 % of cases."
+        f" not paired{but}); above 0 the first has the higher error. Alone: each interval by"
+        f" itself. Together: all rows of this table at once (Holm, {count(len(rows), 'row')});"
+        " clear where that one does not hold 0. The intervals decide together; how large several"
+        " differences are together, they say a little less often than in 95 % of cases."
     )
     blocks: list[Block] = [Text(note, muted=True), Table(columns, rows)]
     crossed = crossing_rows(comparison) if comparison.axis not in SIGNS else []

@@ -17,12 +17,14 @@ from normbench.report.page.document import Block, First, Folded, Pictures, to_ht
 from normbench.report.plots.style import Drawing
 from normbench.report.read.cells import Collection, collect
 from normbench.report.read.states import overview, state
+from normbench.report.text.findings import findings
 from normbench.report.text.grid import RATE_COLUMNS, grid, rate_rows
 from normbench.report.text.tables import (
     cell_columns,
     cell_rows,
     cells_csv,
     differences_csv,
+    filled,
     rates_csv,
     seeds_csv,
 )
@@ -141,10 +143,13 @@ def _show(
     trials: Sequence[RateTrial],
 ) -> None:
     for comparison in comparisons:
-        screen.table(comparison.title, cell_columns(comparison), cell_rows(comparison))
-        columns, rows = grid(comparison)
+        screen.table(comparison.title, *filled(cell_columns(comparison), cell_rows(comparison)))
+        columns, rows = filled(*grid(comparison))
         if rows:
-            screen.table("which norm", columns, rows)
+            last = [column for column in ("memory", "time") if column in columns]
+            screen.table("which norm", columns, rows, last)
+        for sentence in findings(comparison):
+            screen.line(sentence)
     for trial in trials:
         screen.table(trial.title, RATE_COLUMNS, rate_rows(trial))
     bad = [cell for cell in collection.cells if cell.problem is not None]

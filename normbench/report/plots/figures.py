@@ -9,12 +9,13 @@ from normbench.report.compare.comparisons import AXES, Comparison, Line
 from normbench.report.compare.costs import Cost, cost, untimed
 from normbench.report.compare.differences import error, reestimated
 from normbench.report.compare.published import Publication
-from normbench.report.compare.rates import RateTrial
+from normbench.report.compare.rates import RateLine, RateTrial
 from normbench.report.compare.recipes import length
 from normbench.report.compare.statistics import Estimate, estimate
 from normbench.report.plots.lines import (
     PREFERRED,
     drawn,
+    left_out,
     legend_below,
     name_lines,
     not_drawn,
@@ -23,7 +24,9 @@ from normbench.report.plots.lines import (
 )
 from normbench.report.plots.style import (
     COLORS,
+    MOST_LINES,
     Drawing,
+    Look,
     Lost,
     Series,
     draw_series,
@@ -192,15 +195,11 @@ def _exactly(value: float) -> Estimate:
 def rates_drawing(trial: RateTrial, name: str) -> Drawing | None:
     """Error on held-out images against the learning rate: a line a norm and batch size, its best
     rate ringed; None where nothing has finished."""
-    lines = [line for line in trial.lines if line.errors]
-    if not lines:
+    begun = [line for line in trial.lines if line.errors]
+    if not begun:
         return None
-    norms = sorted({line.norm for line in lines})
-    batches = sorted({line.batch for line in lines})  # a colour a norm, a dash a batch size
-    looks = {
-        line.label: look(norms.index(line.norm) + len(COLORS) * batches.index(line.batch))
-        for line in lines
-    }
+    lines = begun[:MOST_LINES]
+    looks = rate_looks(lines)
     values = {line.label: {r: v for r in line.errors if (v := line.at(r))} for line in lines}
     with style():
         figure, (axes,) = new_figure()
@@ -233,4 +232,15 @@ def rates_drawing(trial: RateTrial, name: str) -> Drawing | None:
                 )  # fmt: skip
         legend_below(figure, looks)
         alt = f"Held-out error against learning rate, the best of each line ringed: {trial.title}"
-        return save(figure, name, alt)
+        return save(figure, name, alt, left_out(len(begun), _IN_TABLE))
+
+
+def rate_looks(lines: Sequence[RateLine]) -> dict[str, Look]:
+    """A colour a norm and a dash a batch size, as long as no two lines look alike then."""
+    norms = sorted({line.norm for line in lines})
+    batches = sorted({line.batch for line in lines})
+    places = [norms.index(line.norm) + len(COLORS) * batches.index(line.batch) for line in lines]
+    looks = [look(place) for place in places]
+    if len(set(looks)) < len(looks):
+        looks = [look(number) for number in range(len(lines))]
+    return {line.label: one for line, one in zip(lines, looks, strict=True)}

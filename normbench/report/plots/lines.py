@@ -58,11 +58,15 @@ def _begun(comparison: Comparison) -> list[Line]:
 
 def not_drawn(comparison: Comparison, where: str) -> str:
     """How many lines a picture leaves out, and where they are; "" if it has all."""
-    begun = len(_begun(comparison))
-    if begun <= MOST_LINES:
+    return left_out(len(_begun(comparison)), where)
+
+
+def left_out(count: int, where: str) -> str:
+    """How many of ``count`` lines are beyond MOST_LINES, and where they are; "" where none is."""
+    if count <= MOST_LINES:
         return ""
-    rest = begun - MOST_LINES
-    said = f"Of {begun} lines measured here the first {MOST_LINES} are drawn"
+    rest = count - MOST_LINES
+    said = f"Of {count} lines measured here the first {MOST_LINES} are drawn"
     return f"{said}; the other {rest} {where}."
 
 

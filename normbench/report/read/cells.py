@@ -23,10 +23,9 @@ from normbench.report.read.seeds import SeedRun, seeds_of
 from normbench.store import plan
 from normbench.store.plan import CELL, PLAN, PlannedCell, string
 from normbench.store.rate import read_rate
-from normbench.store.results import BIG, FINISHED, Result, number, short
+from normbench.store.results import BIG, CONFIG, FINISHED, MOST_SEEDS, Result, number, short
 
 _DEPTH = 2  # runs/NAME/CELL
-_MOST_SEEDS = 10_000
 
 _CLASSES = {"cifar100": 100, "cifar10": 10, "synthetic": 10}
 """Of data sets of which older summaries do not say it."""
@@ -164,9 +163,9 @@ def _read_cell(folder: Path, named: CellRun, planned: PlannedCell | None) -> Cel
     norm, batch = named.norm, named.batch
     wanted = list(planned.seeds) if planned is not None else []
     try:
-        settings = read_mapping(folder / "config.yaml") or {}
+        settings = read_mapping(folder / CONFIG) or {}
         summary = read_mapping(folder / "summary.json") or {}
-        _check(settings, norm, batch, "config.yaml")
+        _check(settings, norm, batch, CONFIG)
         _check(summary, norm, batch, "summary.json")
         told = {} if settings or planned is None else filled(planned.settings)
         _check(told, norm, batch, PLAN)
@@ -202,7 +201,7 @@ def _check(values: Mapping[str, Any], norm: str, batch: int, file: str) -> None:
     if not values:
         return
     named = values.get("norm")
-    if file in ("config.yaml", PLAN):
+    if file in (CONFIG, PLAN):
         for group in ("norm", "model", "data", "optim"):
             if not isinstance(values.get(group), dict):
                 raise UnreadableError(f"{file}: {group} is {short(values.get(group))}")
@@ -232,7 +231,7 @@ def _wanted(settings: Mapping[str, Any]) -> list[int]:
     if not settings:
         return []
     first = int(number(settings, "seed", 0, 1 << 31) or 0)
-    count = int(number(settings, "seeds", 1, _MOST_SEEDS) or 1)
+    count = int(number(settings, "seeds", 1, MOST_SEEDS) or 1)
     return list(range(first, first + count))
 
 

@@ -9,14 +9,14 @@ from typing import Any
 from normbench.errors import UnreadableError
 from normbench.files import is_locked
 from normbench.report.read.files import Moment, read_curve, read_environment
+from normbench.store.lock import LOCK
 from normbench.store.outcomes import Outcomes, read_outcomes
-from normbench.store.results import Result, read_result
+from normbench.store.results import METRICS, Result, read_result
 
 RUNNING, INTERRUPTED, WAITING = "running", "interrupted", "waiting"
 UNREADABLE = "unreadable"
 
 _SEED = re.compile(r"seed-(\d{1,10})")
-_LOCK = ".lock"  # what a run of the cell locks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +55,7 @@ def seeds_of(folder: Path, wanted: Sequence[int]) -> tuple[SeedRun, ...]:
     """The seeds that are wanted and those that are there."""
     found = [_SEED.fullmatch(path.name) for path in folder.glob("seed-*") if path.is_dir()]
     numbers = {int(match[1]) for match in found if match} | set(wanted)
-    locked = is_locked(folder / _LOCK)
+    locked = is_locked(folder / LOCK)
     runs = [_seed(folder / f"seed-{n}", n, locked=locked) for n in sorted(numbers)]
     begun = any(run.state == RUNNING and run.curve for run in runs)
     return tuple(
@@ -84,7 +84,7 @@ def _seed(folder: Path, seed: int, *, locked: bool) -> SeedRun:
             problem=result.error,
             outcomes=_outcomes(folder, result),
         )
-    begun = (folder / "metrics.jsonl").is_file()
+    begun = (folder / METRICS).is_file()
     state = RUNNING if locked else INTERRUPTED if begun else WAITING
     return SeedRun(seed=seed, state=state, curve=curve, environment=read_environment(folder))
 

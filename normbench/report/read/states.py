@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from normbench.report.read.cells import CellRun
 from normbench.report.read.seeds import INTERRUPTED, RUNNING, UNREADABLE, WAITING
 from normbench.store.results import DIVERGED, FAILED, FINISHED
+from normbench.terminal.words import count
 
 STATES = (FINISHED, RUNNING, INTERRUPTED, WAITING, DIVERGED, FAILED, UNREADABLE)
 """The states of a seed, in the order in which they are said."""
@@ -58,11 +59,7 @@ def overview(cells: Iterable[CellRun]) -> str:
     )
     unreadable = sum(cell.problem is not None for cell in found)
     said = ", ".join(f"{counts[name]} {name}" for name in STATES if counts[name])
-    line = f"{whole} of {_count(len(found), 'cell')} finished"
+    line = f"{whole} of {count(len(found), 'cell')} finished"
     if said:
-        line += f"; of {_count(sum(counts.values()), 'seed')} {said}"
-    return line + (f"; {_count(unreadable, 'cell')} unreadable" if unreadable else "")
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+        line += f"; of {count(sum(counts.values()), 'seed')} {said}"
+    return line + (f"; {count(unreadable, 'cell')} unreadable" if unreadable else "")

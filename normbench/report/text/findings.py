@@ -30,7 +30,6 @@ from normbench.report.compare.statistics import (
 )
 from normbench.report.read.states import settled
 from normbench.report.text.wording import (
-    count,
     fixed,
     join,
     place,
@@ -39,6 +38,7 @@ from normbench.report.text.wording import (
     size,
     wider,
 )
+from normbench.terminal.words import count
 
 BOUND = 1.0
 """Points of test error: a norm whose change is shown to be within ± this is called stable."""
@@ -99,16 +99,25 @@ def _diverged(comparison: Comparison, lines: Sequence[Line]) -> list[str]:
 
 def _use(comparison: Comparison) -> list[str]:
     """Which norm to use where, what is clear first; nothing where a norm stands alone."""
-    places: dict[tuple[bool, str], list[str]] = {}
+    places: dict[tuple[str, str], list[str]] = {}
     for choice in choices(comparison):
         if choice.second is not None:
-            places.setdefault((choice.clear, choice.best.named), []).append(str(choice.x))
+            alone = choice.ahead is not None and choice.ahead.clear
+            how = _USE if choice.clear else _LEADS if alone else _LOWEST
+            places.setdefault((how, choice.best.named), []).append(str(choice.x))
     said: list[str] = []
-    for (clear, norm), xs in sorted(places.items(), key=lambda one: not one[0][0]):
+    for (how, norm), xs in sorted(places.items(), key=lambda one: _SURENESS.index(one[0][0])):
         where = f"at {join(xs)}" if said else f"at {NAMES[comparison.axis]} {join(xs)}"
-        use = "" if said else "use "
-        said.append(f"{where} {use}{norm}" if clear else f"{where} {norm} leads, but not clearly")
-    return [f"{'; '.join(said)}."] if said else []
+        again = how == _USE and said  # the verb is there already
+        said.append(f"{where} {norm if again else how.format(norm)}")
+    epochs = comparison.epochs
+    after = f"after {epochs:g} epoch{'' if epochs == 1 else 's'}, " if said and epochs else ""
+    return [f"{after}{'; '.join(said)}."] if said else []
+
+
+_USE, _LEADS = "use {}", "{} leads, but not clearly beside the other comparisons"
+_LOWEST = "no norm is clearly better ({} has the lowest mean)"
+_SURENESS = (_USE, _LEADS, _LOWEST)
 
 
 def _fall(comparison: Comparison) -> list[str]:

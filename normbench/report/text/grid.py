@@ -42,7 +42,10 @@ def sureness(choice: Choice) -> str:
     return f"unclear{over}: {choice.more}"
 
 
-RATE_COLUMNS = ("norm", "batch size", "best rate", "error there, %", "n", "next best", "note")
+RATE_COLUMNS = (
+    *("norm", "batch size", "best optim.lr", "held-out error, %", "n"),
+    *("next best (its error, %)", "note"),
+)
 
 
 def rate_rows(trial: RateTrial) -> list[list[str]]:
@@ -61,12 +64,20 @@ def rate_rows(trial: RateTrial) -> list[list[str]]:
             apart = welch(line.errors[following], line.errors[best])
             word = "clear" if apart is not None and apart.clear else "unclear"
             told = f"{number(following)} ({fixed(means[following], 1)}, {word})"
-        note = "" if line.inside else "at the end of the rates tried"
+        note = "" if line.inside else _edge(line)
         note = note if all(settled(cell) for cell in line.cells.values()) else "not finished yet"
         n = "0" if value is None else str(value.n)
         row = [_named(line), str(line.batch), number(best), plus_minus(value), n, told, note]
         rows.append(row)
     return rows
+
+
+def _edge(line: RateLine) -> str:
+    """What to try where the best rate is the lowest or the highest of those tried."""
+    if len(line.cells) == 1:
+        return "the only one tried"
+    lowest = line.best == min(line.cells)
+    return "the lowest tried: try lower ones" if lowest else "the highest tried: try higher ones"
 
 
 def _named(line: RateLine) -> str:

@@ -71,6 +71,14 @@ def _has_new_images(comparison: Comparison) -> bool:
     return any(run.outcomes is not None for cell in comparison.cells for run in cell.seeds)
 
 
+def filled(
+    columns: Sequence[str], rows: Sequence[Sequence[str]]
+) -> tuple[list[str], list[list[str]]]:
+    """A table without the columns of which no row has a value."""
+    kept = [i for i in range(len(columns)) if any(row[i] != "-" for row in rows)]
+    return [columns[i] for i in kept], [[row[i] for i in kept] for row in rows]
+
+
 def cell_columns(comparison: Comparison) -> list[str]:
     """The names of :func:`cell_rows`' columns."""
     axis = SIGNS.get(comparison.axis, NAMES[comparison.axis])

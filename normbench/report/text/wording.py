@@ -42,11 +42,6 @@ def seeds(number: int) -> str:
     return ONE_SEED if number == 1 else f"{number} seeds"
 
 
-def count(number: int, what: str) -> str:
-    """``1 cell``, ``2 cells``."""
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
-
-
 def number(value: float | None) -> str:
     """Three significant digits, without an exponent where that can be read."""
     if value is None:

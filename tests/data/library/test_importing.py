@@ -85,7 +85,7 @@ def test_the_size_can_be_chosen(tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [0, 3, 513, -1])
 def test_a_size_out_of_range_is_refused(size: int, tmp_path: Path, root: Path) -> None:
     path = write_folder(tmp_path / "mine", split_files())
-    assert f"size={size}: images must be from 4 to 512" in refused(path, root, size=size)
+    assert f"--size {size}: must be from 4 to 512" in refused(path, root, size=size)
 
 
 @pytest.mark.parametrize("name", ["auto", "a/b", "cifar10", "CIFAR100"])

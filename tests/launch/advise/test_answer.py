@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from math import ceil
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -16,6 +17,7 @@ from normbench.launch.advise import page, wording
 from normbench.launch.advise.answer import Answer, OnTest, judge
 from normbench.launch.advise.book import Finish, Standing
 from normbench.launch.advise.budget import Candidate, Heat, whole
+from normbench.launch.advise.command import extended
 from normbench.launch.compose import load_config
 from normbench.norms import NORMS
 from tests.launch.advise.worlds import TEST, World, plan
@@ -54,9 +56,11 @@ def test_a_norm_that_leads_by_much_is_the_answer() -> None:
     first, second = wording.headline(found)
     assert first == "use group norm with optim.lr=0.05: 23.0 ± 1.0 % test error"
     assert second == (
-        "batch norm 30.0 ± 1.0 %: worse (p < 0.001, corrected); beside the best the same time a"
-        " step, the same memory"
+        "batch norm 30.0 ± 1.0 %: 7.0 points worse (p < 0.001, corrected); beside the best the same"
+        " time a step, the same memory"
     )
+    first, *_ = wording.headline(replace(found, peak=0.003125))
+    assert "optim.lr=0.05 (a peak learning rate of 0.00313): 23.0" in first
 
 
 def test_where_nothing_was_learned_the_answer_says_so() -> None:
@@ -78,19 +82,26 @@ def test_a_small_lead_is_too_close_to_call_and_it_is_said_how_long_it_would_take
     assert 10 < found.seconds < 10_000
     said = "\n".join(wording.headline(found))
     assert said.startswith("too close to call between group and batch; ahead is group norm")
-    assert "lead over batch norm on held-out images: -5.0 points at 2 epochs, -1.0" in said
-    assert "a clear answer would take about" in said
+    assert "batch norm 25.0 ± 1.0 %: 1.9 points worse, not clear (p = " in said
+    assert "group norm's lead over batch norm on held-out images: -5.0 points at 2 epochs" in said
+    minutes = ceil((found.within + found.seconds) / 60)
+    assert re.search(rf"a clear answer would take about .* more: .* --within {minutes}m$", said)
 
 
 def test_where_held_out_and_test_images_disagree_nothing_is_clear() -> None:
     found = answer(finish("group", "batch"), group=0.70, batch=0.77)
 
     assert (found.verdict, found.seconds) == ("too close to call", None)
-    assert "no reasonable number of seeds would tell them apart" in wording.headline(found)
+    said = wording.headline(found)
+    assert said[-1] == "held-out images have group norm ahead, test images batch norm"
+    assert said[1].startswith("batch norm 23.0 ± 1.0 %: 7.0 points better, not clear (p = 1.000")
+    same = answer(finish("group", "batch"), group=0.751, batch=0.75)
+    assert wording.headline(same)[-1].startswith("more than 40 seeds each would be needed to tell")
 
 
 def test_trainings_shorter_than_planned_are_no_answer_however_clear() -> None:
-    found = answer(finish("group", "batch", epochs=10), group=0.77, batch=0.50)
+    end = finish("group", "batch", epochs=10, remaining=3_000.0)
+    found = answer(end, group=0.77, batch=0.50)
 
     assert found.verdict == "cannot tell at this length"
     assert found.seconds is None, "plan() has an hour, in which these could be trained"
@@ -106,8 +117,12 @@ def test_what_the_planned_length_would_take_is_no_clear_answer() -> None:
     said = "\n".join(wording.headline(found))
 
     assert found.seconds is not None
-    assert "trainings of 20 epochs would take about" in said
+    minutes = ceil((100 + found.seconds) / 60)
+    assert re.search(rf"trainings of 20 epochs take about .* more: .* --within {minutes}m", said)
     assert "a clear answer" not in said
+    # With that, the same race has time for the planned length, all that it took counted.
+    longer = extended(short, 60.0 * minutes, taken=short.within - short.used)
+    assert longer.raced == 20
 
 
 def test_what_is_left_of_the_budget_is_not_asked_for_again() -> None:
@@ -149,6 +164,9 @@ def test_dropped_norms_were_not_compared_at_the_planned_length() -> None:
     found = judge(plan(["group", "batch", "layer"]), end, on_test(end, group=0.77, batch=0.7))  # type: ignore[arg-type]
 
     assert f"layer norm was dropped: {why} of 20" in wording.headline(found)
+    errors = {row[0]: row[2] for row in wording.table(found)}
+    assert errors["layer"] == "60.0 ± 3.0 held-out"
+    assert errors["batch"] == "30.0 ± 1.0"
 
 
 def test_p_is_corrected_for_looks_and_comparisons() -> None:
@@ -243,7 +261,7 @@ def test_the_lines_of_python_put_the_norm_into_a_network_of_one_s_own(
     assert getattr(model[1], "momentum", None) == getattr(config.norm, "momentum", None)
     assert isinstance(optimizer, torch.optim.Optimizer)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(rate)
-    assert len(re.findall("\n", code)) == 4
+    assert len(re.findall("\n", code)) == 5
 
 
 def run(code: str, model: torch.nn.Module) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
@@ -251,6 +269,30 @@ def run(code: str, model: torch.nn.Module) -> tuple[torch.nn.Module, torch.optim
     namespace: dict[str, Any] = {"model": model}
     exec(code, namespace)
     return namespace["model"], namespace["optimizer"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ([], "rises over the first 10 % of the steps, then falls linearly to 0"),
+        (["optim.warmup=0", "optim.schedule=cosine"], "falls to 0 along a cosine"),
+        (
+            ["optim.warmup=0.25", "optim.schedule=constant"],
+            "rises over the first 25 % of the steps",
+        ),
+        (
+            ["optim.warmup=0", "optim.schedule=step", "optim.steps_at=[0.5,0.75]"],
+            "is multiplied by 0.1 at 50 % and 75 % of them",
+        ),
+        (["optim.warmup=0", "optim.schedule=constant"], None),
+    ],
+)
+def test_the_lines_of_python_say_how_the_rate_moves(settings: list[str], said: str | None) -> None:
+    lines = wording.code(load_config(["norm=group", *settings])).splitlines()
+    found = [line for line in lines if line.startswith("# lr is the peak")]
+
+    wanted = [] if said is None else [f"# lr is the peak: in training the learning rate {said}"]
+    assert found == wanted
 
 
 def test_the_lines_of_python_carry_what_the_training_has_carried() -> None:

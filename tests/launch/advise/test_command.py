@@ -1,5 +1,6 @@
 """``normbench advise`` as a whole: real trainings, resumption, and what is refused."""
 
+import io
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -10,7 +11,9 @@ from time import perf_counter, sleep
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from normbench.errors import UsageError
 from normbench.launch import grid
 from normbench.launch.advise import command
 from normbench.launch.advise import race as race_module
@@ -29,6 +32,7 @@ from normbench.store.advice import (
     read_taken,
     write_plan,
 )
+from normbench.terminal.screen import Screen
 from tests.conftest import Command, files_below
 from tests.launch.advise.worlds import plan
 
@@ -71,7 +75,7 @@ def test_a_race_is_run_to_its_answer_and_run_again_trains_nothing(
     assert "normbench run norm=" in text
     sizes = r"(batch,group batch=2,4|group,batch batch=4,16,64) "
     assert re.search(rf"normbench sweep norm={sizes}", text), "where the other one may win"
-    tells = re.search(r"from which on: normbench sweep (.*)", text)
+    tells = re.search(r"this sweep tells: normbench sweep (.*)", text)
     assert tells is not None
     small = re.sub(r"batch=[\d,]+", "batch=4", tells[1])
     assert nb("sweep", *small.split(), "--dry-run").exit_code == 0
@@ -112,6 +116,7 @@ class Killed(BaseException):
     """Stands for the end of the process."""
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_race_that_was_killed_in_a_round_goes_on_as_it_would_have(
     nb: Command, race: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -150,6 +155,7 @@ def test_a_race_that_was_killed_in_a_round_goes_on_as_it_would_have(
     assert {name: after[name] for name in trained} == trained, "nothing is trained twice"
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_more_time_goes_on_from_what_is_there(nb: Command, race: Settings, tmp_path: Path) -> None:
     arguments = [*race, "epochs=3", "--norms", "batch,group", "--within"]
     short = nb("advise", *arguments, "90s")  # enough for one epoch, however busy the machine is
@@ -191,6 +197,7 @@ def test_a_plan_with_more_workers_than_one_reckons_with_can_be_read_again(
     assert (found.workers, found.divided) == (MOST_WORKERS, True)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_race_goes_on_where_one_of_two_workers_is_killed(
     nb: Command, race: Settings, tmp_path: Path, dying_workers: Callable[[int], Path]
 ) -> None:
@@ -226,8 +233,8 @@ def test_a_training_that_fails_ends_the_race_with_one_line(
         (["--within", "0m"], "--within 0m: must be"),
         (["--within", "-5m"], "--within -5m: must be"),
         (["--norms", "batch,grop"], "--norms grop: unknown norm; choose from"),
-        (["--norms", "batch"], "--norms: a race takes two norms or more"),
-        (["--norms", "batch,batch"], "--norms: a race takes two norms or more"),
+        (["--norms", "batch"], "--norms batch: a race takes two norms or more"),
+        (["--norms", "batch,batch"], "--norms batch,batch: a race takes two norms or more"),
         (["norm=group"], "norm=group: advise chooses; use --norms"),
         (["optim.lr=auto"], "optim.lr=auto: advise chooses the rate; leave it out"),
         (["seeds=3"], "seeds=3: advise chooses; use --within"),
@@ -311,3 +318,19 @@ def test_settings_of_a_norm_go_to_the_norms_that_have_them() -> None:
 
     assert "norm.groups=2" in question.overrides("group")
     assert "norm.groups=2" not in question.overrides("batch")
+
+
+def test_norms_that_the_network_cannot_have_are_left_out_with_the_reason(tiny: Settings) -> None:
+    shown = io.StringIO()
+    network = ["model=torchvision", "model.arch=resnet18"]  # one position is left of an image
+    own = [text for text in tiny if not text.startswith("model")]
+    question = Question.of([*own, *network], ["batch", "instance", "group", "norm_free"])
+    fitting, cells = question.fitting(Screen(Console(file=shown, width=200)))
+
+    assert fitting.norms == [cell.config.norm.name for cell in cells] == ["batch", "group"]
+    said = shown.getvalue()
+    assert re.search(r"^instance norm is left out: .*single value", said, re.MULTILINE)
+    assert "norm_free norm is left out: " in said
+    assert "note: " in said
+    with pytest.raises(UsageError, match="single value"):
+        Question.of([*own, *network], ["instance", "group"]).fitting(Screen(Console(file=shown)))

@@ -41,6 +41,17 @@ def test_where_norms_cross_is_told_by_cells_that_are_there(tmp_path: Path) -> No
     assert about == round(at)
 
 
+def test_norms_may_have_been_measured_at_different_batch_sizes(tmp_path: Path) -> None:
+    for batch in (2, 4, 8, 32):
+        error = {2: 0.37, 4: 0.31, 8: 0.28, 32: 0.27}[batch]
+        write_cell(tmp_path / "larger", "batch", batch, around(1 - error))
+        if batch in (2, 32):
+            write_cell(tmp_path / "larger", "group", batch, around(0.66))
+    said = crossing(of_race(tmp_path, {}), "batch", "group")
+
+    assert said.startswith("batch norm would win from a batch of about 3 up, group norm below")
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -96,7 +107,7 @@ def test_the_sweep_that_tells_goes_where_the_other_norm_may_win(
     said = sweep(question, ["batch", "group"], batch, most, smaller=smaller)
 
     assert (f"batch={sizes} epochs=3 optim.lr=auto" in said) == bool(said) == bool(sizes)
-    assert said.startswith("at smaller batches" if smaller and sizes else said[:10])
+    assert said.startswith("at a smaller batch size" if smaller and sizes else said[:10])
 
 
 def test_the_sweep_has_the_settings_that_every_finalist_has() -> None:
@@ -117,7 +128,7 @@ def test_the_sweep_can_be_typed(nb: Command, tiny: list[str], finals: tuple[str,
     cell = Cell.of(load_config(question.cell(plan(finals), heats[0])))
     said = elsewhere(question, finish, cell)
 
-    program, *words = shlex.split(said.partition("from which on: ")[2])
+    program, *words = shlex.split(said.partition("this sweep tells: ")[2])
     assert program == "normbench"
     planned = nb(*words, "--dry-run")
     assert planned.exit_code == 0, planned.output

@@ -2,8 +2,6 @@
 
 import io
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +13,9 @@ from normbench.errors import UsageError
 from normbench.launch.advise import command, race
 from normbench.launch.advise.notebook import Compared, SideBySide
 from normbench.terminal.screen import Screen
-from tests.conftest import TINY, files_below
+from tests.conftest import files_below
 from tests.launch.advise.worlds import timing
-
-SCRIPTS = Path(__file__).parents[3] / "scripts"
+from tests.script_helpers import run_script
 
 
 def quiet() -> Screen:
@@ -123,7 +120,7 @@ def test_what_has_no_error_has_no_picture() -> None:
         (
             [],
             {"norms": "group"},
-            "--norms: a race takes two norms or more, for example batch,group",
+            "--norms group: a race takes two norms or more, for example batch,group",
         ),
         ([], {"norms": 3}, "--norms 3: unknown norm; choose from "),
         ([], {"within": 1}, "--within 1.0 s: too little for any race"),
@@ -144,22 +141,6 @@ def test_what_advise_cannot_take_is_refused_with_what_to_give(
     assert files_below(tmp_path) == {}
 
 
-def test_a_race_from_python_comes_back_as_records_and_a_picture(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(race, "MOST_SEEDS", 5)  # more would only take longer
-    own = [text for text in TINY if not text.startswith(("data", "epochs="))]
-    images = ["data=synthetic", "data.limit=96", "data.test_limit=24"]
-    found = advise(*own, *images, "epochs=1", norms="batch,group", within=1200, screen=quiet())
-
-    assert {record["norm"] for record in found.to_records()} == {"batch", "group"}
-    assert found.norm in ("batch", "group")
-    assert found.verdict in ("clear", "too close to call")
-    assert found._repr_html_().count("<svg viewBox=") == 1
-    page = (tmp_path / "runs" / "advise" / "answer.html").read_text(encoding="utf-8")
-    assert "<svg viewBox=" in page
-
-
 def test_a_name_is_one_name_whatever_is_in_it(own: list[str]) -> None:
     for name in ("a,b", """a 'b' "c" [d]"""):
         found = compare(*own, "epochs=1", norms=["group"], batches=[4], name=name, screen=quiet())
@@ -167,36 +148,41 @@ def test_a_name_is_one_name_whatever_is_in_it(own: list[str]) -> None:
         assert Path(found.rows[0].folder).parts[:2] == ("runs", name)
 
 
-def test_the_example_of_compare_prints_a_line_a_norm(tiny: list[str], tmp_path: Path) -> None:
-    own = [text for text in TINY if not text.startswith(("batch=", "epochs="))]
-    first, second = example("compare", tmp_path, *own, "epochs=1")[-2:]
+def test_the_example_of_compare_prints_a_line_a_norm(
+    own: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_script("example_compare.py", *own, "epochs=1")
+    first, second = capsys.readouterr().out.splitlines()[-2:]
 
     assert first.startswith("   batch norm, batch 2: ")
     assert second.startswith("   group norm, batch 2: ")
     assert second.endswith(" test error")
 
 
-def test_the_example_of_advise_prints_a_line_a_norm_and_the_code(
-    tiny: list[str], tmp_path: Path
+def test_a_race_from_python_comes_back_as_records_code_and_a_picture(
+    own: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    own = [text for text in TINY if not text.startswith("epochs=")]
-    said = example("advise", tmp_path, *own, "epochs=1", "stack=auto")
+    """In the example, and from the same race again, which trains nothing more."""
+    monkeypatch.setattr(race, "MOST_SEEDS", 5)  # more would only take longer
+    run_script("example_advise.py", *own, "epochs=1", "stack=auto")
+    said = capsys.readouterr().out.splitlines()
+    before = files_below(tmp_path)
+    settings = ("batch=2", *own, "epochs=1", "stack=auto")
+    found = advise(*settings, norms="batch,group", within="30m", screen=quiet())
 
     (at,) = (i for i, line in enumerate(said) if re.match("(clear|too close to call): ", line))
     lines, code = said[at + 1 : at + 3], said[at + 3 :]
+    assert said[at] == f"{found.verdict}: {found.norm} norm"
     assert {line.split()[0] for line in lines} == {"batch", "group"}
     assert all(line.endswith("% error") for line in lines)
     assert code[:2] == ["import torch", "from normbench import NORMS, swap_norm"]
-
-
-def example(name: str, folder: Path, *settings: str) -> list[str]:
-    """What an example prints."""
-    done = subprocess.run(
-        [sys.executable, str(SCRIPTS / f"example_{name}.py"), *settings],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=500,
-        check=True,
-    )
-    return done.stdout.splitlines()
+    assert {record["norm"] for record in found.to_records()} == {"batch", "group"}
+    assert found._repr_html_().count("<svg viewBox=") == 1
+    page = (tmp_path / "runs" / "advise" / "answer.html").read_text(encoding="utf-8")
+    assert "<svg viewBox=" in page
+    trained = [name for name in before if name.endswith("result.json")]
+    assert trained
+    assert all(files_below(tmp_path)[name] == before[name] for name in trained)

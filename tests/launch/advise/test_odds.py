@@ -5,29 +5,36 @@ from random import Random
 import pytest
 from scipy.stats import ttest_ind
 
-from normbench.launch.advise.odds import ALPHA, CHOICE_SD, detectable, said_p, seeds_needed, welch
+from normbench.launch.advise.odds import (
+    ALPHA,
+    CHOICE_SD,
+    detectable,
+    difference_p,
+    said_p,
+    seeds_needed,
+)
 
 
 def test_p_is_welch_s() -> None:
     first, second = [0.70, 0.72, 0.71, 0.69, 0.73], [0.74, 0.75, 0.71, 0.76]
 
-    assert welch(first, second, 0.0, 0.0) == pytest.approx(
+    assert difference_p(first, second, 0.0, 0.0) == pytest.approx(
         ttest_ind(first, second, equal_var=False).pvalue, rel=1e-9
     )
 
 
 def test_values_that_are_all_equal_scatter_by_their_rounding() -> None:
-    assert welch([0.5] * 5, [0.5] * 5, 0.01) == 1.0
-    assert welch([0.5] * 5, [0.505] * 5, 0.01) > 0.001
-    assert welch([0.5] * 5, [0.6] * 5, 0.01) < 1e-6
+    assert difference_p([0.5] * 5, [0.5] * 5, 0.01) == 1.0
+    assert difference_p([0.5] * 5, [0.505] * 5, 0.01) > 0.001
+    assert difference_p([0.5] * 5, [0.6] * 5, 0.01) < 1e-6
 
 
 def test_what_is_known_of_the_choice_has_no_end_of_freedom() -> None:
     """Equal seeds leave the known variance alone: the quantile is the normal distribution's."""
     limit = 1.96 * (2 * CHOICE_SD**2) ** 0.5
 
-    assert welch([0.5] * 2, [0.5 + 1.01 * limit] * 2, 0.0) < 0.05
-    assert welch([0.5] * 2, [0.5 + 0.99 * limit] * 2, 0.0) > 0.05
+    assert difference_p([0.5] * 2, [0.5 + 1.01 * limit] * 2, 0.0) < 0.05
+    assert difference_p([0.5] * 2, [0.5 + 0.99 * limit] * 2, 0.0) > 0.05
 
 
 def test_the_seeds_that_are_said_to_be_needed_make_the_difference_clear() -> None:
@@ -45,8 +52,8 @@ def test_the_seeds_that_are_said_to_be_needed_make_the_difference_clear() -> Non
 def test_no_number_of_seeds_makes_a_difference_clear_that_another_rate_could_make() -> None:
     spread = [0.001 * (i % 5 - 2) for i in range(200)]
 
-    assert welch(spread, [value + 0.005 for value in spread], 0.0) > 0.05
-    assert welch(spread, [value + 0.03 for value in spread], 0.0) < 0.001
+    assert difference_p(spread, [value + 0.005 for value in spread], 0.0) > 0.05
+    assert difference_p(spread, [value + 0.03 for value in spread], 0.0) < 0.001
 
 
 def test_the_smallest_difference_that_is_clear_is_just_clear() -> None:
@@ -54,7 +61,7 @@ def test_the_smallest_difference_that_is_clear_is_just_clear() -> None:
     spread = [-1.0, -0.5, 0.0, 0.5, 1.0]  # its standard deviation is √0.625
     scaled = [0.01 * value / 0.625**0.5 for value in spread]
 
-    p = welch(scaled, [value + difference for value in scaled], 0.0)
+    p = difference_p(scaled, [value + difference for value in scaled], 0.0)
     assert p * 4 == pytest.approx(ALPHA)
 
 

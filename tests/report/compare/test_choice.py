@@ -10,7 +10,7 @@ from normbench.report.compare.choice import all_at_chance, at_chance, choices
 from normbench.report.compare.comparisons import Comparison, compare
 from normbench.report.compare.costs import untimed
 from normbench.report.read.cells import collect
-from tests.report_helpers import around, edit_result, write_cell, write_sweep
+from tests.report_helpers import around, edit_result, slow_down, write_cell, write_sweep
 
 
 def only(directory: Path) -> Comparison:
@@ -127,7 +127,7 @@ def test_times_of_a_busy_machine_are_not_compared(tmp_path: Path) -> None:
     write_cell(tmp_path, "batch", 2, [0.5, 0.5])
     group = write_cell(tmp_path, "group", 2, [0.6, 0.6])
     assert untimed(only(tmp_path)) == ""
-    edit_result(group, seconds=3 * 90.0)
+    slow_down(group)
     (found,) = choices(only(tmp_path))
 
     assert found.time is None

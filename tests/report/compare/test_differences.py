@@ -22,7 +22,7 @@ from normbench.report.compare.differences import (
 from normbench.report.compare.statistics import welch
 from normbench.report.read.cells import collect
 from normbench.store.outcomes import write_outcomes
-from tests.report_helpers import around, edit_result, write_cell, write_sweep
+from tests.report_helpers import around, edit_result, slow_down, write_cell, write_sweep
 
 RUNNING = {2: [0.600, 0.612, 0.591], 32: [0.701, 0.709, 0.699]}
 ANEW = {2: [0.641, 0.650, 0.633], 32: [0.702, 0.711, 0.699]}
@@ -311,10 +311,20 @@ def test_costs_are_of_an_epoch_and_a_step(tmp_path: Path) -> None:
 
 def test_seeds_whose_times_differ_were_timed_on_a_busy_machine(tmp_path: Path) -> None:
     cell = write_cell(tmp_path, "group", 2, [0.5, 0.6, 0.7])
-    edit_result(cell, 2, seconds=3 * 900.0)
+    slow_down(cell, 2)
     paid = cost(only(tmp_path).cells[0])
 
     assert (paid.busy, paid.seconds, paid.images) == (True, None, None)
+
+
+def test_the_last_seed_of_several_lanes_has_the_machine_to_itself(tmp_path: Path) -> None:
+    """Two in two lanes took half of the time each, the third all of it, at the same speed."""
+    cell = write_cell(tmp_path, "group", 2, [0.5, 0.6, 0.7])
+    for seed, seconds in enumerate((30.0, 30.5, 58.0)):
+        edit_result(cell, seed, seconds=3 * seconds)
+    paid = cost(only(tmp_path).cells[0])
+
+    assert (paid.busy, paid.seconds) == (False, 30.5)
 
 
 def test_a_cell_that_has_not_finished_cost_nothing_yet(tmp_path: Path) -> None:

@@ -128,6 +128,7 @@ def test_a_report_on_a_reported_folder_is_the_same_and_leaves_the_runs_alone(
     assert all(name.startswith("report/") for name in set(after) - set(before))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_published_lines_come_only_on_request(naive: report.Report, tmp_path: Path) -> None:
     published = {"published-wu-he-2018.svg", "published-befranke-groupnorm.svg"}
     write_cell(tmp_path / "x", "group", 2, around(0.5))
@@ -264,6 +265,7 @@ def test_weights_that_training_started_from_have_a_table(tmp_path: Path) -> None
     assert "test_accuracy_before" in (made.folder / "seeds.csv").read_text(encoding="utf-8")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_trials_of_learning_rates_have_a_picture_and_a_file(tmp_path: Path) -> None:
     for rate, error in ((0.05, 30.0), (0.1, 28.0), (0.2, 33.0)):
         write_trial(tmp_path / "rates", "batch", 2, rate, [error])

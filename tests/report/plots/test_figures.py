@@ -4,6 +4,7 @@ import io
 import re
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import matplotlib as mpl
@@ -20,6 +21,7 @@ from normbench.report.plots.figures import (
     cost_drawing,
     error_drawing,
     published_drawing,
+    rate_looks,
     rates_drawing,
 )
 from normbench.report.plots.lines import styles_of
@@ -38,7 +40,7 @@ from normbench.report.plots.style import (
 )
 from normbench.report.read.cells import collect
 from tests.report.compare.test_rates import write_trial
-from tests.report_helpers import around, edit_result, write_cell, write_sweep
+from tests.report_helpers import around, edit_result, slow_down, write_cell, write_sweep
 
 
 def only(directory: Path) -> Comparison:
@@ -134,10 +136,31 @@ def test_the_best_learning_rate_is_ringed(tmp_path: Path) -> None:
     assert not re.search(r"#[0-9a-f]{6}\b", drawing.inline())
 
 
+@pytest.mark.parametrize(
+    ("batches", "momenta"),
+    [((2, 8, 32, 128), (0.1,)), ((2,), (0.1, 0.02))],
+    ids=["places", "kinds"],
+)
+def test_no_two_lines_of_learning_rates_look_alike(
+    tmp_path: Path, batches: tuple[int, ...], momenta: tuple[float, ...]
+) -> None:
+    places: list[tuple[str, int, dict[str, Any]]] = [("group", batch, {}) for batch in batches]
+    places += [("batch", b, {"norm.momentum": m}) for b in batches for m in momenta]
+    for norm, batch, changes in places:
+        for rate in (0.05, 0.1):
+            held_out = {"optim.lr": rate, "data.val_fraction": 0.1}
+            cell = write_cell(tmp_path, norm, batch, [0.5], changes=changes | held_out)
+            edit_result(cell, val_accuracy=0.5)
+    (trial,) = rate_trials(collect(tmp_path))
+    looks = rate_looks(trial.lines)
+
+    assert len(set(looks.values())) == len(looks) == len(places)
+
+
 def test_times_of_a_busy_machine_are_not_drawn(tmp_path: Path) -> None:
     cell = write_cell(tmp_path, "group", 2, [0.5, 0.6])
     before = cost_drawing(only(tmp_path), "cost")
-    edit_result(cell, 1, seconds=900.0)
+    slow_down(cell, 1)
     after = cost_drawing(only(tmp_path), "cost")
 
     assert before is not None

@@ -80,7 +80,9 @@ def test_a_report_at_chance_concludes_nothing(tmp_path: Path, accuracy: float) -
 
 def test_which_norm_to_use_comes_first(tmp_path: Path) -> None:
     directory = write_sweep(tmp_path)
-    assert said(directory)[0] == "At batch size 2 use group norm; at 8, 32 and 128 batch norm."
+    assert said(directory)[0] == (
+        "After 3 epochs, at batch size 2 use group norm; at 8, 32 and 128 batch norm."
+    )
 
 
 def test_what_is_unclear_is_led_but_not_decided(tmp_path: Path) -> None:
@@ -89,7 +91,8 @@ def test_what_is_unclear_is_led_but_not_decided(tmp_path: Path) -> None:
         write_cell(tmp_path, "batch", batch, accuracies)
 
     assert said(tmp_path)[0] == (
-        "At batch size 2 use batch norm; at 4 batch norm leads, but not clearly."
+        "After 3 epochs, at batch size 2 use batch norm; at 4 no norm is clearly better (batch norm"
+        " has the lowest mean)."
     )
 
 
@@ -255,9 +258,10 @@ def test_the_best_rate_is_in_the_table_and_the_edge_is_named(tmp_path: Path) -> 
     (trial,) = rate_trials(collect(tmp_path))
     batch, group = (dict(zip(RATE_COLUMNS, row, strict=True)) for row in rate_rows(trial))
 
-    assert (batch["best rate"], batch["next best"], batch["note"]) == (
+    following = "next best (its error, %)"
+    assert (batch["best optim.lr"], batch[following], batch["note"]) == (
         "0.1",
         "0.05 (30.0, unclear)",
         "",
     )
-    assert (group["best rate"], group["note"]) == ("0.05", "at the end of the rates tried")
+    assert (group["best optim.lr"], group["note"]) == ("0.05", "the lowest tried: try lower ones")

@@ -21,7 +21,7 @@ from normbench.report.text.tables import (
     seeds_csv,
 )
 from normbench.store import results
-from tests.report_helpers import SHA, around, edit_result, failed, write_cell, write_sweep
+from tests.report_helpers import SHA, around, failed, slow_down, write_cell, write_sweep
 
 
 def only(directory: Path) -> Comparison:
@@ -139,7 +139,7 @@ def test_two_sweeps_stand_side_by_side(tmp_path: Path) -> None:
 
 def test_times_of_a_busy_machine_are_not_in_the_table(tmp_path: Path) -> None:
     cell = write_cell(tmp_path, "group", 2, [0.5, 0.6])
-    edit_result(cell, 1, seconds=900.0)
+    slow_down(cell, 1)
     row = dict(zip(cell_columns(only(tmp_path)), cell_rows(only(tmp_path))[0], strict=True))
 
     assert (row["s/epoch"], row["images/s"], row["memory"]) == ("-", "-", "2 MB")

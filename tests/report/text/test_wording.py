@@ -74,7 +74,7 @@ def test_memory_is_in_megabytes() -> None:
 def test_a_crossing_says_how_sure_its_place_is(
     low: float | None, high: float | None, said: str
 ) -> None:
-    assert place([Crossing(5.29, (4, 8), low, high)]) == said
+    assert place([Crossing(5.29, (4, 8), False, low, high)]) == said
 
 
 @pytest.mark.parametrize(
