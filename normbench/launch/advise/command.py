@@ -255,7 +255,7 @@ def forecast(plan: Plan) -> list[str]:
         full = price(plan.timings, plan.steps, plan.epochs, lengths, *workers) + plan.used
         said.append(
             f"the budget does not pay for epochs={plan.epochs}, which takes about {duration(full)}:"
-            f" {raced} tell which rates work and which norm learns faster at first,"
+            f" trainings of {raced} tell which rates work and which norm learns faster at first,"
             f" not which is best after {plan.epochs}; leads change with length; for an answer give"
             f" --within {minutes(full)}"
         )
