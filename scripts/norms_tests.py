@@ -48,9 +48,8 @@ Made by `python scripts/norms_tests.py` from the tests themselves, each norm in 
   but the paper's own, which the reference spells out.
 - *stack*: each of three replicas is trained as alone. *resume*: from the saved state to the same
   end, and to another without any part of it.
-- *swap*: put into this package's networks, and taken out. *torchvision*: put into one of its
-  networks (norms that change convolutions: three), or refused for want of a place that those do
-  not have.
+- *swap*: put into this package's networks, and taken out. *torchvision*: put into three of its
+  networks, or refused for want of a place that those do not have.
 - *{public}*: an independent one with which values are compared; where neither torch nor
   timm has the norm, what takes its place."""
 

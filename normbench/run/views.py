@@ -311,10 +311,10 @@ def show_results(
             f"test error {100 * (1 - mean):.1f} ± {50 * (high - low):.1f} %: the mean and its 95 %"
             " interval over seeds"
         )
-    elif mean := summary["test_accuracy_mean"]:
+    elif (mean := summary["test_accuracy_mean"]) is not None:
         screen.line(
-            f"test error {100 * (1 - mean):.1f} %, of one seed: no interval; the same command with"
-            " seeds=5 trains four more"
+            f"test error {100 * (1 - mean):.1f} %, of one seed, so without an interval; the same"
+            " command with seeds=5 goes on to five"
         )
     if before := [r.test_accuracy_before for r in ended if r.test_accuracy_before is not None]:
         swapped = [r.test_accuracy_swapped for r in ended if r.test_accuracy_swapped is not None]

@@ -216,6 +216,11 @@ def begin_anew() -> None:
     autosave.Saver.resume = lambda *_: False  # type: ignore[method-assign]
 
 
+def never_save() -> None:
+    """A training that is never saved."""
+    autosave.Saver.save = lambda *_: None  # type: ignore[method-assign]
+
+
 def train_unheld() -> None:
     """A cell that nobody holds."""
 
@@ -246,6 +251,7 @@ FAULTS: dict[str, Callable[..., None]] = {
         write_in_place,
         forget_velocities,
         begin_anew,
+        never_save,
         train_unheld,
         quote_environment,
     )

@@ -200,6 +200,26 @@ def running(script: str, library: Path, home: Path) -> Iterator[subprocess.Popen
         process.communicate()
 
 
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"]
+)
+def test_an_interrupted_run_says_so_in_a_line_and_leaves_no_result(
+    script: str, tiny_library: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    with running(script, tiny_library, tmp_path) as process:
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=30)
+
+    assert process.returncode == code
+    assert len(errors.splitlines()) == 1, errors
+    assert errors.startswith("normbench: ")
+    assert "Traceback" not in errors
+    (folder,) = tmp_path.glob("runs/*/*/seed-0")
+    assert not (folder / "result.json").exists()
+    assert not list(tmp_path.rglob("summary.json"))
+    assert [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
 def test_a_killed_run_has_left_its_curve_and_no_result(
     script: str, tiny_library: Path, tmp_path: Path
 ) -> None:
@@ -237,6 +257,26 @@ def test_a_full_disk_is_one_line_and_no_result_that_is_half_there(
     assert done.stdout.count("recording stopped, training goes on: ") == 1
     for path in tmp_path.rglob("result.json"):
         json.loads(path.read_text())
+
+
+def test_two_runs_of_one_cell_at_once_do_not_write_over_each_other(
+    script: str, tiny_library: Path, tmp_path: Path
+) -> None:
+    both = [
+        subprocess.Popen(
+            [script, "run", *changed(TINY, "epochs=100")],
+            cwd=tmp_path,
+            env=process_environment(tiny_library),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        for _ in range(2)
+    ]
+    assert 0 in [process.wait(timeout=100) for process in both]
+
+    (folder,) = tmp_path.glob("runs/*/*/seed-0")
+    assert [line["step"] for line in read_metrics(folder)] == list(range(1, 601))
+    assert len(list(folder.glob("events.*"))) == 1
 
 
 # ---- on a terminal ----

@@ -184,18 +184,8 @@ TORCHVISION: dict[str, tuple[Callable[[], nn.Module], int]] = {
 }
 
 
-# The convolutions are what these networks differ in.
-CHANGING = [n for n, cls in NORMS.items() if cls.convolution is not NormConfig.convolution]
-
-
-@pytest.mark.parametrize(
-    ("network", "name"),
-    [
-        (network, name)
-        for number, name in enumerate(sorted(NORMS))
-        for network in (TORCHVISION if name in CHANGING else [[*TORCHVISION][number % 3]])
-    ],
-)
+@EVERY_NORM
+@pytest.mark.parametrize("network", TORCHVISION)
 def test_a_torchvision_network_is_given_every_norm_or_told_what_it_lacks(
     network: str, name: str
 ) -> None:

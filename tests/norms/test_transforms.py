@@ -43,7 +43,7 @@ def test_an_empty_batch_stays_empty_and_spoils_nothing(
 
 
 @EVERY
-@pytest.mark.parametrize("layout", ["NC", "NCHW"])
+@pytest.mark.parametrize("layout", ["NC", "NCHW", "NCHW channels_last"])
 def test_an_exported_layer_computes_the_same(name: str, layout: str) -> None:
     norm, x = layer(name), laid_out(layout)
     if not suits(norm, tuple(x.shape)):

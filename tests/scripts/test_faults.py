@@ -5,6 +5,8 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from random import Random
+from typing import Any
 
 import pytest
 from safetensors import SafetensorError
@@ -115,7 +117,6 @@ def test_every_row_is_in_the_matrix_and_has_as_many_tries_as_was_promised() -> N
     [
         pytest.param("write_in_place", kills.killed_in_save, 6, IN_PLACE, id="writing in place"),
         pytest.param("forget_velocities", kills.killed, 2, VELOCITIES, id="forgotten velocities"),
-        pytest.param("begin_anew", kills.killed, 2, "begins anew", id="forgotten checkpoints"),
         pytest.param("train_unheld", cells.two, 1, UNHELD, id="no lock"),
     ],
 )
@@ -131,6 +132,37 @@ def test_a_broken_product_does_not_hold(
 
     problems = [problem for problem in row(world, tries) if problem is not None]
     assert [problem for problem in problems if re.search(said, problem)], problems
+
+
+class _First(Random):
+    """Draws the first of all choices, and always the same number.
+
+    So a run is killed once, at step 5, with a checkpoint at every step.
+    """
+
+    def choice(self, seq: Any) -> Any:
+        return seq[0]
+
+    def randrange(self, *_: Any) -> int:
+        return 5
+
+
+@pytest.mark.parametrize(
+    ("sabotage", "said"),
+    [("", ""), ("begin_anew", "begins anew"), ("never_save", "nothing was saved")],
+)
+def test_a_run_that_begins_anew_does_not_hold(
+    world: World, monkeypatch: pytest.MonkeyPatch, sabotage: str, said: str
+) -> None:
+    """It ends as one that goes on does: what it says and leaves tells them apart."""
+    monkeypatch.setattr(world, "sabotage", [[sabotage]] if sabotage else [])
+
+    def killed(_: Random, home: Path, number: int) -> None:
+        kills._killed(world, _First(), home, number)
+
+    (problem,) = world.attempts("kill", 1, killed)
+    assert (problem is not None) == bool(sabotage)
+    assert said in str(problem)
 
 
 def test_a_secret_in_a_file_is_found(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

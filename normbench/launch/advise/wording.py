@@ -144,10 +144,10 @@ def _missing(answer: Answer) -> list[str]:
     if answer.verdict == CLEAR:
         return []
     if answer.seconds is None:
-        finalists = [row for row in answer.rows if row.state in ("best", "close", "behind")]
-        ahead = min(finalists, key=lambda row: 1.0 if row.error is None else row.error).norm
         if answer.verdict != CLOSE:
             return []
+        finalists = [row for row in answer.rows if row.state in ("best", "close", "behind")]
+        ahead = min(finalists, key=lambda row: 1.0 if row.error is None else row.error).norm
         if ahead != answer.norm:
             return [f"held-out images have {answer.norm} norm ahead, test images {ahead} norm"]
         most = f"more than {MOST_SEEDS} seeds each"
