@@ -124,6 +124,8 @@ class Config:
                 f"norm_batch={self.norm_batch} does not divide batch={self.batch}; allowed:"
                 f" {', '.join(str(d) for d in range(1, self.batch + 1) if self.batch % d == 0)}"
             )
+        if not self.norm.sub_batches:
+            self.norm_batch = None  # whatever was typed; else records would tell it
         self._check_places()
         self.model.pin()
 
@@ -162,8 +164,7 @@ class Config:
         """
         own = _changes(self, *PLACES)
         groups = {group: _changes(getattr(self, group), key) for group, key in NAMED_BY.items()}
-        divisible = self.norm.batch_dependent and self.norm.sub_batches
-        if self.norm_batch == self.batch or not divisible:
+        if self.norm_batch == self.batch or not self.norm.batch_dependent:
             own.pop("norm_batch", None)
         data = {"name": images.name, "sha256": images.sha256}
         averaged = self.norm.evaluation == "running statistics"

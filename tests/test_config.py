@@ -173,6 +173,7 @@ def test_ghost_statistics_make_another_cell_and_those_of_the_whole_batch_do_not(
     assert len({digest(norm=norm, norm_batch=size) for size in (2, 4, 32)}) == 3
     online = OnlineNormConfig()  # shares statistics with examples that came before, however many
     assert digest(norm=online, norm_batch=2) == digest(norm=online)
+    assert config(norm=online, norm_batch=2).norm_batch is None, "no record may tell it"
 
 
 def test_the_images_count_by_name_and_content_and_not_by_how_they_were_asked_for() -> None:

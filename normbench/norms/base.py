@@ -167,8 +167,8 @@ class NormConfig(ABC):
     """Whether in training an example's output depends on its batch mates."""
 
     sub_batches: ClassVar[bool] = True
-    """Whether one that depends on the batch can be told, by ``norm_batch``, how many examples share
-    statistics."""
+    """Whether ``norm_batch`` can tell one that depends on the batch how many examples share
+    statistics; where it cannot, it is not recorded."""
 
     evaluation: ClassVar[Literal["same as training", "running statistics"]] = "same as training"
     """What it normalizes with in evaluation, where no output depends on the batch."""

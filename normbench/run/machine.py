@@ -17,8 +17,10 @@ _NEVER = 2**31 - 1
 
 @contextmanager
 def prepared(config: Config, threads: int | None = None) -> Iterator[torch.device]:
-    """The device of ``config``. Within it streams and graphs are made there, float32 means float32,
-    and as many threads compute as it says, else ``threads``, else as many as before.
+    """The device of ``config``.
+
+    From now on streams and graphs are made there, float32 means float32 and freed memory is kept.
+    Within it as many threads compute as it says, else ``threads``, else as many as before.
 
     Raises:
         UsageError: it is no device, or this machine has none.

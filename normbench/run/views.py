@@ -312,10 +312,8 @@ def show_results(
             " interval over seeds"
         )
     elif (mean := summary["test_accuracy_mean"]) is not None:
-        screen.line(
-            f"test error {100 * (1 - mean):.1f} %, of one seed, so without an interval; the same"
-            " command with seeds=5 goes on to five"
-        )
+        which = "one seed" if len(ended) == 1 else f"the only one of {len(ended)} that finished"
+        screen.line(f"test error {100 * (1 - mean):.1f} %, of {which}, so without an interval")
     if before := [r.test_accuracy_before for r in ended if r.test_accuracy_before is not None]:
         swapped = [r.test_accuracy_swapped for r in ended if r.test_accuracy_swapped is not None]
         screen.line(

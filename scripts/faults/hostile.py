@@ -17,7 +17,7 @@ from faults.states import CELL, PLANTED, STATES
 from faults.world import NUM_TRAIN, TINY, Ended, World, cell_of, hold, hold_same
 
 MARK = "pwned"
-ELSEWHERE = (Path(ESCAPES["absolute"]), Path("/tmp/x"))
+OUTSIDE = (Path(ESCAPES["absolute"]), Path("/tmp/x"))
 """Where the payloads with absolute paths lead."""
 SOON = 60.0
 """Seconds after which something waits for what will not come."""
@@ -70,12 +70,14 @@ def payloads(world: World, tries: int) -> Iterator[str | None]:
     def attempt(draw: Random, home: Path, number: int) -> None:
         name, payload = every[number * len(every) // tries]
         around = _listing(home.parent)
+        outside = {path for path in OUTSIDE if path.exists()}
         payload(world, draw, home)
         world.counts[name.partition(":")[0]] += 1
         found = [path for path in _listing(home.parent) - around if "home/" not in path]
         hold(not found, f"{name}: outside its folder: {found}")
         hold(not list(home.parent.rglob(MARK)), f"{name}: it ran")
-        hold(not any(map(Path.exists, ELSEWHERE)), f"{name}: outside of all folders")
+        escaped = [path for path in OUTSIDE if path.exists() and path not in outside]
+        hold(not escaped, f"{name}: outside of all folders: {escaped}")
 
     return world.attempts("hostile", tries, attempt)
 

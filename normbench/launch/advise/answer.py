@@ -12,6 +12,7 @@ from typing import Any
 
 from normbench.launch.advise.book import ASIDE, DROPPED, RACING, Finish, Standing
 from normbench.launch.advise.budget import (
+    FINALISTS,
     SEEDS,
     Candidate,
     Entrant,
@@ -82,6 +83,7 @@ class Answer:
         chance: says so where no finalist has learned more than guessing; else "".
         seeds: how many each would make the answer clear, about; None where ``seconds`` is, or where
             the trainings were too short.
+        decided: whether held-out images have decided plainly, so that the race trains no more.
         within: the budget of the race, in seconds.
         peak: the learning rate that ``optim.lr`` of the best norm is at its peak; None: not known.
     """
@@ -98,6 +100,7 @@ class Answer:
     elsewhere: str = ""
     chance: str = ""
     seeds: int | None = None
+    decided: bool = False
     within: float = 0.0
     peak: float | None = None
 
@@ -146,15 +149,19 @@ def judge(plan: Plan, finish: Finish, tests: Mapping[Entrant, OnTest]) -> Answer
     close = [norm for norm in p if p[norm] >= ALPHA]
     seeds = _needed(finish, errors, leader, close) if full else None
     more = _more_seeds(plan, finish, errors, [leader, *close], seeds) if seeds else None
+    aside = {row.norm: _placing(plan, finish, row) for row in rows if row.state == ASIDE}
+    if more and len(finals) < FINALISTS:  # more time goes there first
+        more += max(aside.values(), default=0.0)
     return Answer(
         verdict=SHORT if not full else CLOSE if close else CLEAR,
         norm=leader,
         rows=rows,
         epochs=plan.epochs,
         seconds=more if full else _longer(plan, finish),
-        aside={row.norm: _placing(plan, finish, row) for row in rows if row.state == ASIDE},
+        aside=aside,
         leads=finish.leads,
         seeds=seeds,
+        decided=finish.decided,
         within=plan.within,
     )
 

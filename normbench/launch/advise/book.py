@@ -76,6 +76,7 @@ class Finish:
         pace: how many times as long as expected it took.
         remaining: seconds that are left of the budget.
         leads: the leader's lead over each other finalist on held-out images, by length.
+        decided: whether held-out images have decided plainly, so that more time brings no seeds.
     """
 
     standings: list[Standing]
@@ -84,6 +85,7 @@ class Finish:
     pace: float
     remaining: float
     leads: dict[str, dict[int, float]]
+    decided: bool
 
 
 @dataclass(slots=True)

@@ -20,6 +20,9 @@ EXTENSIONS = 2
 SLOWER = 0.2
 """A norm with running statistics also tries their momentum times this, at the middle rate."""
 
+FINALISTS = 3
+"""How many norms are trained in full, at most."""
+
 SEEDS = 5
 """How many seeds the last trainings have, at least."""
 

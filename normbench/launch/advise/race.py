@@ -39,6 +39,7 @@ from normbench.launch.advise.book import (
 )
 from normbench.launch.advise.budget import (
     EXTENSIONS,
+    FINALISTS,
     SEEDS,
     Candidate,
     Entrant,
@@ -58,9 +59,6 @@ DRIFT = 0.03
 group norm moved by 0.013 and 0.022 a doubling from 1 to 20 epochs (batch size 2 and 32; results/
 one-epoch and long), and by 0.020, 0.028 and 0.037 from 3 to 20 (2, 32 and 128; results/naive and
 batch-size)."""
-
-FINALISTS = 3
-"""How many norms are trained in full, at most."""
 
 PLAINLY = 0.2
 """No seeds are added where p is below this share of 0.05: the answer is drawn from the test images,
@@ -254,9 +252,7 @@ class _State:
         if self.last[0].seeds > SEEDS:
             return []
         leader, *others = self.by_mean()
-        open_ = [
-            heat for heat in others if self.final_p(leader, heat, len(others)) >= PLAINLY * ALPHA
-        ]
+        open_ = self.undecided()
         for extra in range(MOST_SEEDS - SEEDS, 1, -1) if open_ else ():
             first = self.last[0].seed + SEEDS
             more = [Heat(t.candidate, t.epochs, first, extra) for t in (leader, *open_)]
@@ -268,6 +264,13 @@ class _State:
                 self.last = [*grown, *kept]
                 return more
         return []
+
+    def undecided(self) -> list[Heat]:
+        """The finalists that their seeds do not plainly tell from the leader."""
+        leader, *others = self.by_mean()
+        return [
+            heat for heat in others if self.final_p(leader, heat, len(others)) >= PLAINLY * ALPHA
+        ]
 
     def by_mean(self) -> list[Heat]:
         """The last trainings, the best first."""
@@ -314,6 +317,8 @@ class _State:
             pace=self.book.pace,
             remaining=self.book.remaining,
             leads={heat.candidate.norm: self.lead(finals[0], heat) for heat in finals[1:]},
+            # Where more seeds were trained, the first ones had not decided.
+            decided=bool(finals) and self.last[0].seeds == SEEDS and not self.undecided(),
         )
 
     def lead(self, first: Heat, second: Heat) -> dict[int, float]:

@@ -156,10 +156,10 @@ def _missing(answer: Answer) -> list[str]:
     length = count(answer.epochs, "epoch")
     if answer.verdict != CLOSE:
         return [f"trainings of {length} take about {duration(answer.seconds)} more: {again}"]
-    if answer.seconds == 0:
+    if answer.decided or answer.seconds == 0:
         return [
-            f"about {count(answer.seeds or 0, 'seed')} each would tell them apart; there is time"
-            " for them, but on held-out images fewer had decided"
+            f"about {count(answer.seeds or 0, 'seed')} each would tell them apart on the test"
+            " images; the race trains no more, as held-out images had decided with fewer"
         ]
     return [f"a clear answer would take about {duration(answer.seconds)} more: {again}"]
 

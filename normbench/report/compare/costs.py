@@ -81,8 +81,9 @@ def _uneven(runs: Sequence[tuple[SeedRun, Result]]) -> bool:
     """
     for stacked in {result.stacked for _, result in runs}:
         alike = [(run, result) for run, result in runs if result.stacked == stacked]
-        speeds = [median(_speeds(run) or [0.0]) for run, _ in alike]
-        slower = not all(speeds) or _differ(speeds)
+        # The mean of what an image takes: short breaks are in it, as in the seconds.
+        paces = [fmean([1 / speed for speed in _speeds(run)] or [0.0]) for run, _ in alike]
+        slower = not all(paces) or _differ(paces)
         if slower and _differ([result.seconds / result.epochs for _, result in alike]):
             return True
     return False

@@ -72,8 +72,8 @@ _METHOD = Folded(
                 "Seeds that diverged or failed are listed and in no mean; a norm of which seeds"
                 " diverged at a place is in no comparison there.",
                 "Trained again, a seed agrees up to the rounding of float32, which training can"
-                " enlarge to a point of error: sums depend on how many seeds are one network and on"
-                " the threads, both in seeds.csv. stack=… threads=… repeat them.",
+                " enlarge to a point or two of error: sums depend on how many seeds are one network"
+                " and on the threads, both in seeds.csv. stack=… threads=… repeat them.",
                 "Every seed is in seeds.csv, every cell in cells.csv, every difference in"
                 " differences.csv.",
             ]

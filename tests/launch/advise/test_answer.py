@@ -18,6 +18,7 @@ from normbench.launch.advise.answer import Answer, OnTest, judge
 from normbench.launch.advise.book import Finish, Standing
 from normbench.launch.advise.budget import Candidate, Heat, whole
 from normbench.launch.advise.command import extended
+from normbench.launch.advise.race import follow
 from normbench.launch.compose import load_config
 from normbench.norms import NORMS
 from tests.launch.advise.worlds import TEST, World, plan
@@ -32,7 +33,9 @@ def finish(*norms: str, epochs: int = 20, seeds: int = 5, remaining: float = 0.0
         Standing(n, "racing", Candidate(n, 0.5), [0.7] * seeds, epochs, 0.01, "") for n in norms
     ]
     leads = {norm: {2: -0.05, 10: -0.01} for norm in norms[1:]}
-    return Finish(standings, finals, looks=4, pace=1.0, remaining=remaining, leads=leads)
+    return Finish(
+        standings, finals, looks=4, pace=1.0, remaining=remaining, leads=leads, decided=False
+    )
 
 
 def on_test(end: Finish, **means: float) -> dict[object, OnTest]:
@@ -83,7 +86,8 @@ def test_a_small_lead_is_too_close_to_call_and_it_is_said_how_long_it_would_take
     said = "\n".join(wording.headline(found))
     assert said.startswith("too close to call between group and batch; ahead is group norm")
     assert "batch norm 25.0 ± 1.0 %: 1.9 points worse, not clear (p = " in said
-    assert "group norm's lead over batch norm on held-out images: -5.0 points at 2 epochs" in said
+    lead = "group norm's lead over batch norm on held-out images"
+    assert f"{lead}: -5.0 points at 2 epochs, -1.0 points at 10 epochs" in said
     minutes = ceil((found.within + found.seconds) / 60)
     assert re.search(rf"a clear answer would take about .* more: .* --within {minutes}m$", said)
 
@@ -140,7 +144,36 @@ def test_where_there_is_time_for_the_seeds_that_would_tell_it_says_how_many() ->
     assert (found.verdict, found.seconds) == ("too close to call", 0.0)
     assert found.seeds is not None
     said = wording.headline(found)[-1]
-    assert said.startswith(f"about {found.seeds} seeds each would tell them apart; there is time")
+    assert said.startswith(
+        f"about {found.seeds} seeds each would tell them apart on the test images"
+    )
+
+
+def test_where_held_out_images_have_decided_no_time_is_asked_for_that_would_train_nothing() -> None:
+    """On held-out images the norms are ten points apart, on test images much less."""
+    raced = plan(["group", "batch"])
+    world = World({"group": 0.78, "batch": 0.68}, Random(0), sd=0.002)
+    end = follow(raced, lambda step: world.train(raced, step))
+    assert end.decided
+    behind = zip(end.finals[1].entries, SPREAD, strict=True)
+    close = {entry: OnTest(0.75 + spread, TEST) for entry, spread in behind}
+    ahead = zip(end.finals[0].entries, SPREAD, strict=True)
+    close |= {entry: OnTest(0.769 + spread, TEST) for entry, spread in ahead}
+    for decided in (True, False):
+        spent = replace(end, remaining=0.0, decided=decided)
+        said = "\n".join(wording.headline(judge(raced, spent, close)))
+        assert ("more: the same command with --within" in said) != decided
+        assert ("the race trains no more" in said) == decided
+    # With ten times the time, too, the race trains no more seeds.
+    longer, again = replace(raced, within=10 * raced.within), replace(world, random=Random(0))
+    longest = follow(longer, lambda step: again.train(longer, step))
+    assert {heat.seeds for heat in [*end.finals, *longest.finals]} == {5}
+
+
+def test_seeds_that_have_not_decided_are_said_to_be_open() -> None:
+    raced = plan(["group", "batch"])
+    world = World({"group": 0.701, "batch": 0.70}, Random(0))
+    assert not follow(raced, lambda step: world.train(raced, step)).decided
 
 
 def test_of_norms_that_are_close_all_get_the_seeds_that_are_missing_once_and_together() -> None:

@@ -124,7 +124,7 @@ def test_the_sweep_can_be_typed(nb: Command, tiny: list[str], finals: tuple[str,
     """It is planned as it is said: 24 images, of which the trials of the rates hold out some."""
     question = Question.of([*tiny, "norm.groups=2", "data.val_fraction=0.25"], ["batch", "group"])
     heats = [Heat(Candidate(norm, 1.0), 2, 1, 5) for norm in finals]
-    finish = Finish([], heats, looks=3, pace=1.0, remaining=0.0, leads={})
+    finish = Finish([], heats, looks=3, pace=1.0, remaining=0.0, leads={}, decided=False)
     cell = Cell.of(load_config(question.cell(plan(finals), heats[0])))
     said = elsewhere(question, finish, cell)
 

@@ -2,6 +2,8 @@
 
 import io
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from normbench.terminal.screen import Screen
 from tests.conftest import files_below
 from tests.launch.advise.worlds import timing
 from tests.script_helpers import run_script
+
+SCRIPTS = Path(__file__).parents[3] / "scripts"
 
 
 def quiet() -> Screen:
@@ -148,11 +152,16 @@ def test_a_name_is_one_name_whatever_is_in_it(own: list[str]) -> None:
         assert Path(found.rows[0].folder).parts[:2] == ("runs", name)
 
 
-def test_the_example_of_compare_prints_a_line_a_norm(
-    own: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    run_script("example_compare.py", *own, "epochs=1")
-    first, second = capsys.readouterr().out.splitlines()[-2:]
+def test_the_example_of_compare_prints_a_line_a_norm(own: list[str]) -> None:
+    script = str(SCRIPTS / "example_compare.py")
+    done = subprocess.run(
+        [sys.executable, script, *own, "epochs=1"],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=True,
+    )
+    first, second = done.stdout.splitlines()[-2:]
 
     assert first.startswith("   batch norm, batch 2: ")
     assert second.startswith("   group norm, batch 2: ")
@@ -171,7 +180,7 @@ def test_a_race_from_python_comes_back_as_records_code_and_a_picture(
     said = capsys.readouterr().out.splitlines()
     before = files_below(tmp_path)
     settings = ("batch=2", *own, "epochs=1", "stack=auto")
-    found = advise(*settings, norms="batch,group", within="30m", screen=quiet())
+    found = advise(*settings, norms="batch,group", within=1800, screen=quiet())
 
     (at,) = (i for i, line in enumerate(said) if re.match("(clear|too close to call): ", line))
     lines, code = said[at + 1 : at + 3], said[at + 3 :]

@@ -317,6 +317,17 @@ def test_seeds_whose_times_differ_were_timed_on_a_busy_machine(tmp_path: Path) -
     assert (paid.busy, paid.seconds, paid.images) == (True, None, None)
 
 
+def test_a_short_break_of_one_seed_is_a_busy_machine_too(tmp_path: Path) -> None:
+    cell = write_cell(tmp_path, "group", 2, [0.5, 0.6])
+    edit_result(cell, 1, seconds=3 * 120.0)
+    curve = cell / "seed-1" / "metrics.jsonl"
+    lines = curve.read_text().splitlines()
+    lines[5] = lines[5].replace(": 800.0", ": 66.0")  # one of twelve
+    curve.write_text("\n".join(lines) + "\n")
+
+    assert cost(only(tmp_path).cells[0]).busy
+
+
 def test_the_last_seed_of_several_lanes_has_the_machine_to_itself(tmp_path: Path) -> None:
     """Two in two lanes took half of the time each, the third all of it, at the same speed."""
     cell = write_cell(tmp_path, "group", 2, [0.5, 0.6, 0.7])
