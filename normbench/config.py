@@ -162,8 +162,8 @@ class Config:
         has a folder of its own. The data set enters by name and content, not by how it was asked
         for, so that ``data=auto`` and ``data=cifar10`` share results where they are the same.
         """
-        own = _changes(self, *PLACES)
-        groups = {group: _changes(getattr(self, group), key) for group, key in NAMED_BY.items()}
+        own = changes(self, *PLACES)
+        groups = {group: changes(getattr(self, group), key) for group, key in NAMED_BY.items()}
         if self.norm_batch == self.batch or not self.norm.batch_dependent:
             own.pop("norm_batch", None)
         data = {"name": images.name, "sha256": images.sha256}
@@ -203,10 +203,13 @@ class Config:
         return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def _changes(settings: Any, *left_out: str) -> dict[str, Any]:
+def changes(settings: Any, *left_out: str) -> dict[str, Any]:
     """The plain settings of a configuration or a group of it that differ from their defaults.
 
     Of a file that one names only its SHA-256 counts.
+
+    Args:
+        left_out: settings that are not asked about.
     """
     changed = {}
     for each in fields(settings):

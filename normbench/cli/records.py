@@ -14,10 +14,10 @@ def runs(
 ) -> None:
     """List what has been trained: cells, seeds, state, result."""
     with one_line():
-        from normbench.run import views
+        from normbench.report.text.listing import show_runs
         from normbench.terminal.screen import Screen
 
-        views.show_runs(Screen(), directory)
+        show_runs(Screen(), directory)
 
 
 def report(

@@ -14,6 +14,8 @@ from normbench.config import Config
 from normbench.errors import UsageError
 from normbench.launch.course import Course, estimated, followed, said, show_plan
 from normbench.launch.planned import Cells, Planned
+from normbench.report.compare.recipes import settings_apart
+from normbench.report.read.defaults import filled
 from normbench.run import run as experiment
 from normbench.run.cell import Cell, Replica, write_summary
 from normbench.run.seeds import StoppedError
@@ -46,13 +48,15 @@ class InterruptedSweepError(BaseException):
 def dry_run(cells: Cells, screen: Screen) -> None:
     """Prints the cells, what of them is done, and how long the rest will take."""
     seconds = _estimated(cells, screen)
+    apart = settings_apart([filled(each.entry().settings) for each in cells])
     rows = [
         (
             each.directory.name,
+            own or "-",
             f"{len(each.cell.config.all_seeds) - len(each.left)}/{len(each.cell.config.all_seeds)}",
             duration(seconds[each.directory]) if each.left else "-",
         )
-        for each in cells
+        for each, own in zip(cells, apart, strict=True)
     ]
     show_plan(screen, rows, sum(seconds.values()))
 

@@ -5,29 +5,17 @@ from pathlib import Path
 from statistics import fmean
 
 import torch
-import yaml
 
-from normbench.config import Config
-from normbench.errors import UnreadableError, UsageError
-from normbench.files import as_mapping, read_text
+from normbench.config import Config, changes
+from normbench.errors import UnreadableError
 from normbench.models.foreign import Stem
 from normbench.models.inspection import LayerInfo
 from normbench.norms import Swap
+from normbench.registry import NAMED_BY, as_override
 from normbench.run.cell import Cell
 from normbench.run.placement import Arrangement, Pace
 from normbench.store import curves
-from normbench.store.lock import holder
-from normbench.store.results import (
-    CONFIG,
-    METRICS,
-    MOST_SEEDS,
-    RESULT,
-    Result,
-    is_done,
-    number,
-    read_results,
-    summarize,
-)
+from normbench.store.results import METRICS, RESULT, Result, is_done, summarize
 from normbench.terminal.bars import duration
 from normbench.terminal.screen import Screen
 from normbench.terminal.words import count
@@ -134,7 +122,10 @@ def show_header(
     config, images = cell.config, cell.images
     title = f"{config.norm.title}, batch {config.batch}, {config.model.title}"
     if brief:
-        screen.line(f"{title}, seeds {_seeds(config.all_seeds, there)}: {cell.directory}", "bold")
+        own = "".join(f", {each}" for each in _own(config))
+        seeds = "seed" if config.seeds == 1 else "seeds"
+        said = f"{title}{own}, {seeds} {_seeds(config.all_seeds, there)}"
+        screen.line(f"{said}: {cell.directory}", "bold")
         return
     num_train, held_out = config.data.num_training(images.num_train)
     tested = min(images.num_test, config.data.test_limit or images.num_test)
@@ -159,6 +150,15 @@ def show_header(
             ("files", str(cell.directory)),
         ],
     )
+
+
+def _own(config: Config) -> list[str]:
+    """The settings of its norm and its optimizer that are not the usual ones."""
+    return [
+        f"{group}.{key}={as_override(value)}"
+        for group in ("norm", "optim")
+        for key, value in changes(getattr(config, group), NAMED_BY[group]).items()
+    ]
 
 
 def _seeds(seeds: list[int], there: int) -> str:
@@ -214,73 +214,6 @@ def check_curves(screen: Screen, directory: Path, *, rebuild: bool) -> None:
         screen.line(f"normbench tensorboard --rebuild {directory} makes them anew")
 
 
-def show_runs(screen: Screen, directory: Path) -> None:
-    """Prints a line for each cell below ``directory``: its seeds, its state, its result.
-
-    Raises:
-        UsageError: there is none.
-    """
-    folders = sorted({seed.parent for seed in _begun(directory, "**/seed-*")})
-    if not folders:
-        raise UsageError(
-            f"{directory}: no runs there: it has no folders of seeds like group-b2-1a2b3c4d/seed-0;"
-            " train one with `normbench run`, or name the folder of some"
-        )
-    with screen.working("reading") as bar:
-        rows = []
-        for number, folder in enumerate(folders):
-            bar.update("reading", number, len(folders))
-            rows.append(_run_row(folder))
-    screen.table(
-        f"Cells in {directory}",
-        ("cell", "seeds", "state", "accuracy", "test images", "trained"),
-        rows,
-        droppable=("trained", "seeds", "state", "test images"),
-    )
-
-
-def _begun(directory: Path, seeds: str) -> set[Path]:
-    """The folders of seeds that have begun: one that failed before its first step has no curves."""
-    names = (METRICS, RESULT)
-    return {path.parent for name in names for path in directory.glob(f"{seeds}/{name}")}
-
-
-def _wanted(cell: Path) -> set[str]:
-    """The folders of the seeds that its configuration asks for; none where it cannot be read."""
-    try:
-        settings = as_mapping(yaml.safe_load(read_text(cell / CONFIG) or "{}"))
-        first, seeds = (int(number(settings, k, 0, 1 << 31) or 0) for k in ("seed", "seeds"))
-    except (UnreadableError, ValueError, RecursionError, yaml.YAMLError):
-        return set()
-    return {f"seed-{seed}" for seed in range(first, first + min(seeds, MOST_SEEDS))}
-
-
-def _run_row(folder: Path) -> tuple[str, ...]:
-    ended = read_results(folder)
-    begun = _begun(folder, "seed-*")
-    waiting = len(_wanted(folder) - {seed.name for seed in begun})
-    summary = summarize(ended)
-    if holder(folder) is not None:
-        state = "running"
-    else:
-        state = "interrupted" if len(begun) > len(ended) else summary["status"]
-        state += f", {waiting} waiting" if waiting else ""
-    mean, interval = summary["test_accuracy_mean"], summary["test_accuracy_ci95"]
-    accuracy = "-" if mean is None else f"{mean:.2%}"
-    if interval is not None:
-        accuracy += f" ± {(interval[1] - interval[0]) / 2:.2%}"
-    images = {result.test_images for result in ended if result.test_images is not None}
-    seconds = sum(result.seconds for result in ended)
-    return (
-        f"{folder.parent.name}/{folder.name}",
-        f"{len(ended)}/{len(begun) + waiting}",
-        state,
-        accuracy,
-        ", ".join(f"{number:,}" for number in sorted(images)) or "-",
-        duration(seconds) if ended else "-",
-    )
-
-
 def show_results(
     screen: Screen, cell: Cell, ended: Sequence[Result], seconds: Mapping[str, float]
 ) -> None:
@@ -290,7 +223,7 @@ def show_results(
         (
             f"seed {r.seed}",
             r.status if r.diverged_at is None else f"{r.status} at step {r.diverged_at:,}",
-            "-" if r.test_accuracy is None else f"{r.test_accuracy:.2%}",
+            "-" if r.test_accuracy is None else f"{100 * (1 - r.test_accuracy):.2f}",
             "-" if r.test_loss is None else f"{r.test_loss:.4f}",
             "-" if r.train_loss is None else f"{r.train_loss:.4f}",
             f"{r.images_per_second:,.0f}",
@@ -301,7 +234,7 @@ def show_results(
     summary = summarize(ended)
     screen.table(
         f"{config.norm.name}, batch {config.batch}, {config.model.title} on {cell.images.name}",
-        ("", "status", "accuracy", "test loss", "train loss", "images/s", "time"),
+        ("", "status", "error %", "test loss", "train loss", "images/s", "time"),
         rows,
         droppable=("train loss", "images/s", "test loss", "time"),
     )

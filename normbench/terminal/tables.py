@@ -13,8 +13,8 @@ Shown = tuple[str, Sequence[str], Iterable[Sequence[str]], Sequence[str] | None]
 _PADDING = 3
 """Blanks between two columns."""
 
-_BREAKS = re.compile(r"(?<!±) (?!±)|\n")
-"""Where a cell may be broken: no interval leaves its mean."""
+_BREAKS = re.compile(r"(?<!±) (?!±|\d+/\d|\d+ (?:min|s)\b|(?:h|min|s)\b)|\n")
+"""Where a cell may be broken: no interval leaves its mean, no number its unit or what it counts."""
 
 _BLANKS = re.compile(r"\s")
 """Where it is broken if that is still too wide."""

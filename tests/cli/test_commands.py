@@ -213,7 +213,7 @@ def test_at_40_columns_tables_drop_columns_instead_of_breaking_words(
         "norms": ["instance", "name"],
         "data list": ["tiny", "training"],
         f"show {' '.join(finished.arguments[1:-1])}": ["blocks.0", "averages", "conv"],
-        "runs": [finished.cell.name, "accuracy"],
+        "runs": [finished.cell.name, "error %"],
     }
     sent = lists_on_terminal(tiny_library, finished.home, 40, list(words))
 
@@ -357,6 +357,6 @@ def test_runs_lists_cells_seeds_states_and_results(
     interrupted.unlink()
     lines = {line.split("-")[0].strip(): line for line in nb("runs").stdout.splitlines()}
 
-    assert re.search(r" 2/2 +finished +\d+\.\d+% ± \d+\.\d+% ", lines["default/group"])
-    assert re.search(r" 1/1 +diverged +- ", lines["default/none"])
-    assert re.search(r" 0/1 +interrupted +- ", lines["default/batch"])
+    assert re.search(r" finished.2/2 +\d+\.\d+ ± \d+\.\d+ ", lines["default/group"])
+    assert re.search(r" diverged.at.step.\d+ +- ", lines["default/none"])
+    assert re.search(r" interrupted.epoch.\d\.\d/\d +- ", lines["default/batch"])

@@ -123,6 +123,9 @@ def test_a_dry_run_prints_cells_and_time_and_writes_nothing(
     nb: Command, tiny: list[str], tmp_path: Path
 ) -> None:
     line = ["sweep", *tiny, "norm=batch,group", "seeds=2"]
+    assert "settings" not in nb(*line, "--dry-run").stdout
+    rates = nb(*line, "optim.lr=0.1,0.2", "--dry-run").stdout
+    assert rates.count(" optim.lr=0.1 ") == rates.count(" optim.lr=0.2 ") == 2
     result = nb(*line, "--dry-run")
 
     assert result.exit_code == 0, result.output

@@ -15,7 +15,7 @@ from normbench.errors import UsageError
 from normbench.files import write_json
 from normbench.launch.compose import load_config
 from normbench.norms import NORMS
-from normbench.run.views import check_curves, show_layers, show_runs
+from normbench.run.views import check_curves, show_layers
 from normbench.store.results import failure, write_result
 from normbench.terminal.catalog import shared_with_first, show_norms
 from normbench.terminal.screen import Screen
@@ -145,52 +145,7 @@ def test_cardinality_divides_the_cost_of_a_3x3_convolution() -> None:
     assert float(plain[3]) == pytest.approx(4 * float(grouped[3]), rel=0.01)
 
 
-# ---- normbench runs, normbench tensorboard ----
-
-
-def test_a_seed_that_failed_before_its_first_step_is_counted(tmp_path: Path) -> None:
-    cell = write_cell(tmp_path / "x", "group", 2, [0.5, 0.6])
-    for seed in (2, 3):
-        write_result(cell / f"seed-{seed}", failure(seed, RuntimeError("no memory")))
-    lost = tmp_path / "x" / "batch-b2-00000000"
-    write_result(lost / "seed-0", failure(0, RuntimeError("no memory")))
-    begun = tmp_path / "x" / "layer-b2-00000000" / "seed-0"
-    begun.mkdir(parents=True)
-    (begun / "metrics.jsonl").touch()
-    shown, file = screen()
-    show_runs(shown, tmp_path)
-
-    said = [re.split(r" {2,}", line.strip()) for line in file.getvalue().splitlines()]
-    assert [row(said, f"x/{folder.name}")[1:3] for folder in (cell, lost, begun.parent)] == [
-        ["4/4", "failed"],
-        ["1/1", "failed"],
-        ["0/1", "interrupted"],
-    ]
-
-
-def test_seeds_that_are_still_to_come_are_counted(tmp_path: Path) -> None:
-    cells = [
-        write_cell(tmp_path / "x", norm, 2, [0.5], seeds=3, changes={"seed": seed})
-        for norm, seed in (("batch", 0), ("group", 5), ("layer", 0))
-    ]
-    write_result(cells[1] / "seed-5", failure(5, RuntimeError("no memory")))
-    (cells[2] / "config.yaml").write_text("seeds: [")
-    shown, file = screen()
-    show_runs(shown, tmp_path)
-
-    said = [re.split(r" {2,}", line.strip()) for line in file.getvalue().splitlines()]
-    assert [row(said, f"x/{folder.name}")[1:3] for folder in cells] == [
-        ["1/3", "finished, 2 waiting"],
-        ["2/4", "failed, 2 waiting"],
-        ["1/1", "finished"],
-    ]
-
-
-def test_a_folder_without_seeds_says_what_it_lacks(tmp_path: Path) -> None:
-    (tmp_path / "metrics.jsonl").touch()
-
-    with pytest.raises(UsageError, match="no folders of seeds like group-b2-1a2b3c4d/seed-0"):
-        show_runs(screen()[0], tmp_path)
+# ---- normbench tensorboard ----
 
 
 @pytest.mark.parametrize("rebuild", [False, True])

@@ -65,11 +65,7 @@ class Point:
     @property
     def errors(self) -> dict[int, float]:
         """Test error in % by seed, of the seeds that finished."""
-        return {
-            result.seed: round(100 * (1 - result.test_accuracy), 8)
-            for result in self.cell.finished
-            if result.test_accuracy is not None
-        }
+        return self.cell.errors
 
     @property
     def diverged(self) -> int:

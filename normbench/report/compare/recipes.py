@@ -43,6 +43,29 @@ def told_apart(
     ]
 
 
+def settings_apart(cells: Sequence[Mapping[str, Any]]) -> list[str]:
+    """For each of several cells the settings in which it differs from others of its norm.
+
+    As a person would type them; "" where there are none. Batch size is left out, which the name of
+    a cell's folder says like its norm.
+
+    Args:
+        cells: their settings.
+    """
+    left_out = NO_PART | {"batch"}
+    flat = [_flat({k: v for k, v in each.items() if k not in left_out}) for each in cells]
+    said = []
+    for own in flat:
+        same = [each for each in flat if each.get("norm.name") == own.get("norm.name")]
+        differing = (
+            f"{key.removesuffix('.name')}={value}"
+            for key, value in own.items()
+            if value != "None" and any(other.get(key) != value for other in same)
+        )
+        said.append(", ".join(differing))
+    return said
+
+
 def telling(recipes: Sequence[tuple[str, Mapping[str, Any], str | None]]) -> list[str]:
     """What tells each of several recipes from the others of its title, as titles end.
 

@@ -76,6 +76,15 @@ class CellRun:
         return [s.result for s in self.seeds if s.result is not None and s.state == FINISHED]
 
     @property
+    def errors(self) -> dict[int, float]:
+        """Their test errors in %, by seed."""
+        return {
+            result.seed: round(100 * (1 - result.test_accuracy), 8)
+            for result in self.finished
+            if result.test_accuracy is not None
+        }
+
+    @property
     def epochs(self) -> float | None:
         """How many epochs were asked for; without a configuration, how many were seen."""
         asked = self.settings.get("epochs")
@@ -106,7 +115,10 @@ def collect(directory: Path) -> Collection:
         UsageError: there is no such folder, it cannot be read, or it has no cells.
     """
     if not directory.is_dir():
-        raise UsageError(f"{directory}: there is no such folder; give one like runs/NAME")
+        raise UsageError(
+            f"{directory}: there is no such folder; give one like runs/NAME, or train some with"
+            " normbench sweep"
+        )
     cells: dict[str, CellRun] = {}
     problems: list[str] = []
     home = directory.resolve()  # "." has no name

@@ -135,7 +135,7 @@ def _fall(comparison: Comparison) -> list[str]:
     said = f"{where}, {line.named}'s test error {verb} by {size(moved)} points"
     said += wider(with_new_images(moved, points[0], against), " on new images")
     inner = moved.at(2 * LEVEL - 1)
-    if inner.low is not None and inner.low > 0:
+    if moved.clear and inner.low is not None and inner.low > 0:
         said += f", by at least {fixed(inner.low, 1)} (95 %, one-sided)"
     return [f"{said}{not_clear(moved)}."]
 
