@@ -32,7 +32,7 @@ from importlib import import_module
 TYPE_CHECKING = False  # as mypy takes it; the command line must not wait for typing either
 
 if TYPE_CHECKING:
-    from normbench.launch.advise.notebook import advise, compare
+    from normbench.launch.notebook import advise, compare
     from normbench.norms import NORMS, describe_swap, swap_norm
     from normbench.run.diagnose import diagnose
     from normbench.training.stacking import stack, unstack
@@ -50,8 +50,8 @@ __all__ = [
 
 _HOME = {
     "NORMS": "normbench.norms",
-    "advise": "normbench.launch.advise.notebook",
-    "compare": "normbench.launch.advise.notebook",
+    "advise": "normbench.launch.notebook",
+    "compare": "normbench.launch.notebook",
     "describe_swap": "normbench.norms",
     "swap_norm": "normbench.norms",
     "diagnose": "normbench.run.diagnose",

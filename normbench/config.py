@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
 from enum import Enum
 from math import inf
 from pathlib import Path
@@ -136,6 +136,10 @@ class Config:
                 raise UsageError(f"{key}={value!r}: must not be empty")
         if self.name in (".", "..") or "/" in self.name or "\\" in self.name:
             raise UsageError(f"name={self.name}: must be one folder's name, without slashes")
+        if not self.name.isprintable():  # nor what is no UTF-8
+            raise UsageError(f"name={self.name!r}: must have no characters that cannot be shown")
+        if self.name.startswith((".", "seed-")):  # reports leave such folders out
+            raise UsageError(f"name={self.name}: must not begin with a dot or with seed-")
         try:
             self.runs = str(Path(self.runs).expanduser())
         except RuntimeError:
@@ -152,6 +156,15 @@ class Config:
     def statistics_batch(self) -> int:
         """How many images share batch norm's statistics: ``norm_batch``, or all of ``batch``."""
         return self.norm_batch or self.batch
+
+    def plain(self) -> dict[str, Any]:
+        """All settings as plain values, as records have them.
+
+        Without ``together``: with whom a cell is trained is no part of it.
+        """
+        found: dict[str, Any] = _plain(asdict(self))
+        del found["together"]
+        return found
 
     def identity(self, images: Description) -> dict[str, Any]:
         """Everything that makes a result another one, as plain values.
@@ -201,6 +214,15 @@ class Config:
         """SHA-256 (hex) of :meth:`identity`."""
         canonical = json.dumps(self.identity(images), sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """Enumerations by value, containers copied."""
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def changes(settings: Any, *left_out: str) -> dict[str, Any]:

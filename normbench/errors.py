@@ -1,6 +1,12 @@
 """What can go wrong that is not a mistake of this program."""
 
 
+def first_line(error: BaseException) -> str:
+    """What kind of error it is, and the first line of what it says."""
+    text = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
 class UsageError(ValueError):
     """Something the person at the keyboard can mend.
 

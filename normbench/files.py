@@ -20,7 +20,7 @@ from platformdirs import user_data_path
 from normbench.errors import UnreadableError, UsageError
 
 SMALL, LARGE = 1 << 20, 1 << 28
-"""Bytes that a record and a curve have at most."""
+"""Bytes that a record has at most, and a curve or what grows with a sweep or an image."""
 
 DATA_SET = ".safetensors"
 """How the file of a data set is called, after its name."""
@@ -71,7 +71,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     write_atomically(path, write)
 
 
-def sweep(folder: Path) -> None:
+def remove_leftovers(folder: Path) -> None:
     """Removes what killed writers left in ``folder``; a younger file may still be written."""
     for leftover in folder.glob(".*.tmp"):
         with suppress(FileNotFoundError):  # another has just renamed or removed it
@@ -108,14 +108,15 @@ def read_text(path: Path, limit: int = SMALL) -> str | None:
         raise UnreadableError("it is not text") from None
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
+def read_json(path: Path, limit: int = SMALL) -> dict[str, Any] | None:
     """The object in a JSON file; None where there is no file.
 
     Raises:
-        UnreadableError: it holds something else; the message begins with the file's name.
+        UnreadableError: it holds something else, or more than ``limit`` bytes; the message begins
+            with the file's name.
     """
     try:
-        text = read_text(path)
+        text = read_text(path, limit)
         return None if text is None else as_mapping(json.loads(text))
     except UnreadableError as error:
         raise UnreadableError(f"{path.name}: {error}") from None

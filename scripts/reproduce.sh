@@ -4,7 +4,7 @@
 #   scripts/reproduce.sh IMAGES [EXPERIMENT...]
 #
 # IMAGES is CIFAR-10 as JPEG files: a folder or an archive, train/CLASS/*.jpg and test/CLASS/*.jpg.
-# EXPERIMENT is naive, isolated, groups, long or batch-size (hours each on two cores), or article,
+# EXPERIMENT is naive, isolated, groups, long, batch-size or momentum (hours each on two cores), or article,
 # which looks into the networks of batch-size; all of them without one. resnet20, for a GPU, runs
 # only where it is named. Cells train with one thread, as the committed ones were; THREADS=null
 # takes all cores, and rounds otherwise.
@@ -17,7 +17,7 @@ images=${1:?usage: scripts/reproduce.sh IMAGES [EXPERIMENT...]}
 [[ $images = /* ]] || images=$PWD/$images
 shift
 cd "$(dirname "$0")/.."
-[ $# -gt 0 ] || set -- naive isolated groups long batch-size article
+[ $# -gt 0 ] || set -- naive isolated groups long batch-size momentum article
 incomplete=()
 
 # Runs a step of the experiment $name. Only 1 means that something there did not come to a good end.
@@ -47,7 +47,7 @@ for name in "$@"; do
     "threads=${THREADS:-1}"
   step python scripts/keep.py "runs/$name" "results/$name"
   papers=--papers
-  [ "$name" != batch-size ] || papers=
+  case $name in batch-size | momentum) papers= ;; esac # nothing published is like these
   step normbench report "results/$name" $papers --out "results/$name"
 done
 if [ ${#incomplete[@]} -gt 0 ]; then

@@ -79,6 +79,8 @@ def digest(images: Description | None = None, **values: Any) -> str:
         ("name", "a/b"),
         ("name", "a\\b"),
         ("name", ".."),
+        ("name", ".hidden"),
+        ("name", "seed-0"),
         ("runs", ""),
         ("runs", "~nobody-of-that-name/x"),
         ("seeds", 10**12),
@@ -92,6 +94,12 @@ def test_a_value_out_of_range_is_refused_with_its_key_and_itself(key: str, value
 
     assert str(value) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["x\udcff", "a\x1b[31m", "a\nb"])
+def test_a_name_that_cannot_be_shown_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match=r"^name='.*': must have no characters that cannot"):
+        config(name=name)
 
 
 def test_norm_batch_must_divide_batch_and_the_divisors_are_named() -> None:

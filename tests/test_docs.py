@@ -169,7 +169,7 @@ def run(nb: Command, words: list[str]) -> None:
         case ["normbench", "advise", *rest] if any(word.startswith("hydra/") for word in rest):
             asked([word for word in rest if "=" in word])
         case ["normbench", *_]:
-            with patch("normbench.launch.advise.race.MOST_SEEDS", 3):
+            with patch("normbench.launch.advise.race.SEEDS_RACED", 3):
                 result = nb(*smaller(words)[1:])
             assert result.exit_code == 0, f"{shlex.join(words)}\n{result.output}"
         case ["python", script, *_] if shlex.join(words[:2]) in SMALLER:

@@ -17,6 +17,7 @@ import os
 import signal
 import sys
 import threading
+from pathlib import Path
 from time import perf_counter
 
 SPINS = "10000"
@@ -37,6 +38,9 @@ def command() -> None:
     registered for the end is called and output is flushed here, and files are closed before.
     """
     code: object = 0
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it was closed before; nobody wants to read
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
     try:
         main()
     except SystemExit as end:

@@ -21,7 +21,7 @@ _normbench() {
         COMPREPLY=("${COMPREPLY[@]#"${word%=*}="}")
     fi
     if [[ ${COMPREPLY[0]} == *= ]]; then
-        compopt -o nospace
+        type compopt &>/dev/null && compopt -o nospace  # bash 3 has none
     fi
 }
 complete -o default -F _normbench normbench

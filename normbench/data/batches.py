@@ -21,6 +21,9 @@ from normbench.data.library import ImageSet
 CHUNK = 512
 """How many images are prepared at once: enough to make calls cheap, few enough to stay in cache."""
 
+PIXELS = CHUNK * 32**2
+"""How many pixels, at most."""
+
 
 @dataclass(frozen=True, slots=True)
 class EpochPlan:
@@ -149,7 +152,9 @@ class Batches:
         """
         plan = self._plan(epoch)
         # Chunks begin at fixed steps: a resumed epoch computes what an undisturbed one does.
-        length = max(1, CHUNK // (self.batch * len(self.seeds)))
+        height, width = self.split.size
+        count = min(CHUNK, PIXELS // (height * width))
+        length = max(1, count // (self.batch * len(self.seeds)))
         for first in range(start - start % length, self.steps, length):
             images, labels = self._chunk(plan, slice(first, first + length))
             for step in range(max(start - first, 0), len(images)):

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 from hydra import compose, initialize_config_module
@@ -22,7 +23,7 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
-from normbench.config import Config
+from normbench.config import LIMITS, Config
 from normbench.errors import UsageError
 from normbench.launch import hints
 from normbench.launch.choices import CONFIGS, LAUNCHERS
@@ -148,7 +149,7 @@ def parse(text: str) -> Typed:
     quoted = f"{key}={QuotedString(value, Quote.single).with_quotes()}"
     if key.strip() and equals:
         for readable in (text, quoted):  # names and paths have characters that Hydra wants quoted
-            with suppress(HydraException, ValueError):  # a number may have too many digits
+            with suppress(HydraException, ValueError, RecursionError):  # too many digits, or lists
                 override = OverridesParser.create().parse_override(readable)
                 if readable is quoted or not _is_misread(key, override):
                     return Typed(text, readable, override)
@@ -170,13 +171,20 @@ def check(typed: Typed) -> None:
         raise UsageError(f"{text}: write {key}=VALUE without @{override.package}")
     if override.is_sweep_override():
         if key in ("seed", "seeds"):
-            raise hints.several_seeds(text, override.sweep_iterator())
+            raise hints.several_seeds(text, _listed(override))
         raise UsageError(f"{text}: one run takes one value; for several: normbench sweep {text}")
     if key in group_names():
         if str(override.value()) not in group_names()[key]:
             raise hints.unknown_choice(text, key, str(override.value()))
     elif key not in known_keys():
         raise hints.unknown_key(text, key)
+
+
+def _listed(override: Override) -> list[object]:
+    """The values of a sweep, as far as they can be listed."""
+    with suppress(HydraException, ValueError, ArithmeticError):
+        return list(islice(override.sweep_iterator(), LIMITS["seeds"]))
+    return []
 
 
 def by_key(texts: Iterable[str]) -> dict[str, str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from threading import Event, Thread
 from time import monotonic
 
-from normbench.report.text.tables import filled
+from normbench.report.text.tables import without_empty
 from normbench.run.cell import Replica
 from normbench.run.estimate import Estimates
 from normbench.run.machine import prepared
@@ -108,7 +108,7 @@ def followed(cells: Mapping[str, Callable[[], bool]], screen: Screen) -> Iterato
 
 def show_plan(screen: Screen, rows: Sequence[Sequence[str]], total: float) -> None:
     """Prints the cells of a sweep: what is done, and what the rest will take."""
-    columns, shown = filled(("cell", "settings", "seeds", "time left"), rows)
+    columns, shown = without_empty(("cell", "settings", "seeds", "time left"), rows)
     screen.table("Cells", columns, shown, droppable=columns[2:])
     screen.line(f"{said(total)}; nothing has been trained (--dry-run)")
 

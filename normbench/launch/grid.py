@@ -72,7 +72,7 @@ def train_all(arguments: Sequence[str], screen: Screen, *, dry_run: bool = False
     with _opened([text for text in arguments if text != rates.AUTO]) as grid:
         cells: Iterable[rates.Composed] = grid.cells(chosen="optim.lr" if auto else None)
         if auto:
-            cells = rates.settled(grid, cells, screen, dry_run=dry_run)
+            cells = rates.with_best_rates(grid, cells, screen, dry_run=dry_run)
         return grid.train(cells, screen, dry_run=dry_run)
 
 
@@ -84,7 +84,7 @@ def with_rate(arguments: Sequence[str], screen: Screen) -> list[str]:
     hints.check_arguments("run", arguments)  # says what is wrong as a run says it
     cell = load_config(others), [parse(text).readable for text in others]
     with _opened([]) as grid:
-        ((config, _),) = rates.settled(grid, [cell], screen)
+        ((config, _),) = rates.with_best_rates(grid, [cell], screen)
     return [*others, f"optim.lr={config.optim.lr}"]
 
 
@@ -110,7 +110,7 @@ def train_each(
         return grid.train(configs, screen, known=known)
 
 
-def check_launcher(launcher: Sequence[str]) -> None:
+def compose_launcher(launcher: Sequence[str]) -> None:
     """Composes ``hydra/launcher=…`` and ``hydra.launcher.…``, and launches nothing.
 
     Raises:
@@ -278,8 +278,8 @@ def _values(typed: Typed) -> list[Typed]:
         raise UsageError(f"{typed.text}: give values, {typed.key}=A,B or {typed.key}=range(1,5)")
     try:
         values = list(itertools.islice(override.sweep_string_iterator(), MOST_CELLS + 1))
-    except ValueError:
-        raise UsageError(f"{typed.text}: the step of a range must not be 0") from None
+    except (ValueError, ArithmeticError, HydraException):
+        raise UsageError(f"{typed.text}: the step of a range must not be 0, nor nan") from None
     if not values:
         raise UsageError(f"{typed.text}: there is no value in it")
     _check_number(len(values))

@@ -100,7 +100,7 @@ def check_arguments(command: str, arguments: Sequence[str]) -> None:
             )
         if text.startswith("-"):
             raise UsageError(f"{text}: settings have no dashes; write {text.lstrip('-')}")
-        if command == "run" and text.startswith("experiment="):
+        if command == "run" and text.partition("=")[0].strip() == "experiment":
             _check_experiment(text, arguments)
 
 
@@ -154,7 +154,7 @@ def _value_in(following: Sequence[str]) -> str:
 def _check_experiment(text: str, arguments: Sequence[str]) -> None:
     """Refuses an experiment in a run, unless what it varies is given, so that it is one cell."""
     given = {each.partition("=")[0] for each in arguments}
-    varied = choices.varied(text.partition("=")[2])
+    varied = choices.varied(text.partition("=")[2].strip(" '\""))
     if not varied <= given:
         raise UsageError(
             f"{text}: an experiment has several cells; use sweep: normbench sweep"
@@ -273,6 +273,7 @@ _ALLOWED: dict[Any, str] = {
     int | None: "a whole number or null",
     int | str: "auto or a whole number",
     float: "a number",
+    float | None: "a number or null",
     bool: "true or false",
     str: "text",
     str | None: "text or null",

@@ -6,10 +6,9 @@ machine, and in however many attempts.
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from normbench.config import Config
 from normbench.errors import UsageError
@@ -62,8 +61,7 @@ class Planned:
             if result is None:
                 said.setdefault("no result", []).append(seed)
             elif result.status != FINISHED:
-                at = "" if result.diverged_at is None else f" at step {result.diverged_at:,}"
-                said.setdefault(result.error or f"{result.status}{at}", []).append(seed)
+                said.setdefault(result.error or result.said, []).append(seed)
         return "; ".join(f"seed {', '.join(map(str, seeds))} {why}" for why, seeds in said.items())
 
     def _results(self) -> list[tuple[int, Result | None]]:
@@ -79,8 +77,6 @@ class Planned:
     def entry(self) -> PlannedCell:
         """What the plan says of it."""
         config = self.cell.config
-        settings = json.loads(json.dumps(asdict(config), default=_value))
-        del settings["together"]  # with whom it is trained is no part of it
         return PlannedCell(
             folder=self.directory.name,
             norm=config.norm.name,
@@ -89,13 +85,8 @@ class Planned:
             model=config.model.title,
             data=self.cell.images.name,
             seeds=config.all_seeds,
-            settings=unfilled(settings),
+            settings=unfilled(config.plain()),
         )
-
-
-def _value(choice: Any) -> Any:
-    """What stands for an enumeration's choice in a file."""
-    return choice.value
 
 
 class Job(list[Planned]):

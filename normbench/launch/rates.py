@@ -5,14 +5,13 @@ rule, then those beside the best. Held-out images decide. These trainings are or
 ``RUNS/NAME-rates``, so that the same command goes on; the cell itself is the one with that rate.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
-from normbench.config import Config
+from normbench.config import LIMITS, Config
 from normbench.errors import UnfinishedError, UsageError
-from normbench.launch.advise.budget import EXTENSIONS, FACTORS, beside, shortest
 from normbench.launch.compose import by_key, composed, parse
 from normbench.launch.planned import Cells, Planned
 from normbench.registry import as_override
@@ -25,6 +24,12 @@ AUTO = "optim.lr=auto"
 
 HELD_OUT = 0.1
 """The share of the training images that decide, where ``data.val_fraction`` says nothing."""
+
+FACTORS = (0.5, 1.0, 2.0)
+"""The learning rates that are tried first, as multiples of ``optim.lr``."""
+
+EXTENSIONS = 2
+"""How often others are tried beside the best."""
 
 Composed = tuple[Config, list[str]]
 """A cell's configuration, and the overrides that compose it."""
@@ -41,6 +46,17 @@ def wanted(arguments: Sequence[str]) -> bool:
         if key == "optim.lr" and "auto" in value.split(",") and text != AUTO:
             raise UsageError(f"{text}: auto goes alone, it tries several; write {AUTO}")
     return AUTO in arguments
+
+
+def beside(best: float | None, tried: Collection[float]) -> list[float]:
+    """The factors to try next: those beside the best; below all, where none is good."""
+    wanted = [min(tried) / 2] if best is None else [best / 2, best * 2]
+    return [factor for factor in wanted if factor not in tried]
+
+
+def shortest(epochs: int) -> int:
+    """The length of the first short trainings, in epochs."""
+    return max(1, epochs // 8)
 
 
 @dataclass(slots=True)
@@ -91,7 +107,7 @@ class _Search:
             self.overrides,
             f"optim.lr={self.rate(factor)}",
             f"epochs={self.epochs}",
-            f"seed={config.seed + config.seeds}",
+            f"seed={_apart(config.seed)}",
             "seeds=1",
             f"name={as_override(f'{config.name}-rates')}",
             f"data.val_fraction={config.data.val_fraction or HELD_OUT}",
@@ -118,6 +134,12 @@ class _Search:
         write_rate(folder, rate, tried=tried, epochs=self.epochs, images=self.images)
 
 
+def _apart(seed: int) -> int:
+    """A seed that a cell does not use, however many seeds it will have."""
+    most = LIMITS["seeds"]
+    return seed + most if seed + most < 2**31 else seed - most
+
+
 class Trainer(Protocol):
     """What trains cells."""
 
@@ -126,7 +148,7 @@ class Trainer(Protocol):
     ) -> Cells: ...
 
 
-def settled(
+def with_best_rates(
     trainer: Trainer, cells: Iterable[Composed], screen: Screen, *, dry_run: bool = False
 ) -> list[Composed]:
     """The cells, each once and at the best learning rate for it.

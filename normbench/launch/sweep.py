@@ -11,11 +11,10 @@ from pathlib import Path
 from uuid import uuid4
 
 from normbench.config import Config
-from normbench.errors import UsageError
+from normbench.errors import UsageError, first_line
 from normbench.launch.course import Course, estimated, followed, said, show_plan
 from normbench.launch.planned import Cells, Planned
 from normbench.report.compare.recipes import settings_apart
-from normbench.report.read.defaults import filled
 from normbench.run import run as experiment
 from normbench.run.cell import Cell, Replica, write_summary
 from normbench.run.seeds import StoppedError
@@ -48,7 +47,7 @@ class InterruptedSweepError(BaseException):
 def dry_run(cells: Cells, screen: Screen) -> None:
     """Prints the cells, what of them is done, and how long the rest will take."""
     seconds = _estimated(cells, screen)
-    apart = settings_apart([filled(each.entry().settings) for each in cells])
+    apart = settings_apart([each.cell.config.plain() for each in cells])
     rows = [
         (
             each.directory.name,
@@ -88,9 +87,8 @@ def train(config: Config, screen: Screen) -> None:
     except StoppedError:  # a launcher has asked, and takes it from here
         screen.line("  stopped; the same sweep goes on with it")
     except Exception as error:
-        said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         held = isinstance(error, HeldError)
-        screen.line(f"  left alone: {error}" if held else f"  failed: {said}")
+        screen.line(f"  left alone: {error}" if held else f"  failed: {first_line(error)}")
         if len(configs) > 1:  # what is wrong with one is nothing to the others
             for each in configs:
                 train(each, screen)
@@ -190,11 +188,11 @@ def _launched(
             break
         if left:
             said = f"{count(len(left), 'cell')} left"
-            screen.line(f"a process of the launcher died ({_first_line(died)}); {said}")
+            screen.line(f"a process of the launcher died ({first_line(died)}); {said}")
         if begun or len(left) < len(todo):
             break
         if not retries:
-            raise UsageError(f"the launcher failed: {_first_line(died)}") from died
+            raise UsageError(f"the launcher failed: {first_line(died)}") from died
     return died, Cells(left), Cells(begun)
 
 
@@ -265,8 +263,3 @@ def _others(cells: Cells) -> set[Holder]:
     found = {holder(each.directory) for each in cells}
     own = os.getpid()
     return {who for who in found if who and who.here and who.sweep == _THIS and who.pid != own}
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip().partition("\n")[0]
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -11,7 +11,15 @@ from torch import nn
 
 from normbench.errors import UsageError
 from normbench.models.drawing import drawing
-from normbench.models.files import COUNTER, State, load_weights, read_weights, sha256_of
+from normbench.models.files import (
+    COUNTER,
+    State,
+    load_weights,
+    plain_name,
+    read_weights,
+    sha256_of,
+    without_counters,
+)
 from normbench.norms import NormConfig, swap_norm
 from normbench.norms.batch import BatchNormConfig
 from normbench.norms.parts import Slot
@@ -130,8 +138,8 @@ class ModelConfig(ABC):
         """Makes the network with its weights and, where it has some, its own norms.
 
         A network of this package has empty slots or, with weights from a file, the norms of these
-        weights: batch norm where they have running statistics, else ``norm``. Those of a foreign
-        network that was trained here have this package's batch norm, too.
+        weights: batch norm where they have running statistics, unless their names are those of
+        ``norm``; else ``norm``. Those of a foreign network that was trained here likewise.
 
         Raises:
             UsageError: the settings or the file of weights do not fit.
@@ -145,7 +153,8 @@ class ModelConfig(ABC):
             slots = any(isinstance(module, Slot) for module in model.modules())
             if slots or trained_here(model, state):
                 averaged = any(name.endswith("running_mean") for name in state)
-                swap_norm(model, BatchNormConfig() if averaged else norm)
+                own = [BatchNormConfig(), norm] if averaged else [norm]
+                swap_norm(model, next((n for n in own if _of(n, model, state)), own[0]))
             return Start(model, True, load_weights(model, state, self.weights))
 
     def build(
@@ -192,8 +201,18 @@ def trained_here(model: nn.Module, state: State) -> bool:
     return _named("running_mean", swapped) == averaged
 
 
+def _of(norm: NormConfig, model: nn.Module, state: State) -> bool:
+    """Whether weights are those of ``model`` with ``norm``, by the names of their tensors."""
+    try:
+        swapped = swap_norm(deepcopy(model), norm).state_dict()
+    except UsageError:  # the norm does not fit; that is said where it is swapped in
+        return False
+    names = {plain_name(name) for name in without_counters(swapped)}
+    return names == without_counters(state).keys()
+
+
 def _named(end: str, state: State) -> set[str]:
-    return {name for name in state if name.endswith(end)}
+    return {plain_name(name) for name in state if name.endswith(end)}
 
 
 MODELS: Registry[ModelConfig] = Registry("model")

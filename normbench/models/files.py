@@ -1,6 +1,7 @@
 """Files that a network comes from: known by their content, read without running anything."""
 
 import hashlib
+import re
 import warnings
 from collections.abc import Mapping
 from functools import lru_cache
@@ -19,6 +20,8 @@ State = Mapping[str, Tensor]
 
 COUNTER = "num_batches_tracked"
 """How torch's batch norm calls the number of batches that it has seen; nothing computes with it."""
+
+_WRAPPED = re.compile(r"^(?:module\.)+")
 
 WRAPPERS = ("state_dict", "model", "model_state_dict")
 """Under which keys a checkpoint has its tensors."""
@@ -92,7 +95,7 @@ def read_weights(file: str, sha256: str) -> State:
 
 def plain_name(name: str) -> str:
     """A tensor's name without what ``torch.compile`` and DistributedDataParallel put into it."""
-    return name.replace("_orig_mod.", "").removeprefix("module.")
+    return _WRAPPED.sub("", name.replace("_orig_mod.", ""))
 
 
 def tensors_in(content: bytes) -> dict[str, Tensor]:
@@ -135,7 +138,7 @@ def without_counters(state: State) -> dict[str, Tensor]:
 
 
 def load_weights(model: nn.Module, state: State, file: str) -> str | None:
-    """Gives ``model`` the tensors of ``state``.
+    """Gives ``model`` the tensors of ``state``, named as :func:`plain_name` says.
 
     The last layer may have another number of classes; it then stays as it is.
 
@@ -145,9 +148,11 @@ def load_weights(model: nn.Module, state: State, file: str) -> str | None:
     Raises:
         UsageError: the tensors are those of another network.
     """
-    own, theirs = without_counters(model.state_dict()), without_counters(state)
+    tensors, theirs = without_counters(model.state_dict()), without_counters(state)
+    mine = {plain_name(name): name for name in tensors}
+    own = {plain: tensors[name] for plain, name in mine.items()}
     layers = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
-    head = f"{layers[-1][0]}." if layers else ""
+    head = f"{plain_name(layers[-1][0])}." if layers else ""
     other = [k for k in own if k in theirs and own[k].shape != theirs[k].shape]
     for problem, names in (
         ("has no", [k for k in own if k not in theirs]),
@@ -157,9 +162,9 @@ def load_weights(model: nn.Module, state: State, file: str) -> str | None:
         if names:
             raise UsageError(
                 f"model.weights={file}: it {problem} {names[0]} ({len(names)} such of {len(own)}"
-                " tensors), so it is of another network"
+                " tensors), so it is of another network or norm"
             )
-    model.load_state_dict({k: v for k, v in theirs.items() if k not in other}, strict=False)
+    model.load_state_dict({mine[k]: v for k, v in theirs.items() if k not in other}, strict=False)
     if not other:
         return None
     a, b = len(theirs[other[0]]), len(own[other[0]])

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from normbench.errors import UsageError
 from normbench.models.base import MODELS, ModelConfig, Start
@@ -45,6 +46,12 @@ class ForeignConfig(ModelConfig):
         return start
 
     def _check_norms(self, model: nn.Module, norm: NormConfig) -> None:
+        lazy = next((n for n, p in model.named_parameters() if is_lazy(p)), None)
+        if lazy is not None:
+            raise UsageError(
+                f"{self.said}: {lazy} has no size yet, of a lazy layer; give its channels or"
+                " features (nn.Linear instead of nn.LazyLinear)"
+            )
         unknown = next(((n, m) for n, m in model.named_modules() if is_unknown_norm(m)), None)
         if unknown is not None:
             raise UsageError(

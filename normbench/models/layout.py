@@ -4,6 +4,7 @@ All images here are stored position by position (channels last), which convoluti
 faster. A network may be written for the other way, such as one that flattens with ``view``.
 """
 
+from collections.abc import Sequence
 from copy import deepcopy
 
 import torch
@@ -19,9 +20,13 @@ def settle_layout(model: nn.Module, images: Tensor) -> None:
         model: images [N, 3, H, W] to logits; it gets a hook, see :func:`layout_of`, or nothing.
         images: some, on its device.
     """
-    other = torch.contiguous_format
-    if not _takes(model, images, torch.channels_last) and _takes(model, images, other):
-        model.register_forward_pre_hook(_channel_by_channel)
+    # A network may compute in its own way in training; that may need more images than these.
+    for modes in ((False, True), (False,)):
+        if _takes(model, images, torch.channels_last, modes):
+            return
+        if _takes(model, images, torch.contiguous_format, modes):
+            model.register_forward_pre_hook(_channel_by_channel)
+            return
 
 
 def layout_of(model: nn.Module) -> torch.memory_format:
@@ -30,11 +35,15 @@ def layout_of(model: nn.Module) -> torch.memory_format:
     return torch.contiguous_format if settled else torch.channels_last
 
 
-def _takes(model: nn.Module, images: Tensor, layout: torch.memory_format) -> bool:
+def _takes(
+    model: nn.Module, images: Tensor, layout: torch.memory_format, modes: Sequence[bool]
+) -> bool:
+    """Whether ``model`` computes images stored so, in evaluation (False) and training (True)."""
     try:
-        trial = deepcopy(model).eval().to(memory_format=layout)
+        trial = deepcopy(model).to(memory_format=layout)
         with torch.no_grad(), drawing():
-            trial(images.contiguous(memory_format=layout))
+            for training in modes:
+                trial.train(training)(images.contiguous(memory_format=layout))
     except Exception:  # whatever a network raises that somebody wrote
         return False
     return True

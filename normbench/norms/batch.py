@@ -9,7 +9,7 @@ from torch import Tensor
 
 from normbench.errors import UsageError
 from normbench.norms.base import NORMS, Norm, NormConfig, State, spatial_size
-from normbench.norms.parts import mean_over, positions, scale_and_shift, spread
+from normbench.norms.parts import finished, mean_over, positions, scale_and_shift, spread
 from normbench.norms.published import Published
 from normbench.norms.settings import setting
 
@@ -257,8 +257,7 @@ class BatchNormConfig(NormConfig):
             (part - mean) / (variance + self.eps).sqrt()
             for part, mean, variance in zip(parts, means, variances, strict=True)
         ]
-        y = scale_and_shift(torch.cat(normalized), state.get("weight"), state.get("bias"))
-        return y.relu() if act else y
+        return finished(torch.cat(normalized), state, act)
 
     def _move(self, state: State, name: str, target: Tensor) -> None:
         if name in state:

@@ -9,7 +9,7 @@ from torch import Tensor
 from normbench.errors import UsageError
 from normbench.norms.base import NORMS, NormConfig, State
 from normbench.norms.batch import BatchNorm, folded, unfolded
-from normbench.norms.parts import mean_over, positions, scale_and_shift, spread
+from normbench.norms.parts import finished, mean_over, positions, spread
 from normbench.norms.published import MABN_COCO, MABN_IMAGENET, Published
 from normbench.norms.settings import setting
 
@@ -160,7 +160,7 @@ class BatchRenormConfig(NormConfig):
             results={"batch": 27.3, "batch_renorm": 26.3},
             smallest=4,
             source="arXiv 1803.08494",
-            basis="seen",
+            basis="claimed",
         ),
         MABN_IMAGENET,
         MABN_COCO,
@@ -218,5 +218,4 @@ class BatchRenormConfig(NormConfig):
             state["running_var"] = moved_std.flatten() ** 2 - self.eps
         else:
             normalized = [(x - running_mean) / running_std]
-        y = scale_and_shift(torch.cat(normalized), state.get("weight"), state.get("bias"))
-        return y.relu() if act else y
+        return finished(torch.cat(normalized), state, act)

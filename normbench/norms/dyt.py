@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from normbench.norms.base import NORMS, Norm, NormConfig, State
-from normbench.norms.parts import scale_and_shift, spread
+from normbench.norms.parts import finished, spread
 from normbench.norms.published import Published
 
 
@@ -79,5 +79,4 @@ class DynamicTanhConfig(NormConfig):
         norm_batch: int | None = None,
     ) -> Tensor:
         squashed = torch.tanh(spread(state["alpha"], x) * x)
-        y = scale_and_shift(squashed, state.get("weight"), state.get("bias"))
-        return y.relu() if act else y
+        return finished(squashed, state, act)

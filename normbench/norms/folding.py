@@ -1,5 +1,7 @@
 """Folds norms into the convolutions before them: in inference nothing is left of them."""
 
+from collections import Counter
+
 import torch
 from torch import Tensor, nn
 from torch.fx import Tracer
@@ -62,10 +64,14 @@ class _Tracer(Tracer):
 def _pairs(model: nn.Module) -> list[tuple[str, str]]:
     """The names of each convolution and of the norm that alone takes its output."""
     layers = dict(model.named_modules())
+    calls = [node for node in _Tracer().trace(model).nodes if node.op == "call_module"]
+    uses = Counter(node.target for node in calls)
     pairs = []
-    for node in _Tracer().trace(model).nodes:
-        if node.op == "call_module" and isinstance(layers[node.target], Norm):
-            (before,) = node.all_input_nodes
-            if isinstance(layers.get(str(before.target)), CONVOLUTIONS) and len(before.users) == 1:
-                pairs.append((str(before.target), str(node.target)))
+    for node in calls:
+        if not isinstance(layers[node.target], Norm):
+            continue
+        (before,) = node.all_input_nodes
+        alone = len(before.users) == uses[before.target] == uses[node.target] == 1
+        if alone and isinstance(layers.get(str(before.target)), CONVOLUTIONS):
+            pairs.append((str(before.target), str(node.target)))
     return pairs

@@ -14,6 +14,10 @@ _TORCH = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.modules.instancenorm
 
 _STATISTICS = ("running_mean", "running_var")
 
+_NO_NORMS = ("Normalize", "L2Norm", "LocalResponseNorm")
+"""How classes begin that call themselves norms and take no statistics of an activation's channels:
+of the images' colours, of a vector's length, of neighbouring channels."""
+
 CARRIED = ("weight", "bias", *_STATISTICS)
 """The tensors of a norm that another one can take over: γ, β and running statistics."""
 
@@ -72,5 +76,7 @@ def is_unknown_norm(layer: nn.Module) -> bool:
     For example ``nn.LayerNorm``, which looks at the last dimension, and timm's GlobalResponseNorm.
     """
     name = type(layer).__name__
+    if name.startswith(_NO_NORMS):
+        return False
     parts = {key for key, _ in layer.named_children()} - {"drop", "act"}
     return "Norm" in name and not name.startswith("_") and not parts and foreign_norm(layer) is None

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from normbench.errors import UsageError
 from normbench.norms.base import NORMS, Norm, NormConfig, State, spatial_size
-from normbench.norms.parts import mean_over, positions, scale_and_shift
+from normbench.norms.parts import finished, mean_over, positions
 from normbench.norms.published import Published
 from normbench.norms.settings import setting
 
@@ -240,7 +240,7 @@ class InstanceNormConfig(NormConfig):
             results={"32": 28.4},
             smallest=32,
             source="arXiv 1803.08494",
-            basis="seen",
+            basis="claimed",
         ),
     )
 
@@ -259,12 +259,6 @@ class InstanceNormConfig(NormConfig):
         mean = mean_over(x, positions(x))
         variance = mean_over((x - mean) ** 2, positions(x))
         return finished((x - mean) / (variance + self.eps).sqrt(), state, act)
-
-
-def finished(normalized: Tensor, state: State, act: bool) -> Tensor:
-    """What a reference does last: γ, β and the activation."""
-    y = scale_and_shift(normalized, state.get("weight"), state.get("bias"))
-    return y.relu() if act else y
 
 
 def _divisors(number: int) -> list[int]:

@@ -6,7 +6,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from normbench.norms.base import NORMS, Norm, NormConfig, State
-from normbench.norms.parts import scale_and_shift
+from normbench.norms.parts import finished, scale_and_shift
 
 
 class NoNorm(Norm):
@@ -50,5 +50,4 @@ class NoNormConfig(NormConfig):
         training: bool = True,
         norm_batch: int | None = None,
     ) -> Tensor:
-        y = scale_and_shift(x, state.get("weight"), state.get("bias"))
-        return y.relu() if act else y
+        return finished(x, state, act)

@@ -7,7 +7,7 @@ puts what a norm makes into them.
 
 import copy
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, ClassVar, Self
 
@@ -168,6 +168,12 @@ def scale_and_shift(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Te
     if bias is not None:
         x = x + spread(bias, x)
     return x
+
+
+def finished(normalized: Tensor, state: Mapping[str, Tensor], act: bool) -> Tensor:
+    """What a reference does last: γ, β and the activation."""
+    y = scale_and_shift(normalized, state.get("weight"), state.get("bias"))
+    return y.relu() if act else y
 
 
 def positions(x: Tensor) -> tuple[int, ...]:

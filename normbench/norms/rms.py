@@ -10,7 +10,7 @@ from normbench.errors import UsageError
 from normbench.norms.base import NORMS, State
 from normbench.norms.group import GroupedConfig, GroupNorm
 from normbench.norms.moments import MeanSquare, over_groups
-from normbench.norms.parts import mean_over, positions, scale_and_shift, spread
+from normbench.norms.parts import finished, mean_over, positions, spread
 
 
 class RMSNorm(GroupNorm):
@@ -82,5 +82,4 @@ class RMSNormConfig(GroupedConfig):
         groups = x.reshape(n, g, c // g, *space)
         square = mean_over(groups**2, positions(groups))
         normalized = (groups / (square + self.eps).sqrt()).reshape(x.shape)
-        y = scale_and_shift(normalized, state.get("weight"), state.get("bias"))
-        return y.relu() if act else y
+        return finished(normalized, state, act)

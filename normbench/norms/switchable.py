@@ -11,13 +11,7 @@ from torch.autograd.function import once_differentiable
 from normbench.norms.base import NORMS, NormConfig, State, spatial_size
 from normbench.norms.batch import BatchNorm
 from normbench.norms.moments import Moments, sum_over
-from normbench.norms.parts import (
-    mean_over,
-    per_example,
-    positions,
-    scale_and_shift,
-    spread,
-)
+from normbench.norms.parts import finished, mean_over, per_example, positions, spread
 from normbench.norms.published import Published
 from normbench.norms.settings import setting
 
@@ -267,8 +261,7 @@ class SwitchableNormConfig(NormConfig):
             mean = mean + w * each_mean
             variance = variance + w2 * each_variance
         y = (x - mean) / (variance + self.eps).sqrt()
-        y = scale_and_shift(y, state.get("weight"), state.get("bias"))
-        return y.relu() if act else y
+        return finished(y, state, act)
 
 
 def _moments(x: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:

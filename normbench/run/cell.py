@@ -113,11 +113,16 @@ class Cell:
             UsageError: batch, images, network and norm do not fit one another.
         """
         config = self.config
-        count, _ = config.data.num_training(self.images.num_train)
+        count, held_out = config.data.num_training(self.images.num_train)
         if count == 0:
             raise UsageError(
                 f"data.val_fraction={config.data.val_fraction}: leaves no training images of"
                 f" {self.images.num_train:,}; choose a smaller share"
+            )
+        if config.data.val_fraction and not held_out:
+            raise UsageError(
+                f"data.val_fraction={config.data.val_fraction}: holds out none of the"
+                f" {self.images.num_train:,} training images; choose a larger share, or 0"
             )
         if config.batch > count:
             raise UsageError(

@@ -9,7 +9,7 @@ from normbench.files import write_json
 from normbench.run.cell import Replica
 from normbench.store.curves import Tracker
 from normbench.store.environment import environment
-from normbench.store.results import CONFIG
+from normbench.store.results import CONFIG, ENVIRONMENT
 from normbench.terminal.screen import Screen
 from normbench.training.progress import Metrics, Progress
 
@@ -63,7 +63,7 @@ def _tracker(member: Replica, splits: Splits, progress: Progress, screen: Screen
     folder, config = member.folder, member.cell.config
     folder.mkdir(parents=True, exist_ok=True)
     # Here, not in the cell's folder: a seed that is added later may be trained elsewhere.
-    write_json(folder / "environment.json", environment(splits.train.pixels.device))
+    write_json(folder / ENVIRONMENT, environment(splits.train.pixels.device))
     hparams: dict[str, str | int | float | bool] = {
         "norm": config.norm.name,
         "batch": config.batch,

@@ -8,6 +8,7 @@ image, and nothing is advised for what chance alone would do.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +22,7 @@ from normbench.models.layout import settle_layout
 from normbench.norms.batch import BatchNorm
 from normbench.norms.foreign import foreign_norm
 from normbench.run.remedies import Accuracy, Gain, advice
-from normbench.training.loop import evaluate
+from normbench.training.loop import dtype_of, evaluate
 from normbench.training.precise_bn import (
     BATCH,
     batch_norms,
@@ -121,7 +122,7 @@ def diagnose(
         raise UsageError(
             "there is nothing to diagnose: the network has no batch norm with running statistics"
         )
-    settle_layout(network, next(evaluation_batches(test, 2))[0])
+    settle_layout(network, next(evaluation_batches(test, 2, dtype_of(network)))[0])
     anew, all_images = deepcopy(network), test.shuffled(len(test))  # in the order of batches
     batches = estimation(train, seed=0, flip=flip)
     sizes = sorted({size for size in (*SIZES, batch) if size and size <= len(test)})
@@ -137,7 +138,8 @@ def diagnose(
     accuracies = []
     for done, (label, measured) in enumerate(work):
         told(label, done, len(work))
-        accuracies.append(measured())
+        with suppress(UsageError):  # a layer has but one value for a statistic of so few images
+            accuracies.append(measured())
     momentum = max(layer.momentum for layer in batch_norms(network))
     return Findings(
         accuracies=accuracies,

@@ -57,11 +57,11 @@ def choose_device(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kind, _, index = name.partition(":")
-    if kind == "cuda" and (not index or index.isdecimal()):
+    kind, colon, index = name.partition(":")
+    if kind == "cuda" and (index.isdecimal() if colon else True):
         count = torch.cuda.device_count()
         if int(index or 0) < count:
-            return torch.device(name)
+            return torch.device(kind, int(index)) if colon else torch.device(kind)
         there = ", ".join(["cpu", *(f"cuda:{number}" for number in range(count))])
         raise UsageError(f"device={name}: this machine has none; choose from {there}")
     if name == "cpu":

@@ -39,14 +39,14 @@ class Accuracy:
         return len(self.correct)
 
     @property
-    def error(self) -> float:
+    def half(self) -> float:
         """Half of its 95 % interval, binomial."""
         return 1.96 * sqrt(self.accuracy * (1 - self.accuracy) / self.images)
 
     def to_record(self) -> dict[str, Any]:
         """A plain row of a table."""
         own = {"statistics": self.statistics, "size": self.size, "accuracy": self.accuracy}
-        return {**own, "images": self.images, "ci95": self.error}
+        return {**own, "images": self.images, "ci95": self.half}
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,7 @@
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
-from enum import Enum
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,10 @@ from normbench.store.lock import HOLDER, LOCK, holding
 from normbench.store.rate import RATE
 from normbench.store.results import (
     CONFIG,
+    ENVIRONMENT,
     FAILED,
     FINISHED,
+    TIME,
     Result,
     read_result,
     read_results,
@@ -137,7 +138,7 @@ def _outcome(
     """Writes what has come of a cell that had ``share`` of a run's replicas, and shows it."""
     if share:
         own = {part: share * value for part, value in seconds.items()}
-        write_json(cell.directory / "time.json", own)
+        write_json(cell.directory / TIME, own)
     ended = read_results(cell.directory)
     summary = write_summary(cell, ended)
     if not brief:
@@ -190,17 +191,6 @@ def _clear(directory: Path) -> None:
 
 def _describe(cell: Cell, device: torch.device) -> None:
     """Writes what is trained and on what."""
-    settings = _plain(asdict(cell.config))
-    del settings["together"]  # with whom it was trained is no part of it
-    text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(cell.config.plain(), sort_keys=False, allow_unicode=True)
     write_text(cell.directory / CONFIG, text)
-    write_json(cell.directory / "environment.json", environment(device))
-
-
-def _plain(value: Any) -> Any:
-    """Plain YAML values: enumerations by value, containers copied."""
-    if isinstance(value, Enum):
-        return value.value
-    if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
-    return [_plain(inner) for inner in value] if isinstance(value, list) else value
+    write_json(cell.directory / ENVIRONMENT, environment(device))

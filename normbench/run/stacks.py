@@ -11,7 +11,7 @@ from typing import Any
 
 from normbench.config import LIMITS
 from normbench.data.batches import Splits
-from normbench.errors import UsageError
+from normbench.errors import UsageError, first_line
 from normbench.run.arranging import arrange, most_lanes, prove_stack
 from normbench.run.cell import Cell, Replica, write_summary
 from normbench.run.placement import in_lanes
@@ -66,10 +66,9 @@ def train_replicas(
     except (UsageError, StoppedError):
         raise
     except Exception as error:
-        reason = str(error).strip().partition("\n")[0]
         log = pending[0].cell.directory / LOG
         screen.log(traceback.format_exc())
-        screen.line(f"  failed: {type(error).__name__}: {reason} (see {log})")
+        screen.line(f"  failed: {first_line(error)} (see {log})")
 
 
 def _go_on(begun: Sequence["_Begun"], splits: Splits, screen: Screen, spent: Spent) -> None:

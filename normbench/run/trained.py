@@ -140,13 +140,15 @@ def _network(cell: Cell, tensors: Mapping[str, Tensor], path: Path) -> nn.Module
         network = cell.build_model(config.seed)
         settings += f" norm={config.norm.name}"
     theirs = without_counters(theirs)
-    misfit = next(_misfits(without_counters(network.state_dict()), theirs), None)
+    own = without_counters(network.state_dict())
+    names = {plain_name(name): name for name in own}
+    misfit = next(_misfits({plain_name(k): v for k, v in own.items()}, theirs), None)
     if misfit is not None:
         raise UsageError(
             f"{path}: {misfit} {settings} on these images; give the settings that it was trained"
             " with"
         )
-    network.load_state_dict(theirs, strict=False)  # without counters
+    network.load_state_dict({names[k]: v for k, v in theirs.items()}, strict=False)
     return network
 
 
@@ -165,8 +167,9 @@ def _misfits(own: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> Iterato
 
 def _fixed(tensors: Mapping[str, Tensor], statistics: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of a file, under their names there, with other statistics."""
+    anew = {plain_name(name): value for name, value in statistics.items()}
     return {
-        name: statistics.get(plain_name(name), value).to(value.dtype).clone()
+        name: anew.get(plain_name(name), value).to(value.dtype).clone()
         for name, value in tensors.items()
     }
 
@@ -181,7 +184,7 @@ def _show(screen: Screen, title: str, found: Findings) -> None:
             (
                 names.get(each.statistics, each.statistics).format(each.size),
                 f"{each.accuracy:.2%}",
-                f"{each.error:.2%}",
+                f"{each.half:.2%}",
                 f"{each.images:,}",
             )
             for each in found.accuracies

@@ -18,7 +18,7 @@ from normbench.store import curves
 from normbench.store.results import METRICS, RESULT, Result, is_done, summarize
 from normbench.terminal.bars import duration
 from normbench.terminal.screen import Screen
-from normbench.terminal.words import count
+from normbench.terminal.words import count, fixed, plus_minus
 
 
 def show_layers(screen: Screen, config: Config, preface: str = "") -> None:
@@ -222,8 +222,8 @@ def show_results(
     rows = [
         (
             f"seed {r.seed}",
-            r.status if r.diverged_at is None else f"{r.status} at step {r.diverged_at:,}",
-            "-" if r.test_accuracy is None else f"{100 * (1 - r.test_accuracy):.2f}",
+            r.said,
+            "-" if r.test_accuracy is None else fixed(100 * (1 - r.test_accuracy), 2),
             "-" if r.test_loss is None else f"{r.test_loss:.4f}",
             "-" if r.train_loss is None else f"{r.train_loss:.4f}",
             f"{r.images_per_second:,.0f}",
@@ -241,12 +241,14 @@ def show_results(
     if summary["test_accuracy_ci95"] is not None:
         mean, (low, high) = summary["test_accuracy_mean"], summary["test_accuracy_ci95"]
         screen.line(
-            f"test error {100 * (1 - mean):.1f} ± {50 * (high - low):.1f} %: the mean and its 95 %"
+            f"test error {plus_minus(100 * (1 - mean), 50 * (high - low))} %: the mean and its 95 %"
             " interval over seeds"
         )
     elif (mean := summary["test_accuracy_mean"]) is not None:
         which = "one seed" if len(ended) == 1 else f"the only one of {len(ended)} that finished"
-        screen.line(f"test error {100 * (1 - mean):.1f} %, of {which}, so without an interval")
+        screen.line(
+            f"test error {plus_minus(100 * (1 - mean), None)} %, of {which}, so without an interval"
+        )
     if before := [r.test_accuracy_before for r in ended if r.test_accuracy_before is not None]:
         swapped = [r.test_accuracy_swapped for r in ended if r.test_accuracy_swapped is not None]
         screen.line(

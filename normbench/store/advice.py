@@ -12,7 +12,7 @@ from typing import Any
 from normbench.errors import UnreadableError
 from normbench.files import read_json, write_json
 from normbench.norms import NORMS
-from normbench.store.results import BIG, number, short
+from normbench.store.results import BIG, number_in, short
 
 ADVICE, TAKEN = "advise.json", "advise-time.json"
 
@@ -199,7 +199,7 @@ def _timing(entry: Any) -> Timing:
     if not isinstance(steps, dict) or "1" not in steps or not all(map(_is_count, steps)):
         raise UnreadableError(f"steps is {short(steps)}")
     together = {int(count): _seconds(steps, count) for count in steps}
-    momentum = number(entry, "momentum", 0, 1)
+    momentum = number_in(entry, "momentum", 0, 1)
     return Timing(norm=entry["norm"], steps=together, momentum=momentum, **seconds)
 
 
@@ -221,7 +221,7 @@ def _text(value: Any) -> str:
 
 
 def _seconds(values: dict[str, Any], key: str) -> float:
-    found = number(values, key, 0, BIG)
+    found = number_in(values, key, 0, BIG)
     if found is None:
         raise UnreadableError(f"{key} is missing")
     return found
@@ -235,7 +235,7 @@ def _flag(values: dict[str, Any], key: str) -> bool:
 
 
 def _whole(values: dict[str, Any], key: str, low: int, high: float = BIG) -> int:
-    found = number(values, key, low, high)
+    found = number_in(values, key, low, high)
     if found is None or found != int(found):
         raise UnreadableError(f"{key} is {short(values.get(key))}")
     return int(found)

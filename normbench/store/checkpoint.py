@@ -20,8 +20,9 @@ from safetensors.torch import load as tensors_of
 from safetensors.torch import save as bytes_of
 from torch import Tensor
 
-from normbench.errors import UsageError
+from normbench.errors import UnreadableError, UsageError
 from normbench.files import write_atomically
+from normbench.store.weights import on_cpu
 
 MAGIC = b"normbench checkpoint 1\n"
 KEPT = 2
@@ -33,10 +34,6 @@ DAMAGED = ".damaged"
 _NAME = re.compile(r"step-(\d{1,18})\.checkpoint")
 _DIGEST_BYTES = 65  # hexadecimal, and the end of the line
 _LONGEST_HEAD = 1 << 24
-
-
-class DamagedCheckpointError(Exception):
-    """A checkpoint's content is not what was saved."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +63,7 @@ def save(folder: Path, step: int, tensors: Mapping[str, Tensor], values: Mapping
     Raises:
         OSError: it could not be written; the earlier ones are then as they were.
     """
-    own = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+    own = on_cpu(tensors)
     head = json.dumps(values).encode() + b"\n"
     # Bytes, because the library's own writing to a file reports a full disk as another error.
     body = bytes_of(own)
@@ -134,30 +131,30 @@ def read(path: Path) -> Checkpoint:
     """Reads one checkpoint.
 
     Raises:
-        DamagedCheckpointError: it is not what was saved; says how it can be told.
+        UnreadableError: it is not what was saved; says how it can be told.
     """
     try:
         if not path.is_file():  # a pipe would be waited for
-            raise DamagedCheckpointError("is not a file")
+            raise UnreadableError("is not a file")
         content = path.read_bytes()
     except OSError as error:
-        raise DamagedCheckpointError(f"cannot be read: {error.strerror}") from None
+        raise UnreadableError(f"cannot be read: {error.strerror}") from None
     except MemoryError:
-        raise DamagedCheckpointError("is larger than the memory") from None
+        raise UnreadableError("is larger than the memory") from None
     if not content.startswith(MAGIC):
-        raise DamagedCheckpointError("is not a checkpoint of this version")
+        raise UnreadableError("is not a checkpoint of this version")
     start = len(MAGIC)
     digest, rest = content[start : start + _DIGEST_BYTES], content[start + _DIGEST_BYTES :]
     if digest != hashlib.sha256(rest).hexdigest().encode() + b"\n":
-        raise DamagedCheckpointError("its SHA-256 does not match its content")
+        raise UnreadableError("its SHA-256 does not match its content")
     head, _, body = rest.partition(b"\n")
     try:
         values = json.loads(head)
         tensors = tensors_of(body)
     except (ValueError, RecursionError, SafetensorError) as error:
-        raise DamagedCheckpointError(f"its content makes no sense: {error}") from None
+        raise UnreadableError(f"its content makes no sense: {error}") from None
     if not isinstance(values, dict):
-        raise DamagedCheckpointError("its content makes no sense: values without names")
+        raise UnreadableError("its content makes no sense: values without names")
     return Checkpoint(path, tensors, values)
 
 
@@ -186,14 +183,7 @@ def load(
         try:
             checkpoint = read(path)
             use(checkpoint)
-        except (
-            DamagedCheckpointError,
-            LookupError,
-            TypeError,
-            ValueError,
-            RuntimeError,
-            AttributeError,
-        ) as error:
+        except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             reasons.append(str(error).partition("\n")[0])
         else:
             for damaged, reason in zip(found, reasons, strict=False):

@@ -198,7 +198,7 @@ def rebuild(folder: Path) -> None:
 def _rendered(folder: Path) -> bytes:
     """What the event file of a run should be."""
     file = BytesIO()
-    head = read_json(folder / HPARAMS) or {}
+    head = read_json(folder / HPARAMS, LARGE) or {}
     try:
         events = EventFile(file, head)
         events.write_all(read_metrics(folder), _ended(folder))

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from normbench.errors import UnreadableError
 from normbench.files import read_json, write_json
-from normbench.store.results import MOST_SEED, Result, digest_of, number, short
+from normbench.store.results import MOST_SEED, Result, digest_of, number_in, short
 
 OUTCOMES = "outcomes.json"
 
@@ -48,7 +48,7 @@ def read_outcomes(folder: Path, result: Result) -> Outcomes | None:
         return None
     try:
         correct = _unpacked(values)
-        if number(values, "seed", 0, MOST_SEED) != result.seed:
+        if number_in(values, "seed", 0, MOST_SEED) != result.seed:
             raise UnreadableError(f"they are of seed {short(values.get('seed'))}")
         if values.get("cell") != folder.absolute().parent.name:
             raise UnreadableError(f"they are of {short(values.get('cell'))}")
@@ -63,7 +63,7 @@ def read_outcomes(folder: Path, result: Result) -> Outcomes | None:
 
 def _unpacked(values: dict[str, Any]) -> Outcomes:
     """The bits that ``values`` describe, as many as there are images."""
-    count = number(values, "images", 1, MOST_IMAGES)
+    count = number_in(values, "images", 1, MOST_IMAGES)
     if count is None or count != int(count):
         raise UnreadableError(f"images is {short(values.get('images'))}")
     try:

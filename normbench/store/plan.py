@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from normbench.errors import UnreadableError
-from normbench.files import locked, read_json, write_json
-from normbench.store.results import MOST_SEED, number, short
+from normbench.files import LARGE, locked, read_json, write_json
+from normbench.store.results import MOST_SEED, number_in, short
 
 PLAN = "sweep.json"
 
@@ -66,7 +66,7 @@ def read(folder: Path) -> list[PlannedCell]:
     Raises:
         UnreadableError: it makes no sense.
     """
-    entries = (read_json(folder / PLAN) or {}).get("cells", [])
+    entries = (read_json(folder / PLAN, LARGE) or {}).get("cells", [])
     try:
         if not isinstance(entries, list):
             raise UnreadableError(f"cells is {short(entries)}")
@@ -79,8 +79,8 @@ def _parsed(entry: Any) -> PlannedCell:
     match = CELL.fullmatch(str(entry.get("folder"))) if isinstance(entry, dict) else None
     if match is None:
         raise UnreadableError(f"a cell is {short(entry)}")
-    batch = int(number(entry, "batch", 1, _MOST_IMAGES) or int(match["batch"]))
-    norm_batch = int(number(entry, "norm_batch", 1, batch) or batch)
+    batch = int(number_in(entry, "batch", 1, _MOST_IMAGES) or int(match["batch"]))
+    norm_batch = int(number_in(entry, "norm_batch", 1, batch) or batch)
     if batch % norm_batch:
         raise UnreadableError(f"norm_batch {norm_batch} does not divide batch {batch}")
     seeds, settings = entry.get("seeds"), entry.get("settings")
@@ -98,7 +98,7 @@ def _parsed(entry: Any) -> PlannedCell:
     )
 
 
-def string(values: dict[str, Any], key: str, default: str = "") -> str:
-    """A printable string of less than 200 characters, or ``default``."""
-    value = values.get(key, default)
-    return value if isinstance(value, str) and value.isprintable() and len(value) < 200 else default
+def string(values: dict[str, Any], key: str) -> str:
+    """A printable string of less than 200 characters; "" where there is none."""
+    value = values.get(key)
+    return value if isinstance(value, str) and value.isprintable() and len(value) < 200 else ""

@@ -6,7 +6,7 @@ from typing import Any
 
 from normbench.errors import UnreadableError
 from normbench.files import read_json, write_json
-from normbench.store.results import number
+from normbench.store.results import number_in
 
 RATE = "rate.json"
 
@@ -33,7 +33,7 @@ def read_rate(folder: Path) -> dict[str, Any] | None:
     try:
         found = read_json(folder / RATE)
         if found is None or any(
-            number(found, key, 0, 1 << 31) is None for key in ("lr", "epochs", "images")
+            number_in(found, key, 0, 1 << 31) is None for key in ("lr", "epochs", "images")
         ):
             return None
     except UnreadableError:

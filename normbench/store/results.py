@@ -12,14 +12,15 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from normbench.errors import UnreadableError
+from normbench.errors import UnreadableError, first_line
 from normbench.files import read_json, write_json
 
 FINISHED, DIVERGED, FAILED = "finished", "diverged", "failed"
 
 CONFIG, METRICS = "config.yaml", "metrics.jsonl"
 RESULT, SUMMARY = "result.json", "summary.json"
-"""What is trained; a seed's curves and how it ended; all seeds of a cell."""
+ENVIRONMENT, TIME = "environment.json", "time.json"
+"""What is trained; a seed's curves and how it ended; all seeds of a cell; on what and how long."""
 
 MOST_SEEDS = 10_000
 """More are a damaged configuration's."""
@@ -86,6 +87,11 @@ class Result:
     diverged_at: int | None = None
     error: str | None = None
 
+    @property
+    def said(self) -> str:
+        """How it ended: ``finished``, ``diverged at step 12``."""
+        return self.status + ("" if self.diverged_at is None else f" at step {self.diverged_at:,}")
+
 
 class KilledError(Exception):
     """A process that trained was killed by another, or by the system."""
@@ -93,7 +99,6 @@ class KilledError(Exception):
 
 def failure(seed: int, error: BaseException) -> Result:
     """The result of a seed whose training raised."""
-    reason = str(error).strip().partition("\n")[0]
     return Result(
         seed=seed,
         status=FAILED,
@@ -104,7 +109,7 @@ def failure(seed: int, error: BaseException) -> Result:
         steps=0,
         seconds=0.0,
         images_per_second=0.0,
-        error=f"{type(error).__name__}: {reason}" if reason else type(error).__name__,
+        error=first_line(error),
     )
 
 
@@ -176,7 +181,7 @@ def _value(values: Mapping[str, Any], key: str, kind: str) -> Any:
     if "str" in kind:
         value = values.get(key)
         return None if value is None else _one_line(str(value))
-    found = number(values, key, 0, 1 if "accuracy" in key else BIG)
+    found = number_in(values, key, 0, 1 if "accuracy" in key else BIG)
     if found is None and "None" not in kind:
         raise UnreadableError(f"{key} is missing")
     if found is None or "float" in kind:
@@ -186,7 +191,7 @@ def _value(values: Mapping[str, Any], key: str, kind: str) -> Any:
     return int(found)
 
 
-def number(values: Mapping[str, Any], key: str, low: float, high: float) -> float | None:
+def number_in(values: Mapping[str, Any], key: str, low: float, high: float) -> float | None:
     """A finite number from ``low`` to ``high``, or None.
 
     Raises:

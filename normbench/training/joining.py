@@ -23,7 +23,7 @@ class StackedLinear(nn.Linear):
         replicas = features // self.in_features
         weight = self.weight.view(replicas, -1, self.in_features)
         # No size is left to be found: of an empty batch it could be any.
-        x = input.view(prod(lead), replicas, self.in_features).transpose(0, 1)
+        x = input.reshape(prod(lead), replicas, self.in_features).transpose(0, 1)
         bias: Tensor | None = self.bias
         y = torch.bmm(x, weight.transpose(1, 2))
         if bias is not None:

@@ -211,7 +211,7 @@ def evaluate(
             network.train(mode)
 
 
-@torch.inference_mode()
+@torch.no_grad()  # what a network keeps of an evaluation it may train with, but in inference mode
 def score(
     networks: Sequence[nn.Module],
     split: Split,
@@ -231,12 +231,13 @@ def score(
     """
     losses: list[Tensor] = []
     hits: list[Tensor] = []
-    dtype = next((p.dtype for p in networks[0].parameters()), torch.float32)
-    for images, labels in evaluation_batches(split, batch, dtype):
+    several = len(networks) > 1
+    for images, labels in evaluation_batches(split, batch, dtype_of(networks[0])):
         for network in networks:
             check()
+            own = images.clone() if several else images  # a network may work in place
             with torch.autocast(split.pixels.device.type, torch.bfloat16, enabled=autocast):
-                output = network(images)
+                output = network(own)
             logits = split_replicas(output, 1)[:, 0]
             losses.append(F.cross_entropy(logits, labels, reduction="none").double().sum())
             hits.append(logits.argmax(-1) == labels)
@@ -244,6 +245,11 @@ def score(
     loss = torch.stack(losses).view(-1, k).sum(0) / len(split)
     correct = torch.stack([torch.cat(hits[replica::k]) for replica in range(k)]).cpu()
     return Evaluation(loss.tolist(), (correct.sum(1).double() / len(split)).tolist(), correct)
+
+
+def dtype_of(network: nn.Module) -> torch.dtype:
+    """What a network computes in."""
+    return next((p.dtype for p in network.parameters()), torch.float32)
 
 
 def networks_of(model: nn.Module) -> list[nn.Module]:

@@ -24,8 +24,9 @@ import torch
 from torch import Tensor, nn
 
 from normbench.data.batches import Batches, Split
+from normbench.errors import UsageError
 from normbench.norms.batch import BatchNorm
-from normbench.training.loop import evaluate, nothing, score
+from normbench.training.loop import dtype_of, evaluate, nothing, score
 from normbench.training.progress import Evaluation
 
 IMAGES = 2_500
@@ -37,7 +38,14 @@ images of cifar10-jpeg): 0.14 points; with 1,000 images 0.25, with other 10,000 
 """
 
 BATCH = 250
-"""How many of them are looked at together."""
+"""How many of them are looked at together, where they are not large."""
+
+PIXELS = BATCH * 96**2
+"""How many pixels are looked at together, at most: a batch of large images would fill a memory that
+training at a small batch does not."""
+
+FEWEST = 32
+"""So many images are looked at together all the same: fewer would have noisy statistics."""
 
 TOGETHER = 32
 """How many test images are looked at together, or one batch of the training size: alone it needs no
@@ -54,11 +62,12 @@ class Decomposition:
     Attributes:
         reestimated: with statistics estimated anew from training images, on all test images.
         batch: with the statistics of each batch of the training size, over whole batches of at most
-            ``TESTED`` test images, in a fixed random order.
+            ``TESTED`` test images, in a fixed random order; None where a layer has but one value
+            for a statistic.
     """
 
     reestimated: list[float]
-    batch: list[float]
+    batch: list[float | None]
 
 
 def decompose(
@@ -90,11 +99,14 @@ def decompose(
     if not batch_norms(networks[0]):
         return None
     part = whole_batches(test, size)
-    by_batch: list[float] = []
+    by_batch: list[float | None] = []
     reestimated: list[float] = []
     for network, seed in zip(networks, training.seeds, strict=True):
         with restoring(network):
-            by_batch += with_batch_statistics(network, part, size, autocast, check).accuracy
+            try:
+                by_batch += with_batch_statistics(network, part, size, autocast, check).accuracy
+            except UsageError:  # a layer would take a mean over one value: it was frozen
+                by_batch.append(None)
             batches = estimation(training.split, seed=seed, flip=training.flip)
             reestimate(network, batches, epoch, autocast=autocast, check=check)
             reestimated += evaluate([network], test, autocast=autocast, check=check).accuracy
@@ -118,7 +130,9 @@ def estimation(split: Split, *, seed: int, flip: bool, size: int = 1) -> Batches
 
     Each is of whole sub-batches of ``size``, which may not be more than the images.
     """
-    batch = max(1, min(BATCH, len(split)) // size) * size
+    height, width = split.size
+    fitting = max(FEWEST, min(BATCH, PIXELS // (height * width)))
+    batch = max(1, min(fitting, len(split)) // size) * size
     return Batches(split, seeds=[seed], batch=batch, flip=flip)
 
 
@@ -195,7 +209,7 @@ def reestimate(
     With a momentum of 1 a layer leaves each batch's own statistics behind: they cost no pass of
     their own. Only these vectors, one number a channel, are summed in float64.
     """
-    layers = batch_norms(network)
+    layers, dtype = batch_norms(network), dtype_of(network)
     sums = {layer: torch.zeros(2, layer.channels, dtype=torch.float64) for layer in layers}
     calls = dict.fromkeys(layers, 0)
 
@@ -218,7 +232,7 @@ def reestimate(
         for images, _ in islice(batches.epoch(epoch), max(1, IMAGES // batches.batch)):
             check()
             with torch.autocast(images.device.type, torch.bfloat16, enabled=autocast):
-                network(images)
+                network(images.to(dtype))
     finally:
         for hook in hooks:
             hook.remove()

@@ -9,14 +9,22 @@ then in evaluation mode, for inputs and gradients of several scales and more tha
 import copy
 import random
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NoReturn
+from functools import partial
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
-from normbench.training.alike import StackError, changed_settings, is_dropout, tensors_of
+from normbench.training.alike import (
+    StackError,
+    changed_settings,
+    is_dropout,
+    place,
+    tensors_of,
+)
 from normbench.training.difference import close, first_difference
 
 Join = Callable[[Sequence[nn.Module]], nn.Module]
@@ -72,6 +80,11 @@ class _Trial:
         self.example = example.double()
         self.solo = [_moved(model, self.generator) for model in models]
         self.joint = join(self.solo)
+        self.dropouts = [
+            path
+            for path, module in models[0].named_modules()
+            if is_dropout(module) and module.p > 0  # copies have none, so as to be compared
+        ]
 
     def run(self, passes: Sequence[_Pass]) -> None:
         for each in passes:
@@ -115,10 +128,12 @@ class _Trial:
             module.train(each.training)
         alone = [x.clone().requires_grad_() for x in inputs]
         together = torch.cat(inputs, 1).requires_grad_()
-        ys = [self._alone(model, x) for model, x in zip(self.solo, alone, strict=True)]
-        y = self._together(together, mode, inputs)
+        with _dropout_inputs([*self.solo, self.joint], self.dropouts) as dropped:
+            ys = [self._alone(model, x) for model, x in zip(self.solo, alone, strict=True)]
+            y = self._together(together, mode, inputs)
         if not close(torch.cat(ys, 1), y):
             self._fail(f"{mode} its output is another", inputs)
+        self._compare_dropouts(dropped)
         above = [each.gradients * self._randn(part.shape) for part in ys]
         if y.requires_grad != ys[0].requires_grad:
             self._fail(f"{mode} its output has another gradient", inputs)
@@ -198,6 +213,18 @@ class _Trial:
                 ):
                     self._fail(f"{mode} the gradient of {name} is another", inputs)
 
+    def _compare_dropouts(self, found: Sequence[Sequence[tuple[str, Tensor]]]) -> None:
+        """Each replica's mask is drawn for its share of the second dimension."""
+        *alone, together = found
+        for (path, x), *parts in zip(together, *alone, strict=False):
+            each = [part for _, part in parts]
+            if each[0].dim() < 2 or not close(torch.cat(each, 1), x):
+                layer = place(path, self.models[0].get_submodule(path))
+                raise StackError(
+                    f"{self.name} cannot be stacked: {layer} is not given the replicas side by side"
+                    " in the second dimension, so that none could draw what it draws alone"
+                )
+
     def _compare_buffers(self, mode: str, inputs: list[Tensor]) -> None:
         solo = [dict(model.named_buffers()) for model in self.solo]
         for name, buffer in self.joint.named_buffers():
@@ -226,6 +253,29 @@ class _Trial:
             " (does a forward or backward pass concatenate, shuffle or count channels outside of"
             " layers?)"
         )
+
+
+@contextmanager
+def _dropout_inputs(
+    models: Sequence[nn.Module], paths: Sequence[str]
+) -> Iterator[list[list[tuple[str, Tensor]]]]:
+    """Within it, what the layers at ``paths`` of each of ``models`` are given is written down."""
+    found: list[list[tuple[str, Tensor]]] = [[] for _ in models]
+    hooks = []
+
+    def note(own: list[tuple[str, Tensor]], path: str, _: nn.Module, args: Any, named: Any) -> None:
+        own.append((path, args[0] if args else named["input"]))
+
+    for model, own in zip(models, found, strict=True):
+        for path in paths:
+            hook = partial(note, own, path)
+            layer = model.get_submodule(path)
+            hooks.append(layer.register_forward_pre_hook(hook, with_kwargs=True))
+    try:
+        yield found
+    finally:
+        for each in hooks:
+            each.remove()
 
 
 def _drawn() -> list[object]:

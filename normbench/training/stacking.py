@@ -15,8 +15,9 @@ shuffles channels would be wrong without any error, so every stack proves itself
   taken above a threshold, every hundredth call counted outside of the network);
 - hooks on graph nodes, which leave no trace on layers or tensors.
 
-Dropout draws what each replica would draw alone (:mod:`normbench.training.dropout`), but one mask
-for all over activations [N, L, C]. In training by hand, its layers draw as PyTorch's do.
+Dropout draws what each replica would draw alone (:mod:`normbench.training.dropout`); where its
+replicas are not side by side in the second dimension, as in [N, L, K·C], networks are not stacked.
+In training by hand, its layers draw as PyTorch's do.
 
 In float64 a replica is trained as it would be alone, to 1e-10. In float32 kernels sum in another
 order for another number of channels, as they do for another number of threads, and training

@@ -14,8 +14,8 @@ from typing import Any
 from normbench.errors import UnreadableError
 from normbench.files import read_json, write_json
 from normbench.report.compare.statistics import Estimate, estimate
-from normbench.report.text import wording
-from normbench.store.results import DIVERGED, Result
+from normbench.store.results import Result
+from normbench.terminal import words
 
 HOLDS = "holds"
 PARTLY = "holds partly"
@@ -177,10 +177,10 @@ def fixed(found: Estimate | None, digits: int = 2, scale: float = 1.0) -> str:
     """Mean ± half the 95 % interval, times ``scale``; ``-`` where there is none."""
     if found is None:
         return "-"
-    mean = wording.fixed(scale * found.mean, digits)
+    mean = words.fixed(scale * found.mean, digits)
     if found.half is None:
         return mean
-    return f"{mean} ± {wording.fixed(abs(scale) * found.half, digits)}"
+    return f"{mean} ± {words.fixed(abs(scale) * found.half, digits)}"
 
 
 def spread(values: Sequence[float], digits: int = 2, scale: float = 1.0) -> str:
@@ -233,16 +233,10 @@ def losses_in_words(lost: Losses) -> str:
     """``batch at 2: seed 1 diverged at step 40; …``; empty where there are none."""
     parts = []
     for label, seeds in lost.items():
-        each = [f"seed {n} {_end(result)}" for n, result in sorted(seeds.items())]
+        each = [f"seed {n} {result.said}" for n, result in sorted(seeds.items())]
         if each:
             parts.append(f"{label}: {', '.join(each)}")
     return "; ".join(parts)
-
-
-def _end(result: Result) -> str:
-    # Not the error itself, in which there may be a path of this machine.
-    at = "" if result.diverged_at is None else f" at step {result.diverged_at:,}"
-    return f"{DIVERGED}{at}" if result.status == DIVERGED else result.status
 
 
 def with_losses(finding: Finding, lost: Losses) -> Finding:

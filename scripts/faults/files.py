@@ -15,7 +15,7 @@ from threading import Event
 from faults.kills import saved_at
 from faults.world import TINY, NotHeldError, World, cell_of, hold, hold_same
 from normbench.config import Config
-from normbench.errors import UsageError
+from normbench.errors import UnreadableError, UsageError
 from normbench.launch.compose import load_config
 from normbench.run.autosave import Saver
 from normbench.run.cell import Cell, Replica
@@ -280,7 +280,7 @@ def _hold_end(home: Path, reference: dict[str, object], stopped: bool) -> None:
 def _reads(path: Path) -> bool:
     try:
         checkpoint.read(path)
-    except checkpoint.DamagedCheckpointError:
+    except UnreadableError:
         return False
     return True
 

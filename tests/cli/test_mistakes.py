@@ -134,7 +134,7 @@ MISTAKES = {
     "norms GroupNorm": "did you mean group?",
     "report": "Missing argument",
     "report nowhere": "nowhere",
-    "runs nowhere": "train one with `normbench run`",
+    "runs nowhere": "give one like runs/NAME, or train some with normbench sweep",
     "tensorboard nowhere": "no runs there; train one with `normbench run`",
     "data import nowhere --name x": "nowhere does not exist",
     "data import . --name x --fit squeeze": "--fit",

@@ -294,6 +294,19 @@ def test_several_values_are_refused(override: str) -> None:
     assert refusal(override).startswith(f"{override}: one run takes one value")
 
 
+@pytest.mark.parametrize(
+    "override",
+    ["seed=interval(1,5)", "seeds=glob(*)", "seed=range(1,5,0)", "seed=range(0,100000000000)"],
+)
+def test_seeds_that_cannot_be_listed_are_refused_as_well(override: str) -> None:
+    assert refusal(override).startswith(f"{override}: every cell has all its seeds; write seed")
+
+
+def test_lists_within_lists_without_end_are_refused() -> None:
+    text = f"optim.steps_at={'[' * 2000}{']' * 2000}"
+    assert refusal(text).startswith("optim.steps_at=[[[")
+
+
 @pytest.mark.parametrize("override", ["batch", "batch 2", "", " ", "=", "a'b=2"])
 def test_what_is_no_override_is_answered_with_one_that_is(override: str) -> None:
     message = refusal(override)

@@ -235,6 +235,7 @@ def test_every_experiment_fits_the_built_in_images(monkeypatch: pytest.MonkeyPat
         ("norm=glob(*)", "norm=glob(*): give values, norm=A,B"),
         ("batch=range(1,1)", "batch=range(1,1): there is no value in it"),
         ("batch=range(1,4,0)", "batch=range(1,4,0): "),
+        ("optim.lr=range(0.1,0.4,0.0)", "optim.lr=range(0.1,0.4,0.0): the step of a range"),
         ("batch=range(1,1000000000)", "this sweep has more than 10,000 cells"),
         ("data.pad=range(0,200) epochs=range(1,200)", "this sweep has more than 10,000 cells"),
         ("batch=${x},2", "batch=${x},2: write the value itself"),

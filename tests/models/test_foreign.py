@@ -232,6 +232,10 @@ def build(classes):
             OWN.replace("nn.BatchNorm2d(8)", "nn.LayerNorm(14)"),
             "its layer 1 is a LayerNorm, which is not known",
         ),
+        (
+            OWN.replace("nn.Linear(8, classes)", "nn.LazyLinear(classes)"),
+            r"5\.weight has no size yet, of a lazy layer",
+        ),
         (OWN.replace("8, classes", "8, 7"), r"must give logits \[4, 3\].*it gave \[4, 7\]"),
     ],
 )
@@ -317,6 +321,39 @@ def build(classes):
     model.to(memory_format=layout_of(model))
     assert layout_of(usual.build_model(0)) == torch.channels_last
     torch.testing.assert_close(model(images), usual.build_model(0)(images))
+
+
+def test_how_a_network_computes_in_training_counts_too(tmp_path: Path) -> None:
+    text = """
+from torch import nn
+
+class Flat(nn.Module):
+    def forward(self, x):
+        return x.view(len(x), -1) if self.training else x.flatten(1)
+
+def build(classes):
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), Flat(), nn.Linear(8 * 196, classes))
+"""
+    model = cell(own(tmp_path, text)).build_model(0)
+    assert layout_of(model) == torch.contiguous_format
+    model(torch.randn(2, 3, 16, 16).to(memory_format=torch.channels_last))
+
+
+def test_what_calls_itself_a_norm_and_is_none_stays(tmp_path: Path) -> None:
+    text = """
+from torch import nn
+from torchvision.transforms import Normalize
+
+def build(classes):
+    return nn.Sequential(
+        Normalize([0.5] * 3, [0.2] * 3), nn.Conv2d(3, 8, 3), nn.LocalResponseNorm(2),
+        nn.BatchNorm2d(8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, classes),
+    )
+"""
+    model = cell(own(tmp_path, text)).build_model(0)
+    names = [type(module).__name__ for module in model.children()]
+    assert names[:4] == ["Normalize", "Conv2d", "LocalResponseNorm", "GroupNorm"]
+    assert len(norms_of(model)) == 1
 
 
 def test_without_a_norm_there_is_still_norm_none(tmp_path: Path) -> None:

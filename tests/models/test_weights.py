@@ -14,9 +14,12 @@ from normbench.errors import UsageError
 from normbench.models import ModelConfig
 from normbench.models.foreign import LibraryConfig, TimmConfig, TorchvisionConfig
 from normbench.models.resnet import ResNetConfig
-from normbench.norms import Norm
+from normbench.norms import Norm, NormConfig
 from normbench.norms.batch import BatchNormConfig
+from normbench.norms.batch_renorm import BatchRenormConfig
 from normbench.norms.group import GroupNormConfig
+from normbench.norms.online import OnlineNormConfig
+from normbench.norms.switchable import SwitchableNormConfig
 from tests.models.test_foreign import OWN, built, cell, own, weights
 
 
@@ -91,6 +94,45 @@ def test_the_weights_of_a_network_with_a_compiled_part_are_loaded(tmp_path: Path
     torch.save({k.replace("0.", "0._orig_mod."): v for k, v in state.items()}, tmp_path / "w.pt")
     model = built(own(tmp_path, weights=str(tmp_path / "w.pt")))
     assert torch.equal(model.get_parameter("0.weight"), state["0.weight"])
+
+
+@pytest.mark.parametrize("norm", [BatchRenormConfig(), SwitchableNormConfig(), OnlineNormConfig()])
+def test_weights_of_the_same_norm_go_on_as_they_were(tmp_path: Path, norm: NormConfig) -> None:
+    before = built(narrow(), norm)
+    with torch.no_grad():
+        for tensor in before.state_dict().values():
+            tensor.add_(0.01)
+    save_file(before.state_dict(), tmp_path / "w.safetensors")
+    model = narrow(weights=str(tmp_path / "w.safetensors"))
+    start = model.start(norm, 3, torch.Generator().manual_seed(0)).network
+
+    for name, tensor in before.state_dict().items():
+        assert torch.equal(start.state_dict()[name], tensor), name
+
+
+def test_a_network_inside_another_is_loaded_under_either_name(tmp_path: Path) -> None:
+    wrapped = (
+        OWN
+        + """
+
+class Net(nn.Module):
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, x):
+        return self.module(x)
+
+def wrapped(classes):
+    return Net(build(classes))
+"""
+    )
+    state = own(tmp_path).network(3).state_dict()
+    for start in ("", "module.", "module.module."):
+        torch.save({start + k: v for k, v in state.items()}, tmp_path / "w.pt")
+        file = str(tmp_path / "w.pt")
+        model = built(own(tmp_path, wrapped, function="wrapped", weights=file))
+        assert torch.equal(model.get_parameter("module.0.weight"), state["0.weight"])
 
 
 @pytest.mark.parametrize(

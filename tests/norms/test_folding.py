@@ -39,5 +39,26 @@ def test_a_folded_network_computes_the_same(name: str, model: str) -> None:
         assert left == 0 if model == "resnet" else 0 < left < before
 
 
+class Shared(nn.Module):
+    """A convolution behind two norms, and a norm and its convolution that are used twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.again = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1)
+        self.one, self.two, self.norm = (default("batch").build(3) for _ in range(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.one(self.conv(x)) + self.two(self.conv(x + 1))
+        return self.norm(self.again(y)) + self.norm(self.again(y - 1))  # type: ignore[no-any-return]
+
+
+def test_what_is_used_twice_is_not_folded() -> None:
+    network, images = Shared().double(), randn(2, 3, 8, 8)
+    moved(network.train())
+    network(images)
+    wanted = network.eval()(images)
+    close(fold_norms(network, default("batch"))(images), wanted, "batch")
+
+
 def _with_parents(network: nn.Module) -> list[tuple[nn.Module, nn.Module]]:
     return [(child, parent) for parent in network.modules() for child in parent.children()]

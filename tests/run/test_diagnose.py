@@ -254,3 +254,12 @@ def test_the_images_share_the_work_that_is_told() -> None:
 def test_a_network_without_running_statistics_is_refused(network: nn.Module) -> None:
     with pytest.raises(UsageError, match="no batch norm with running statistics"):
         diagnose(network, SPLITS.train, SPLITS.test)
+
+
+def test_a_network_in_double_precision_is_diagnosed() -> None:
+    found = diagnose(trained(own()).double(), SPLITS.train, SPLITS.test, batch=24)
+    single = diagnose(trained(own()), SPLITS.train, SPLITS.test, batch=24)
+
+    assert {each.dtype for each in found.statistics.values()} == {torch.float64}
+    for one, other in zip(found.accuracies, single.accuracies, strict=True):
+        assert one.accuracy == pytest.approx(other.accuracy, abs=0.02)

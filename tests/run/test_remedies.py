@@ -36,7 +36,7 @@ def gain(both: int, won: int, lost: int, neither: int) -> Gain:
 
 
 def test_the_error_of_an_accuracy_is_that_of_the_binomial_distribution() -> None:
-    assert Accuracy("running", None, outcomes(0.8, 400)).error == pytest.approx(1.96 * 0.02)
+    assert Accuracy("running", None, outcomes(0.8, 400)).half == pytest.approx(1.96 * 0.02)
 
 
 def test_a_gain_is_of_the_images_that_tell_the_two_apart() -> None:
@@ -74,7 +74,7 @@ def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
 
 def test_pairs_tell_what_the_binomial_errors_of_both_would_hide() -> None:
     found = gain(both=7_900, won=100, lost=40, neither=1_960)
-    apart = (found.more.error**2 + found.less.error**2) ** 0.5
+    apart = (found.more.half**2 + found.less.half**2) ** 0.5
 
     assert found.clear
     assert found.value < apart

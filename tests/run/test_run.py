@@ -391,6 +391,12 @@ def test_holding_out_all_but_nothing_names_the_key(run: Run) -> None:
         run("data.val_fraction=0.99")
 
 
+def test_holding_out_no_image_is_refused_rather_than_tested_on(tiny: list[str]) -> None:
+    config = load_config([*tiny, "data.val_fraction=0.001"])
+    with pytest.raises(UsageError, match=r"data\.val_fraction=0\.001: holds out none of the"):
+        Cell.of(config).check_fit()
+
+
 # ---- divergence ----
 
 
@@ -418,7 +424,9 @@ def test_auto_is_cuda_where_there_is_one() -> None:
     assert choose_device("cpu") == torch.device("cpu")
 
 
-@pytest.mark.parametrize("name", ["tpu", "", "cuda:x", "cpu:3", "meta", "cuda:99", "gpu", "0"])
+@pytest.mark.parametrize(
+    "name", ["tpu", "", "cuda:", "cuda:x", "cpu:3", "meta", "cuda:99", "gpu", "0"]
+)
 def test_a_device_that_is_none_is_named(name: str) -> None:
     with pytest.raises(UsageError, match=f"^device={name}: "):
         choose_device(name)

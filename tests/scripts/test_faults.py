@@ -21,6 +21,7 @@ import fault_matrix  # noqa: E402
 from faults import cells, files, hostile, kills, places  # noqa: E402
 from faults.world import World  # noqa: E402
 
+from normbench.errors import UnreadableError  # noqa: E402
 from normbench.store import checkpoint  # noqa: E402
 
 SEED = 1
@@ -188,7 +189,7 @@ def _read_unchecked(path: Path) -> checkpoint.Checkpoint:
     try:
         return checkpoint.Checkpoint(path, tensors_of(body), json.loads(head))
     except (ValueError, SafetensorError) as error:
-        raise checkpoint.DamagedCheckpointError(str(error)) from None
+        raise UnreadableError(str(error)) from None
 
 
 def test_an_event_file_that_nobody_compares_does_not_hold(

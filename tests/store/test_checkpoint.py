@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from normbench.store import checkpoint
 from normbench.store.checkpoint import Checkpoint
+from normbench.store.weights import write_weights
 
 TENSORS = {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor([7])}
 
@@ -81,6 +83,19 @@ def test_tensors_of_every_type_and_shape_come_back_as_they_were(
         assert read[name].shape == tensor.shape
         as_bytes = read[name].contiguous().view(-1).view(torch.uint8)
         assert torch.equal(as_bytes, tensor.contiguous().view(-1).view(torch.uint8)), name
+
+
+def test_two_names_of_one_tensor_both_come_back(tmp_path: Path) -> None:
+    memory = torch.arange(8.0)
+    tensors = {"fc.weight": memory, "head.weight": memory, "part": memory[2:4], "other": -memory}
+
+    read = checkpoint.read(checkpoint.save(tmp_path, 1, tensors, {})).tensors
+    write_weights(tmp_path / "w.safetensors", tensors)
+    written = load_file(tmp_path / "w.safetensors")
+
+    for found in (read, written):
+        assert found.keys() == tensors.keys()
+        assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
 
 
 def test_values_come_back_as_they_were(tmp_path: Path) -> None:

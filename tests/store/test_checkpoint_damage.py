@@ -16,9 +16,9 @@ from torch import Tensor
 
 from normbench.data.batches import Batches, split
 from normbench.data.sources import ImagesConfig
-from normbench.errors import UsageError
+from normbench.errors import UnreadableError, UsageError
 from normbench.store import checkpoint
-from normbench.store.checkpoint import MAGIC, Checkpoint, DamagedCheckpointError
+from normbench.store.checkpoint import MAGIC, Checkpoint
 from normbench.training.progress import Progress
 
 TENSORS = {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor([7])}
@@ -56,7 +56,7 @@ def test_a_flipped_bit_is_found_in_every_byte(tmp_path: Path) -> None:
         wrong = bytearray(whole)
         wrong[place] ^= 1 << place % 8
         path.write_bytes(wrong)
-        with pytest.raises(DamagedCheckpointError):
+        with pytest.raises(UnreadableError):
             checkpoint.read(path)
 
 
@@ -69,7 +69,7 @@ def test_every_cut_and_everything_appended_is_found(tmp_path: Path) -> None:
     wrong += [whole + b"\n", whole + b"\0", whole + whole, b"\n" + whole]
     for content in wrong:
         path.write_bytes(content)
-        with pytest.raises(DamagedCheckpointError):
+        with pytest.raises(UnreadableError):
             checkpoint.read(path)
 
 

@@ -41,6 +41,14 @@ def test_a_plan_reads_back_as_it_was_written(tmp_path: Path) -> None:
     assert plan.read(tmp_path) == [CELL]
 
 
+def test_a_plan_of_the_largest_sweep_is_read_back_and_added_to(tmp_path: Path) -> None:
+    cells = [replace(CELL, folder=f"group-b2-{n:08x}", seeds=[*range(20)]) for n in range(9_999)]
+    plan.add(tmp_path, cells)
+    plan.add(tmp_path, [CELL])
+
+    assert plan.read(tmp_path) == [*cells, CELL]
+
+
 def test_an_older_plan_has_no_settings_until_its_sweep_is_started_again(tmp_path: Path) -> None:
     plan.add(tmp_path, [CELL])
     entries = json.loads((tmp_path / PLAN).read_text())

@@ -5,12 +5,14 @@ from collections.abc import Sequence
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from normbench import stack, unstack
 from normbench.training.dropout import SeededDropout, seed_dropout
+from normbench.training.stacking import StackError
 
 
-def network(seed: int) -> nn.Module:
+def network(seed: int) -> nn.Sequential:
     torch.manual_seed(seed)
     twice = nn.Dropout(0.25)
     return nn.Sequential(
@@ -80,3 +82,61 @@ def test_a_network_from_a_stack_can_be_seeded_again() -> None:
     (_, second) = unstack(together)
     assert any(isinstance(layer, SeededDropout) for layer in second.modules())
     torch.testing.assert_close(outputs(second, [1], x, [5]), outputs(network(1), [1], x, [5]))
+
+
+def test_an_activation_checkpoint_computes_again_with_the_same_mask() -> None:
+    x = torch.randn(4, 3, 8, 8, dtype=torch.float64)
+    gradients = []
+    for kept in (True, False):
+        model = network(1)
+        draw_for = seed_dropout(model, [5])
+        for step in range(2):
+            draw_for(step)
+            y = model(x) if kept else checkpoint(model[:3], x, use_reentrant=False)
+            y = y if kept else model[3:](y)
+            y.square().sum().backward()
+        gradients.append([p.grad for p in model.parameters()])
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_an_activation_checkpoint_with_one_dropout_twice_is_an_error() -> None:
+    model = network(1)
+    seed_dropout(model, [5])(0)
+    x = torch.randn(4, 3, 8, 8, dtype=torch.float64)
+    y = checkpoint(model, x, use_reentrant=False)
+    with pytest.raises(RuntimeError, match="can be used once a step, not 2 times"):
+        y.sum().backward()
+
+
+class Tokens(nn.Module):
+    """Dropout over [N, L, C], or over [N, C, L]."""
+
+    def __init__(self, p: float, *, last: bool) -> None:
+        super().__init__()
+        self.conv, self.drop, self.head = nn.Conv1d(3, 4, 3), nn.Dropout(p), nn.Linear(4, 2)
+        self.last = last
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        y = self.drop(y.transpose(1, 2)).transpose(1, 2) if self.last else self.drop(y)
+        found: Tensor = self.head(y.mean(2))
+        return found
+
+
+def test_replicas_that_are_not_side_by_side_for_dropout_are_not_stacked() -> None:
+    x = torch.randn(4, 3, 9)
+    with pytest.raises(StackError, match="Dropout at drop is not given the replicas side by side"):
+        stack([Tokens(0.5, last=True) for _ in range(2)], x)
+    stack([Tokens(0.0, last=True) for _ in range(2)], x)  # it draws nothing
+
+
+def test_replicas_of_sequences_draw_what_they_draw_alone() -> None:
+    x, seeds = torch.randn(4, 3, 9, dtype=torch.float64), [3, 4]
+    models = [Tokens(0.5, last=False).double() for _ in seeds]
+    together = stack(models, x.float())
+    seed_dropout(together.train(), seeds)(7)
+    found = together(x.repeat(1, 2, 1)).chunk(2, 1)
+    for model, seed, mine in zip(models, seeds, found, strict=True):
+        seed_dropout(model.train(), [seed])(7)
+        torch.testing.assert_close(model(x), mine)

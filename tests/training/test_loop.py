@@ -517,3 +517,45 @@ def test_the_test_images_are_those_of_the_direct_computation() -> None:
     std = IMAGES.train_images.double().std((0, 2, 3), correction=0)
     expected = (pixels - mean[:, None, None]) / std[:, None, None]
     torch.testing.assert_close(seen.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+class InPlace(nn.Module):
+    """Changes the images that it is given, as a forward pass may."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.model(x.mul_(2).sub_(1))
+        return y
+
+
+def test_networks_that_work_in_place_are_each_evaluated_on_the_images() -> None:
+    models = [InPlace(net(seed=seed)) for seed in range(3)]
+    together = evaluate(models, splits().test)
+    alone = [evaluate([model], splits().test) for model in models]
+
+    assert together.loss == [each.loss[0] for each in alone]
+    assert together.accuracy == [each.accuracy[0] for each in alone]
+
+
+def test_a_network_can_train_with_what_it_keeps_of_an_evaluation() -> None:
+    class Remembering(nn.Module):
+        """Keeps a grid for the largest batch it has met."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.model, self.grid = net(), torch.ones(1, 1, 1, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            if len(self.grid) < len(x):
+                self.grid = torch.ones(len(x), 1, 1, 1)
+            y: Tensor = self.model(x) * self.grid[: len(x), :, 0, 0]
+            return y
+
+    model, parts = Remembering(), splits()
+    evaluate([model], parts.test)
+    images, labels = next(evaluation_batches(parts.train, 2))
+    F.cross_entropy(model(images), labels).backward()
+    assert all(p.grad is not None for p in model.parameters())

@@ -294,3 +294,36 @@ def test_memory_grows_with_the_batch_and_not_by_chance() -> None:
 
     fixed = 3 * sum(p.numel() for p in model.parameters()) * 4
     assert 1.9 < (large - fixed) / (small - fixed) < 2.1
+
+
+def test_statistics_of_a_single_value_are_none_and_cost_no_result() -> None:
+    class Single(nn.Module):
+        """A norm over one position, frozen, as where weights are tuned further."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(3, 4, 8), nn.Linear(4, CLASSES)
+            self.norm = BatchNormConfig(frozen=True).build(4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.head(self.norm(self.conv(x)).flatten(1))
+            return y
+
+    model = Single()
+    found = decompose([model], training(), SPLITS.test, epoch=3, size=1)
+
+    assert found is not None
+    assert found.batch == [None]
+    assert 0 <= found.reestimated[0] <= 1
+    assert all(layer.frozen for layer in batch_norms(model))
+
+
+def test_fewer_large_images_are_looked_at_together() -> None:
+    def of(size: int) -> Batches:
+        images = torch.zeros(300, 3, size, size, dtype=torch.uint8)
+        labels = torch.zeros(300, dtype=torch.int64)
+        mean, std = torch.zeros(3), torch.ones(3)
+        part = Split(images, labels, mean=mean, std=std, device=torch.device("cpu"))
+        return estimation(part, seed=0, flip=False)
+
+    assert [of(size).batch for size in (32, 96, 160, 300)] == [250, 250, 90, 32]

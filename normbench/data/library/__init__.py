@@ -19,13 +19,12 @@ from safetensors import SafetensorError
 
 from normbench.data.library import cifar, image_set
 from normbench.data.library.image_set import (
-    DamageError,
     Description,
     Entry,
     ImageSet,
     content_digest,
 )
-from normbench.errors import UsageError
+from normbench.errors import UnreadableError, UsageError
 from normbench.files import DATA_SET, data_folder, data_sets, locked
 
 __all__ = [
@@ -175,7 +174,7 @@ def _present(name: str) -> Path:
 def _naming_damage(name: str, path: Path) -> Iterator[None]:
     try:
         yield
-    except DamageError as damage:
+    except UnreadableError as damage:
         raise DamagedError(
             f"data set {name!r} is damaged ({path}: {damage}): delete the file and {_bring(name)}"
         ) from None
@@ -214,9 +213,9 @@ def _path(name: str) -> Path:
 def _entry(path: Path) -> Entry:
     try:
         if not path.is_file():  # a pipe would be waited for
-            raise DamageError("it is not a file")
+            raise UnreadableError("it is not a file")
         return image_set.read_header(path)
-    except (DamageError, UsageError) as damage:
+    except (UnreadableError, UsageError) as damage:
         num_bytes = path.lstat().st_size if os.path.lexists(path) else 0
         return Entry(path.name.removesuffix(DATA_SET), path, num_bytes, damage=str(damage))
 

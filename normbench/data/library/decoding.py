@@ -146,12 +146,21 @@ def decode(what: str, content: bytes, size: int, fit: Fit = "crop") -> tuple[Pix
 def _to_rgb(image: "Image") -> "Image":
     from PIL import Image
 
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
+        return _of_16_bits(image).convert("RGB")  # convert() alone would clip at 255
     if image.has_transparency_data:  # what lies under transparent pixels is often garbage
         layer = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-    if image.mode.startswith("I;16"):  # convert() would clip at 255
-        wide = np.asarray(image).astype(np.uint32)
-        image = Image.fromarray(((wide + 128) // 257).astype(np.uint8))
-    elif image.mode in ("I", "F"):
+    if image.mode in ("I", "F"):
         raise ValueError("32-bit pixels have no agreed range: save it with 8 or 16 bits")
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _of_16_bits(image: "Image") -> "Image":
+    """Grey of 16 bits as grey of 8; the value that stands for transparency becomes white."""
+    from PIL import Image
+
+    wide = np.asarray(image).astype(np.uint32)
+    grey = ((wide + 128) // 257).astype(np.uint8)
+    grey[wide == image.info.get("transparency", -1)] = 255
+    return Image.fromarray(grey)

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
-from normbench.errors import UsageError
-from normbench.files import DATA_SET, sweep, write_atomically
+from normbench.errors import UnreadableError, UsageError
+from normbench.files import DATA_SET, remove_leftovers, write_atomically
 
 if TYPE_CHECKING:  # listing the data sets reads headers only, and must not wait for torch
     from torch import Tensor
@@ -68,13 +68,6 @@ class ImageSet:
     test_images: Tensor
     test_labels: Tensor
 
-    @property
-    def description(self) -> Description:
-        """What is known without the pixels."""
-        height, width = self.test_images.shape[2:]
-        counts = len(self.train_labels), len(self.test_labels)
-        return Description(self.name, self.sha256, self.classes, *counts, (height, width))
-
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -108,10 +101,6 @@ class Entry:
         """What a run needs to know of a sound data set before it loads it."""
         counts = self.num_train, self.num_test
         return Description(self.name, self.sha256, self.classes, *counts, self.image_size)
-
-
-class DamageError(Exception):
-    """A file is not a sound data set; the text says why."""
 
 
 def content_digest(
@@ -157,7 +146,7 @@ def write(path: Path, images: ImageSet, source: str) -> None:
     classes = json.dumps(images.classes)
     metadata = {"format": _FORMAT, "classes": classes, "source": source, "sha256": digest}
     path.parent.mkdir(parents=True, exist_ok=True)
-    sweep(path.parent)
+    remove_leftovers(path.parent)
     write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata))
 
 
@@ -165,7 +154,7 @@ def read(path: Path) -> ImageSet:
     """Reads a data set from a file and checks it against its digest.
 
     Raises:
-        DamageError: it is not a sound data set.
+        UnreadableError: it is not a sound data set.
     """
     header = read_header(path)
     with _opened(path, "pt") as file:
@@ -173,9 +162,9 @@ def read(path: Path) -> ImageSet:
     for part in ("train_labels", "test_labels"):
         low, high = int(tensors[part].min()), int(tensors[part].max())
         if low < 0 or high >= len(header.classes):
-            raise DamageError(f"{part} are {low} to {high} for {len(header.classes)} classes")
+            raise UnreadableError(f"{part} are {low} to {high} for {len(header.classes)} classes")
     if content_digest(header.classes, **tensors) != header.sha256:
-        raise DamageError("its content does not match its digest")
+        raise UnreadableError("its content does not match its digest")
     return ImageSet(header.name, header.sha256, header.classes, **tensors)
 
 
@@ -183,14 +172,14 @@ def read_header(path: Path) -> Entry:
     """Reads a data set's entry from its file's header, which has to be consistent.
 
     Raises:
-        DamageError: it is not.
+        UnreadableError: it is not.
     """
     with _opened(path, "np") as file:
         metadata = file.metadata() or {}
         if metadata.get("format") != _FORMAT:
-            raise DamageError("it is not a normbench data set")
+            raise UnreadableError("it is not a normbench data set")
         if set(file.keys()) != set(_PARTS):
-            raise DamageError(f"it holds {sorted(file.keys())} instead of {sorted(_PARTS)}")
+            raise UnreadableError(f"it holds {sorted(file.keys())} instead of {sorted(_PARTS)}")
         slices = {part: file.get_slice(part) for part in _PARTS}
         shapes = {part: tuple(slices[part].get_shape()) for part in _PARTS}
         types = {part: slices[part].get_dtype() for part in _PARTS}
@@ -214,7 +203,7 @@ def _parse_classes(text: str) -> tuple[str, ...]:
     except ValueError:
         names = None
     if not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
-        raise DamageError("its class names cannot be read")
+        raise UnreadableError("its class names cannot be read")
     return tuple(names)
 
 
@@ -223,27 +212,27 @@ def _check_shapes(shapes: dict[str, tuple[int, ...]], types: dict[str, str]) -> 
         is_images = part.endswith("images")
         right = len(shape) == 4 and shape[1] == 3 if is_images else len(shape) == 1
         if types[part] != ("U8" if is_images else "I64") or not right or 0 in shape:
-            raise DamageError(f"{part} is {types[part]} {list(shape)}")
+            raise UnreadableError(f"{part} is {types[part]} {list(shape)}")
     for split in ("train", "test"):
         images, labels = shapes[f"{split}_images"][0], shapes[f"{split}_labels"][0]
         if images != labels:
-            raise DamageError(f"{images} {split} images have {labels} labels")
+            raise UnreadableError(f"{images} {split} images have {labels} labels")
     if shapes["train_images"][2:] != shapes["test_images"][2:]:
-        raise DamageError("training and test images differ in size")
+        raise UnreadableError("training and test images differ in size")
 
 
 @contextmanager
 def _opened(path: Path, framework: str) -> Iterator[Any]:
-    """The safetensors file, with everything its reader can raise turned into `DamageError`."""
+    """The safetensors file, with everything its reader can raise turned into `UnreadableError`."""
     try:
         with path.open("rb"):  # its reader's errors do not tell this from bad bytes
             pass
     except FileNotFoundError:
-        raise DamageError("there is no such file") from None
+        raise UnreadableError("there is no such file") from None
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from None
     try:
         with safe_open(path, framework=framework) as file:
             yield file
     except (SafetensorError, OSError, UnicodeDecodeError) as error:
-        raise DamageError(" ".join(str(error).split()) or type(error).__name__) from None
+        raise UnreadableError(" ".join(str(error).split()) or type(error).__name__) from None

@@ -2,7 +2,6 @@
 
 From the top down::
 
-    notebook.py    the same from Python
     command.py     measures, has the race run, shows its answer: start reading here
     rounds.py      trains the rounds of a race, and shows how it stands
     page.py        the answer as a document, for a page and a notebook

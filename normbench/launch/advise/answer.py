@@ -19,9 +19,9 @@ from normbench.launch.advise.budget import (
     Heat,
     expected,
     price,
-    shortest,
 )
 from normbench.launch.advise.odds import ALPHA, difference_p, seeds_needed
+from normbench.launch.rates import shortest
 from normbench.report.compare.statistics import estimate
 from normbench.store.advice import Plan
 
@@ -61,6 +61,11 @@ class Row:
     why: str
     time: float
     memory: float | None
+
+    @property
+    def final(self) -> bool:
+        """Whether it was among the last trainings."""
+        return self.state in ("best", "close", "behind")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,14 +8,9 @@ from dataclasses import dataclass, replace
 from math import ceil
 
 from normbench.errors import UsageError
+from normbench.launch.rates import FACTORS, shortest
 from normbench.store.advice import Plan, Timing
 from normbench.terminal.bars import duration
-
-FACTORS = (0.5, 1.0, 2.0)
-"""The learning rates that every norm begins with, as multiples of ``optim.lr``."""
-
-EXTENSIONS = 2
-"""How often a norm's learning rates are extended."""
 
 SLOWER = 0.2
 """A norm with running statistics also tries their momentum times this, at the middle rate."""
@@ -184,17 +179,6 @@ def lengths_within(
 def minutes(seconds: float) -> str:
     """A time as ``--within`` takes it, in whole minutes: ``41m``."""
     return f"{ceil(seconds / 60)}m"
-
-
-def beside(best: float | None, tried: Collection[float]) -> list[float]:
-    """The factors to try next: those beside the best; below all, where none is good."""
-    wanted = [min(tried) / 2] if best is None else [best / 2, best * 2]
-    return [factor for factor in wanted if factor not in tried]
-
-
-def shortest(epochs: int) -> int:
-    """The length of the first short trainings, in epochs."""
-    return max(1, epochs // 8)
 
 
 def _lengths(raced: int) -> list[list[int]]:

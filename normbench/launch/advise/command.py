@@ -16,15 +16,7 @@ from normbench.errors import UnreadableError, UsageError
 from normbench.launch.advise import page, wording
 from normbench.launch.advise.answer import Answer, OnTest, judge
 from normbench.launch.advise.book import Finish
-from normbench.launch.advise.budget import (
-    FACTORS,
-    SEEDS,
-    Entrant,
-    lengths_within,
-    minutes,
-    price,
-    shortest,
-)
+from normbench.launch.advise.budget import SEEDS, Entrant, lengths_within, minutes, price
 from normbench.launch.advise.elsewhere import elsewhere
 from normbench.launch.advise.odds import detectable
 from normbench.launch.advise.question import Question
@@ -33,6 +25,7 @@ from normbench.launch.advise.rounds import by_seed, train, trained_before
 from normbench.launch.choices import USUAL
 from normbench.launch.compose import load_config
 from normbench.launch.grid import workers_of
+from normbench.launch.rates import FACTORS, shortest
 from normbench.run.cell import Cell
 from normbench.run.estimate import measure
 from normbench.store.advice import (

@@ -13,6 +13,7 @@ from normbench.launch.rates import AUTO, HELD_OUT
 from normbench.norms import NORMS
 from normbench.report.compare.comparisons import Comparison, Line, compare
 from normbench.report.compare.differences import meeting, typical
+from normbench.report.compare.recipes import norm_settings
 from normbench.report.read.cells import CellRun, collect
 from normbench.report.text.wording import place
 from normbench.run.cell import Cell
@@ -77,9 +78,23 @@ def crossing(folder: Path, tied: str, free: str) -> str:
     except UsageError:
         return ""
     own = next((c for c in every.cells if runs / c.folder == folder), None)
-    alike = [one for one in compare(every) if own is not None and _alike(one, own)]
-    said = [_said(one, typical(one, tied), typical(one, free), runs) for one in alike]
-    return next(filter(None, said), "")
+    if own is None or own.norm_batch != own.batch:
+        return ""
+    for one in compare(every):
+        lines = typical(one, tied), typical(one, free)
+        same = _alike(one, own) and all(line is None or _same_norm(line, own) for line in lines)
+        if same and (said := _said(one, *lines, runs)):
+            return said
+    return ""
+
+
+def _same_norm(line: Line, own: CellRun) -> bool:
+    """Whether a line is not of the norm of ``own`` with other settings; momentum was chosen."""
+    kept = [
+        {key: value for key, value in norm_settings(cell).items() if key != "momentum"}
+        for cell in (line.points[0].cell, own)
+    ]
+    return line.norm != own.norm or kept[0] == kept[1]
 
 
 def _said(one: Comparison, tied: Line | None, free: Line | None, runs: Path) -> str:

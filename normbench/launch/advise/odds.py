@@ -8,7 +8,7 @@ from normbench.report.compare.statistics import combine, quantile, spread
 ALPHA = 0.05
 """How often something may be called clear that is not, in both directions together."""
 
-MOST_SEEDS = 40
+SEEDS_RACED = 40
 """A race trains no more seeds of a norm, and does not ask for more."""
 
 SEED_SD = 0.02
@@ -47,21 +47,21 @@ def seeds_needed(first: Sequence[float], second: Sequence[float], correction: in
     """How many seeds each would make a difference such as this clear; None: more than 40."""
     difference = fmean(second) - fmean(first)
     variances = variance(first), variance(second)
-    for seeds in range(len(first), MOST_SEEDS + 1) if difference > 0 else ():
+    for seeds in range(len(first), SEEDS_RACED + 1) if difference > 0 else ():
         if difference > _clear(variances, seeds, correction):
             return seeds
     return None
 
 
-def detectable(seeds: int, sd: float, looks: int, comparisons: int = 1) -> float:
+def detectable(seeds: int, sd: float, looks: int) -> float:
     """The smallest observed difference of two means of ``seeds`` seeds that would be called clear.
 
     Args:
         seeds: of each.
         sd: the standard deviation of accuracy, 0..1, over seeds.
-        looks, comparisons: what p is multiplied by.
+        looks: what p is multiplied by.
     """
-    return _clear((sd**2, sd**2), seeds, looks * comparisons)
+    return _clear((sd**2, sd**2), seeds, looks)
 
 
 def _clear(variances: tuple[float, float], seeds: int, correction: int) -> float:

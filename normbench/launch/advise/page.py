@@ -65,7 +65,7 @@ def _drawn(answer: Answer) -> list[Error]:
     found = []
     for row in answer.rows:
         if row.error is not None:
-            full = row.state in ("best", "close", "behind")
+            full = row.final
             label = row.norm if full else f"{row.norm}, {count(row.epochs, 'epoch')}"
             found.append(Error(row.norm, label, row.error, row.half, full=full))
     return found

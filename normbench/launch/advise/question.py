@@ -9,7 +9,7 @@ from normbench.config import PLACES
 from normbench.errors import UsageError
 from normbench.launch.advise.budget import Heat
 from normbench.launch.compose import by_key, load_config, split_launcher
-from normbench.launch.grid import check_launcher
+from normbench.launch.grid import compose_launcher
 from normbench.launch.hints import check_arguments
 from normbench.launch.rates import AUTO
 from normbench.norms import NORMS
@@ -54,7 +54,7 @@ class Question:
                 " batch,group"
             )
         if launcher:
-            check_launcher(launcher)
+            compose_launcher(launcher)
         own = {"name": "name=advise", "data.val_fraction": "data.val_fraction=0.1"}
         return cls(own | typed, launcher, list(dict.fromkeys(norms)))
 

@@ -38,18 +38,17 @@ from normbench.launch.advise.book import (
     Standing,
 )
 from normbench.launch.advise.budget import (
-    EXTENSIONS,
     FINALISTS,
     SEEDS,
     Candidate,
     Entrant,
     Heat,
     Scores,
-    beside,
     left_of,
     starters,
 )
-from normbench.launch.advise.odds import ALPHA, MOST_SEEDS, SEED_SD, difference_p
+from normbench.launch.advise.odds import ALPHA, SEED_SD, SEEDS_RACED, difference_p
+from normbench.launch.rates import EXTENSIONS, beside
 from normbench.report.compare.statistics import estimate
 from normbench.store.advice import Plan
 from normbench.terminal.words import count
@@ -180,7 +179,16 @@ class _State:
         return found
 
     def missing(self, norm: str, length: int) -> list[Candidate]:
-        """The neighbours of a norm's best candidate that were never tried."""
+        """The neighbours of a norm's best candidate that were never tried.
+
+        Where all diverged that were trained at this length: those that they were chosen from, or a
+        smaller rate.
+        """
+        here = [each for each in self.book.at(length) if each.norm == norm]
+        if here and self.book.short(norm, length) is None:
+            behind = [each for each in self.book.ranked(norm) if each not in here]
+            lowest = min(here, key=lambda each: each.factor)
+            return behind[:2] or [replace(lowest, factor=lowest.factor / 2)]
         best = next(iter(self.book.ranked(norm)), None)
         if best is not None and best not in self.book.at(length):
             return []
@@ -198,7 +206,8 @@ class _State:
         known = {norm: value for norm, value in values.items() if value is not None}
         leader = max(known, key=lambda norm: known[norm], default=None)
         for norm in values.keys() - known.keys() if leader else ():
-            self.left[norm] = DROPPED, "diverged at every learning rate"
+            tried = f"for {count(length, 'epoch')}"
+            self.left[norm] = DROPPED, f"diverged at every learning rate tried {tried}"
         for norm in sorted(known, key=lambda norm: known[norm]):
             if leader is not None and len(self.racing) > 2:
                 behind = known[leader] - known[norm]
@@ -253,7 +262,7 @@ class _State:
             return []
         leader, *others = self.by_mean()
         open_ = self.undecided()
-        for extra in range(MOST_SEEDS - SEEDS, 1, -1) if open_ else ():
+        for extra in range(SEEDS_RACED - SEEDS, 1, -1) if open_ else ():
             first = self.last[0].seed + SEEDS
             more = [Heat(t.candidate, t.epochs, first, extra) for t in (leader, *open_)]
             if self.cost(more) <= self.book.remaining:

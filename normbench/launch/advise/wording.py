@@ -8,12 +8,12 @@ from normbench.config import Config
 from normbench.launch.advise.answer import CLEAR, CLOSE, Answer, Row
 from normbench.launch.advise.book import ASIDE, DROPPED, Standing
 from normbench.launch.advise.budget import minutes
-from normbench.launch.advise.odds import CHOICE_SD, MOST_SEEDS, SEED_SD, said_p
+from normbench.launch.advise.odds import CHOICE_SD, SEED_SD, SEEDS_RACED, said_p
 from normbench.registry import NAMED_BY
 from normbench.report.compare.choice import CHANCE
 from normbench.report.text.wording import join
 from normbench.terminal.bars import duration
-from normbench.terminal.words import count
+from normbench.terminal.words import count, plus_minus
 from normbench.training.optim import OptimConfig, Schedule
 
 COLUMNS = (
@@ -47,7 +47,10 @@ def headline(answer: Answer) -> list[str]:
     """The answer in a few sentences."""
     if answer.norm is None:
         return ["no norm could be trained: all diverged; try a smaller optim.lr"]
-    best, *others = [row for row in answer.rows if row.state in ("best", "close", "behind")]
+    best, *others = [row for row in answer.rows if row.final]
+    if answer.chance:  # whichever is ahead then means nothing
+        errors = [f"{row.norm} norm {_error(row)}" for row in (best, *others)]
+        return [answer.chance, *errors, *_outlook(answer)]
     close = [row for row in others if row.state == "close"]
     if answer.verdict == CLEAR:
         said = [f"use {_choice(best, answer.peak)}: {_error(best)} test error"]
@@ -62,14 +65,13 @@ def headline(answer: Answer) -> list[str]:
             f"cannot tell for {answer.epochs} epochs: the budget pays for {best.epochs}; after"
             f" these {_choice(best, answer.peak)} is ahead: {_error(best)} test error"
         ]
-    said += [answer.chance] if answer.chance else []
     said += [f"{row.norm} norm {_error(row)}{_apart(row, best)}{_price(row)}" for row in others]
     return [*said, *_outlook(answer)]
 
 
 def at_chance(answer: Answer, classes: int) -> str:
     """What to say where no finalist is better than guessing among so many classes; else ""."""
-    finalists = [row for row in answer.rows if row.state in ("best", "close", "behind")]
+    finalists = [row for row in answer.rows if row.final]
     if any(row.error is not None and 1 - row.error > CHANCE / classes for row in finalists):
         return ""
     length = count(finalists[0].epochs, "epoch")
@@ -89,8 +91,8 @@ def _choice(row: Row, peak: float | None) -> str:
 def _error(row: Row) -> str:
     if row.error is None:
         return "diverged"
-    half = "" if row.half is None else f" ± {100 * row.half:.1f}"
-    return f"{100 * row.error:.1f}{half} %"
+    half = None if row.half is None else 100 * row.half
+    return f"{plus_minus(100 * row.error, half)} %"
 
 
 def _apart(row: Row, best: Row) -> str:
@@ -146,20 +148,21 @@ def _missing(answer: Answer) -> list[str]:
     if answer.seconds is None:
         if answer.verdict != CLOSE:
             return []
-        finalists = [row for row in answer.rows if row.state in ("best", "close", "behind")]
+        finalists = [row for row in answer.rows if row.final]
         ahead = min(finalists, key=lambda row: 1.0 if row.error is None else row.error).norm
         if ahead != answer.norm:
             return [f"held-out images have {answer.norm} norm ahead, test images {ahead} norm"]
-        most = f"more than {MOST_SEEDS} seeds each"
+        most = f"more than {SEEDS_RACED} seeds each"
         return [f"{most} would be needed to tell them apart: take the one that costs less"]
     again = f"the same command with --within {minutes(answer.within + answer.seconds)}"
     length = count(answer.epochs, "epoch")
     if answer.verdict != CLOSE:
         return [f"trainings of {length} take about {duration(answer.seconds)} more: {again}"]
     if answer.decided or answer.seconds == 0:
+        why = ", as held-out images had decided with fewer" if answer.decided else ""
         return [
             f"about {count(answer.seeds or 0, 'seed')} each would tell them apart on the test"
-            " images; the race trains no more, as held-out images had decided with fewer"
+            f" images; the race trains no more{why}"
         ]
     return [f"a clear answer would take about {duration(answer.seconds)} more: {again}"]
 
@@ -211,7 +214,9 @@ def _rate(standing: Standing, lr: float) -> str:
 
 
 def _percent(mean: float | None, half: float | None) -> str:
-    return "-" if mean is None else f"{100 * (1 - mean):.1f} ± {100 * (half or 0):.1f}"
+    return (
+        "-" if mean is None else plus_minus(100 * (1 - mean), None if half is None else 100 * half)
+    )
 
 
 def code(config: Config) -> str:

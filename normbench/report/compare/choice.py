@@ -15,7 +15,7 @@ from normbench.report.compare.differences import (
     with_new_images,
 )
 from normbench.report.compare.statistics import (
-    MOST_SEEDS,
+    SEEDS_ASKED,
     Estimate,
     seeds_to_tell,
     seeds_to_tell_paired,
@@ -70,7 +70,7 @@ class Choice:
         if self.have < 2:
             return "one seed, which cannot tell"
         if self.seeds is None:
-            return f"more than {MOST_SEEDS} seeds would be needed"
+            return f"more than {SEEDS_ASKED} seeds would be needed"
         more = max(self.seeds - self.have, 1)
         return f"about {more} more seed{'' if more == 1 else 's'} would tell"
 

@@ -112,6 +112,11 @@ class Line:
         return next((point for point in self.points if point.x == x), None)
 
     @property
+    def own(self) -> Sequence[Point]:
+        """The points that tell something each; of a level line, one."""
+        return self.points[:1] if self.level else self.points
+
+    @property
     def measured(self) -> list[Point]:
         """The points at which a seed finished; for a level line, one."""
         points = [point for point in self.points if point.errors]
@@ -265,9 +270,18 @@ def _labels(keys: Iterable[tuple[str, str, bool]]) -> dict[tuple[str, str, bool]
 # --- Titles ---------------------------------------------------------------------------------------
 
 
+def _common(comparison: Comparison) -> Mapping[str, Any]:
+    """The settings of all its cells: not the learning rate, where it was chosen for each."""
+    settings = comparison.settings
+    optim = settings.get("optim")
+    if len(comparison.rates) < 2 or not isinstance(optim, Mapping):
+        return settings
+    return {**settings, "optim": {k: v for k, v in optim.items() if k != "lr"}}
+
+
 def _titled(comparisons: Sequence[Comparison]) -> list[Comparison]:
     """Adds to each title what tells the comparison from the others."""
-    endings = telling([(c.title, c.settings, c.sha256) for c in comparisons])
+    endings = telling([(c.title, _common(c), c.sha256) for c in comparisons])
     told = []
     for comparison, ending in zip(comparisons, endings, strict=True):
         title = comparison.title + length(comparison.epochs)

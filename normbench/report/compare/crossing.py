@@ -56,7 +56,7 @@ def crossings(first: Line, second: Line) -> list[Crossing]:
     places = [x for x in every if all(line and min(line) <= x <= max(line) for line in lines)]
     terms = [[*_terms(1, lines[0], x), *_terms(-1, lines[1], x)] for x in places]
     means = [sum(weight * fmean(cell.values()) for weight, cell in each) for each in terms]
-    turns = [i for i, (a, b) in enumerate(pairwise(means)) if (a > 0) != (b > 0)]
+    turns = _turns(means)
     found = []
     for i in turns:
         position = i + means[i] / (means[i] - means[i + 1])
@@ -67,9 +67,15 @@ def crossings(first: Line, second: Line) -> list[Crossing]:
                 low, high = _interval(sign * draws, position)
         ends = [None if end is None else _place(places, end) for end in (low, high)]
         between = (places[i], places[i + 1])
-        rising = means[i + 1] > 0
+        rising = means[i] < 0
         found.append(Crossing(_place(places, position), between, rising, ends[0], ends[1]))
     return found
+
+
+def _turns(means: Sequence[float]) -> list[int]:
+    """After which places the sign changes; lines that only touch do not cross."""
+    apart = [i for i, mean in enumerate(means) if mean]
+    return [i for i, j in pairwise(apart) if (means[i] > 0) != (means[j] > 0)]
 
 
 Term = tuple[float, Mapping[int, float]]

@@ -165,7 +165,7 @@ def _with_digests(cells: Sequence[CellRun]) -> list[CellRun]:
 
 def unknown(cell: CellRun) -> bool:
     """Whether a cell has not begun, so that nothing but its plan is known."""
-    return not cell.settings and not any(run.result or run.curve for run in cell.seeds)
+    return not cell.settings and not any(run.begun for run in cell.seeds)
 
 
 def _home(cell: CellRun, buckets: Mapping[str, Sequence[CellRun]]) -> str | None:

@@ -17,7 +17,7 @@ LEVEL = 0.95
 POWER = 0.8
 """How often the number of seeds that is asked for would suffice."""
 
-MOST_SEEDS = 100
+SEEDS_ASKED = 100
 """More are not asked for: the difference is then too small to be worth them."""
 
 _ENDLESS = 1e6
@@ -268,7 +268,7 @@ def seeds_to_settle(
 def _enough(
     variances: float, size: float, share: float, power: float, cells: int = 2
 ) -> int | None:
-    for n in range(2, MOST_SEEDS + 1):
+    for n in range(2, SEEDS_ASKED + 1):
         freedom = cells * (n - 1)
         reach = quantile(share, freedom) + quantile(power, freedom)
         if reach * sqrt(variances / n) <= size:

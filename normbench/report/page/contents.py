@@ -44,8 +44,8 @@ from normbench.report.text.tables import (
     crossing_rows,
     decomposition_rows,
     difference_table,
-    filled,
     started_rows,
+    without_empty,
 )
 from normbench.report.text.verdicts import RULE_TEXT, VERDICT_COLUMNS, judge, like, verdict_rows
 from normbench.report.text.wording import join
@@ -101,7 +101,7 @@ def contents(
     """
     blocks: list[Block] = [Heading(1, f"normbench: {collection.name}")]
     blocks.append(Text(f"{overview(collection.cells)}.", muted=True))
-    bad = [cell.folder for cell in collection.cells if cell.problem is not None]
+    bad = [cell.folder for cell in collection.unreadable]
     if bad:
         blocks.append(Text(f"Cannot be read: {join(bad)}; the reasons are at the end."))
     several = len(comparisons) > 1
@@ -146,7 +146,7 @@ def _section(comparison: Comparison, suffix: str, *, papers: bool) -> list[Block
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    return Table(*filled(columns, rows))
+    return Table(*without_empty(columns, rows))
 
 
 def _started(comparison: Comparison) -> list[Block]:
@@ -305,7 +305,7 @@ def _why(run: SeedRun) -> str:
 
 def _unreadable(collection: Collection) -> list[Block]:
     """Cells and plans that cannot be read; they are in no comparison."""
-    bad = [cell for cell in collection.cells if cell.problem is not None]
+    bad = collection.unreadable
     if not bad and not collection.problems:
         return []
     blocks: list[Block] = [Heading(2, "What cannot be read")]

@@ -24,9 +24,9 @@ from normbench.report.text.tables import (
     cell_rows,
     cells_csv,
     differences_csv,
-    filled,
     rates_csv,
     seeds_csv,
+    without_empty,
 )
 from normbench.terminal.screen import Screen
 
@@ -143,8 +143,10 @@ def _show(
     trials: Sequence[RateTrial],
 ) -> None:
     for comparison in comparisons:
-        screen.table(comparison.title, *filled(cell_columns(comparison), cell_rows(comparison)))
-        columns, rows = filled(*grid(comparison))
+        screen.table(
+            comparison.title, *without_empty(cell_columns(comparison), cell_rows(comparison))
+        )
+        columns, rows = without_empty(*grid(comparison))
         if rows:
             last = [column for column in ("memory", "time") if column in columns]
             screen.table("which norm", columns, rows, last)
@@ -152,7 +154,7 @@ def _show(
             screen.line(sentence)
     for trial in trials:
         screen.table(trial.title, RATE_COLUMNS, rate_rows(trial))
-    bad = [cell for cell in collection.cells if cell.problem is not None]
+    bad = collection.unreadable
     if bad:
         rows = [[cell.folder, state(cell), cell.problem or ""] for cell in bad]
         screen.table("cells that cannot be read", ("cell", "state", "why"), rows)

@@ -99,7 +99,7 @@ def _left_out(places: Sequence[int]) -> str:
 
 def _draw_cell(above: Axes, below: Axes, cell: CellRun, label: str, how: Look) -> None:
     """Draws a cell's losses above and its errors below."""
-    begun = [run for run in cell.seeds if run.result is not None or run.curve]
+    begun = [run for run in cell.seeds if run.begun]
     losses = [
         _binned([(m.epoch, m.train_loss) for m in run.curve if m.train_loss is not None])
         for run in begun
@@ -126,7 +126,10 @@ def _draw_curves(
     color, marker, dashes = how
     for curve in curves:
         axes.plot(list(curve), list(curve.values()), color=color, linewidth=0.8, alpha=0.45)
-    if curves:
+    drawn = [curve for curve in curves if curve]
+    if drawn:
+        longest = max(len(curve) for curve in drawn)
+        curves = [curve for curve in drawn if 2 * len(curve) > longest]  # not what broke off early
         common = sorted(set.intersection(*(set(curve) for curve in curves)))
         means = [fmean(curve[at] for curve in curves) for at in common]
         axes.plot(

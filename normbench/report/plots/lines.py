@@ -52,7 +52,7 @@ def _begun(comparison: Comparison) -> list[Line]:
     return [
         line
         for line in comparison.lines
-        if any(run.result or run.curve for p in line.points for run in p.cell.seeds)
+        if any(run.begun for p in line.points for run in p.cell.seeds)
     ]
 
 

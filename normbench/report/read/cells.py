@@ -23,7 +23,16 @@ from normbench.report.read.seeds import SeedRun, seeds_of
 from normbench.store import plan
 from normbench.store.plan import CELL, PLAN, PlannedCell, string
 from normbench.store.rate import read_rate
-from normbench.store.results import BIG, CONFIG, FINISHED, MOST_SEEDS, Result, number, short
+from normbench.store.results import (
+    BIG,
+    CONFIG,
+    FINISHED,
+    MOST_SEEDS,
+    SUMMARY,
+    Result,
+    number_in,
+    short,
+)
 
 _DEPTH = 2  # runs/NAME/CELL
 
@@ -107,6 +116,11 @@ class Collection:
     cells: tuple[CellRun, ...]
     problems: tuple[str, ...]
 
+    @property
+    def unreadable(self) -> list[CellRun]:
+        """The cells that cannot be read."""
+        return [cell for cell in self.cells if cell.problem is not None]
+
 
 def collect(directory: Path) -> Collection:
     """Reads all cells in ``directory``: a cell, an experiment (``runs/NAME``) or all of ``runs``.
@@ -176,9 +190,9 @@ def _read_cell(folder: Path, named: CellRun, planned: PlannedCell | None) -> Cel
     wanted = list(planned.seeds) if planned is not None else []
     try:
         settings = read_mapping(folder / CONFIG) or {}
-        summary = read_mapping(folder / "summary.json") or {}
+        summary = read_mapping(folder / SUMMARY) or {}
         _check(settings, norm, batch, CONFIG)
-        _check(summary, norm, batch, "summary.json")
+        _check(summary, norm, batch, SUMMARY)
         told = {} if settings or planned is None else filled(planned.settings)
         _check(told, norm, batch, PLAN)
         if not settings and not summary and planned is None:
@@ -187,7 +201,7 @@ def _read_cell(folder: Path, named: CellRun, planned: PlannedCell | None) -> Cel
         wanted += _wanted(settings)
         data = summary.get("data")
         data = data if isinstance(data, dict) else {}
-        classes = number(data, "classes", 1, BIG)
+        classes = number_in(data, "classes", 1, BIG)
     except UnreadableError as error:
         return replace(named, seeds=seeds_of(folder, wanted), problem=str(error))
     known = filled(settings) or told
@@ -232,7 +246,7 @@ def _shared(
 ) -> int:
     """How many images share statistics."""
     for values in (settings, summary):
-        shared = number(values, "norm_batch", 1, batch)
+        shared = number_in(values, "norm_batch", 1, batch)
         if shared is not None:
             return divisor(int(shared), batch)
     return planned.norm_batch if planned is not None and not settings else batch
@@ -242,8 +256,8 @@ def _wanted(settings: Mapping[str, Any]) -> list[int]:
     """The seeds that a configuration asks for."""
     if not settings:
         return []
-    first = int(number(settings, "seed", 0, 1 << 31) or 0)
-    count = int(number(settings, "seeds", 1, MOST_SEEDS) or 1)
+    first = int(number_in(settings, "seed", 0, 1 << 31) or 0)
+    count = int(number_in(settings, "seeds", 1, MOST_SEEDS) or 1)
     return list(range(first, first + count))
 
 

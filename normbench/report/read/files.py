@@ -14,7 +14,7 @@ import yaml
 from normbench.errors import UnreadableError
 from normbench.files import as_mapping, read_json, read_text
 from normbench.store import curves
-from normbench.store.results import BIG, number, short
+from normbench.store.results import BIG, ENVIRONMENT, number_in, short
 
 _MANY = 600  # lines of a curve
 
@@ -67,7 +67,7 @@ def read_mapping(path: Path) -> dict[str, Any] | None:
 def read_environment(folder: Path) -> dict[str, Any]:
     """Versions and machine, as a cell's or a seed's folder has them; empty if it does not."""
     try:
-        return read_mapping(folder / "environment.json") or {}
+        return read_mapping(folder / ENVIRONMENT) or {}
     except UnreadableError:
         return {}
 
@@ -90,11 +90,11 @@ def check_settings(settings: Mapping[str, Any], file: str) -> None:
             for value in group.values() if isinstance(group, dict) else [group]:
                 for each in value if isinstance(value, list) else [value]:
                     _check_plain(each)
-        number(settings, "epochs", 0, BIG)
-        number(settings, "threads", 1, BIG)
+        number_in(settings, "epochs", 0, BIG)
+        number_in(settings, "threads", 1, BIG)
         for key in ("groups", "channels_per_group"):
             if not isinstance(norm.get(key), str):  # auto
-                number(norm, key, 1, BIG)
+                number_in(norm, key, 1, BIG)
     except UnreadableError as error:
         raise UnreadableError(f"{file}: {error}") from None
 

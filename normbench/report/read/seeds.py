@@ -44,6 +44,11 @@ class SeedRun:
     outcomes: Outcomes | None = field(default=None, compare=False, repr=False)
 
     @property
+    def begun(self) -> bool:
+        """Whether there is anything to be said of its training."""
+        return self.result is not None or bool(self.curve)
+
+    @property
     def epoch(self) -> float:
         """How far training has come, in epochs."""
         if self.result is not None:

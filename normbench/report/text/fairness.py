@@ -193,7 +193,7 @@ def _machine(comparison: Comparison) -> str:
         run.environment or cell.environment
         for cell in comparison.cells
         for run in cell.seeds
-        if run.result or run.curve
+        if run.begun
     ]
     for values in begun:
         if values:

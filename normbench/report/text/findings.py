@@ -21,7 +21,7 @@ from normbench.report.compare.statistics import (
     DIFFERENT,
     EQUIVALENT,
     LEVEL,
-    MOST_SEEDS,
+    SEEDS_ASKED,
     Estimate,
     equivalence,
     holm,
@@ -30,7 +30,6 @@ from normbench.report.compare.statistics import (
 )
 from normbench.report.read.states import settled
 from normbench.report.text.wording import (
-    fixed,
     join,
     place,
     plus_minus,
@@ -38,7 +37,7 @@ from normbench.report.text.wording import (
     size,
     wider,
 )
-from normbench.terminal.words import count
+from normbench.terminal.words import count, fixed
 
 BOUND = 1.0
 """Points of test error: a norm whose change is shown to be within ± this is called stable."""
@@ -87,7 +86,7 @@ def _diverged(comparison: Comparison, lines: Sequence[Line]) -> list[str]:
     """Which norms lost seeds where: said first, because no mean shows it."""
     said = []
     for line in lines:
-        for point in line.points[:1] if line.level else line.points:
+        for point in line.own:
             if point.diverged:
                 where = "" if line.level else f" at {axis_value(comparison.axis, point.x)}"
                 total = len(point.cell.seeds)
@@ -180,6 +179,8 @@ def _stability(line: Line, low: int, high: int, number: int) -> str:
             cannot be found more stable.
     """
     moves = _moves(line, low, high)
+    if any(point.diverged for point in line.points if low <= point.x <= high):
+        return ""  # it is said, and no change could be
     if not moves or (moves[0][0].x, moves[-1][1].x) != (low, high):
         return ""
     results = [equivalence(value, BOUND, number) for _, _, value in moves]
@@ -189,6 +190,10 @@ def _stability(line: Line, low: int, high: int, number: int) -> str:
     if beyond:
         said = _largest(beyond)
         return f"different, by more than {BOUND:g} point (95 %, one-sided; {said})"
+    undecided = f"undecided whether within ± {BOUND:g} point ({_largest(moves)})"
+    fewest = min(value.n for _, _, value in moves)
+    if fewest < 2:
+        return f"{undecided}; one seed, which cannot tell"
     worst = max(moves, key=lambda move: abs(move[2].mean))
     within = abs(worst[2].mean) < BOUND
     needed = [
@@ -196,10 +201,14 @@ def _stability(line: Line, low: int, high: int, number: int) -> str:
         for a, b, _ in (moves if within else [worst])
     ]
     known = [each for each in needed if each is not None]
-    many = f"about {max(known)}" if len(known) == len(needed) else f"more than {MOST_SEEDS}"
+    many = (
+        f"about {max(*known, fewest + 1)}"
+        if len(known) == len(needed)
+        else f"more than {SEEDS_ASKED}"
+    )
     return (
-        f"undecided whether within ± {BOUND:g} point ({_largest(moves)}); if it is as"
-        f" measured, {many} seeds a cell would show that it is{'' if within else ' not'}"
+        f"{undecided}; if it is as measured, {many} seeds a cell would show that it is"
+        f"{'' if within else ' not'}"
     )
 
 
@@ -225,8 +234,11 @@ def _crossing(comparison: Comparison) -> list[str]:
     found = meeting(first, second)
     named = f"{first.named} and {second.named}"
     if not found:
-        moved = welch(first.errors[shared[0]], second.errors[shared[0]])
-        lower = second if moved is not None and moved.mean > 0 else first
+        moves = [welch(first.errors[x], second.errors[x]) for x in shared]
+        moved = next((move for move in moves if move is not None and move.mean != 0), None)
+        if moved is None:
+            return [f"{named} have the same mean errors."]
+        lower = second if moved.mean > 0 else first
         measured = f"from {axis_value(comparison.axis, shared[0])} to {shared[-1]:g}"
         return [f"{named} do not cross: {lower.named}'s mean error is lower {measured}."]
     said = f"{named} cross {place(found)}" if found[0].located or len(found) > 1 else (
@@ -277,7 +289,10 @@ def _with_them(comparison: Comparison, row: Parts) -> str:
 
 
 def _best_along(comparison: Comparison, lines: Sequence[Line]) -> list[str]:
-    """The best place on an axis of groups, and which others are worse (Holm)."""
+    """The best place on an axis of groups, and which others are worse.
+
+    Any place might have been the best: Holm's correction is that of all pairs.
+    """
     said = []
     for line in (line for line in lines if not line.level):
         whole = line.whole
@@ -285,10 +300,11 @@ def _best_along(comparison: Comparison, lines: Sequence[Line]) -> list[str]:
         if best is None:
             continue
         others = [p for p in whole if p is not best]
-        moves = [welch(p.errors, best.errors) for p in others]
+        pairs = [*((p, best) for p in others), *combinations(others, 2)]
+        moves = [welch(p.errors, q.errors) for p, q in pairs]
         above = [
             move is not None and move.at(level).above(0)
-            for move, level in zip(moves, holm(moves), strict=True)
+            for move, level, _ in zip(moves, holm(moves), others, strict=False)
         ]
         worse = [f"{p.x}" for p, higher in zip(others, above, strict=True) if higher]
         same = [f"{p.x}" for p, higher in zip(others, above, strict=True) if not higher]

@@ -5,7 +5,8 @@ from normbench.report.compare.comparisons import NAMES, Comparison
 from normbench.report.compare.rates import RateLine, RateTrial
 from normbench.report.compare.statistics import welch
 from normbench.report.read.states import settled
-from normbench.report.text.wording import fixed, number, plus_minus, ratio, size, wider
+from normbench.report.text.wording import number, plus_minus, ratio, size, wider
+from normbench.terminal.words import fixed
 
 
 def grid(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
@@ -56,9 +57,14 @@ def rate_rows(trial: RateTrial) -> list[list[str]]:
         if best is None:
             rows.append([_named(line), str(line.batch), "-", "-", "0", "-", "not finished yet"])
             continue
-        means = {r: value.mean for r in line.errors if (value := line.at(r)) and r != best}
-        following = min(means, key=lambda rate: means[rate], default=None)
         value = line.at(best)
+        n = 0 if value is None else value.n
+        means = {  # fewer seeds may have a lower mean by luck, or because others diverged
+            r: other.mean
+            for r in line.errors
+            if (other := line.at(r)) and r != best and other.n >= n
+        }
+        following = min(means, key=lambda rate: means[rate], default=None)
         told = "-"
         if following is not None:
             apart = welch(line.errors[following], line.errors[best])
@@ -66,8 +72,7 @@ def rate_rows(trial: RateTrial) -> list[list[str]]:
             told = f"{number(following)} ({fixed(means[following], 1)}, {word})"
         note = "" if line.inside else _edge(line)
         note = note if all(settled(cell) for cell in line.cells.values()) else "not finished yet"
-        n = "0" if value is None else str(value.n)
-        row = [_named(line), str(line.batch), number(best), plus_minus(value), n, told, note]
+        row = [_named(line), str(line.batch), number(best), plus_minus(value), str(n), told, note]
         rows.append(row)
     return rows
 

@@ -7,7 +7,7 @@ from normbench.report.compare.recipes import settings_apart
 from normbench.report.compare.statistics import estimate
 from normbench.report.read.cells import CellRun, collect
 from normbench.report.read.states import state
-from normbench.report.text.tables import Rows, filled
+from normbench.report.text.tables import Rows, without_empty
 from normbench.report.text.wording import plus_minus
 from normbench.terminal.bars import duration
 from normbench.terminal.screen import Screen
@@ -29,7 +29,7 @@ def show_runs(screen: Screen, directory: Path) -> None:
         apart = settings_apart([cell.settings for cell in cells])
         rows += [_row(cell, own, found.name) for cell, own in zip(cells, apart, strict=True)]
     columns = ["cell", "settings", "state", "error %", "test images", "trained"]
-    columns, rows = filled(columns, rows)
+    columns, rows = without_empty(columns, rows)
     dropped = [each for each in ("trained", "test images", "settings", "state") if each in columns]
     screen.table(f"Cells in {directory}", columns, rows, droppable=dropped)
     for problem in found.problems:

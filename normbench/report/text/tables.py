@@ -23,7 +23,8 @@ from normbench.report.read.cells import CellRun, Collection
 from normbench.report.read.settings import groups_of
 from normbench.report.read.states import state
 from normbench.report.text.wording import difference as signed_difference
-from normbench.report.text.wording import fixed, memory, number, place, plus_minus
+from normbench.report.text.wording import memory, number, place, plus_minus
+from normbench.terminal.words import fixed
 
 Rows = list[list[str]]
 
@@ -42,8 +43,7 @@ def cell_rows(comparison: Comparison) -> Rows:
     timed = not untimed(comparison)
     new_images = _has_new_images(comparison)
     for line in comparison.lines:
-        points: Sequence[Point] = line.points[:1] if line.level else line.points
-        for point in points:
+        for point in line.own:
             paid = cost(point.cell)
             value = error(point)
             rows.append(
@@ -71,7 +71,7 @@ def _has_new_images(comparison: Comparison) -> bool:
     return any(run.outcomes is not None for cell in comparison.cells for run in cell.seeds)
 
 
-def filled(
+def without_empty(
     columns: Sequence[str], rows: Sequence[Sequence[str]]
 ) -> tuple[list[str], list[list[str]]]:
     """A table without the columns of which no row has a value."""
@@ -161,7 +161,7 @@ def started_rows(comparison: Comparison) -> Rows:
     were swapped, at once after it, and after training; and whether γ and β were carried over."""
     rows = []
     for line in comparison.lines:
-        for point in line.points[:1] if line.level else line.points:
+        for point in line.own:
             ended = [r for r in point.cell.finished if r.test_accuracy_before is not None]
             if ended:
                 before, swapped = (
@@ -229,7 +229,7 @@ def cells_csv(comparisons: Sequence[Comparison]) -> str:
     rows: list[list[object]] = []
     for comparison in comparisons:
         for line in comparison.lines:
-            for point in line.points[:1] if line.level else line.points:
+            for point in line.own:
                 rows.append(_cell_row(comparison, line, point))
     return _csv(_CELL_COLUMNS, rows)
 

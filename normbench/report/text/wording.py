@@ -1,29 +1,18 @@
 """Numbers as a person reads them: never more digits than the interval bears, never a bare mean."""
 
 from collections.abc import Sequence
-from decimal import ROUND_HALF_UP, Decimal
 
 from normbench.report.compare.crossing import Crossing
 from normbench.report.compare.statistics import Estimate
+from normbench.terminal import words
+from normbench.terminal.words import MINUS, fixed
 
-MINUS = "\N{MINUS SIGN}"
 ONE_SEED = "one seed, no interval"
 
 
-def fixed(value: float, places: int) -> str:
-    """A number with so many decimals; ties go away from 0, as in 40.95 -> 41.0, not 40.9."""
-    exact = Decimal(repr(round(value, 9))).quantize(Decimal(1).scaleb(-places), ROUND_HALF_UP)
-    return f"{exact + 0:,f}".replace("-", MINUS)
-
-
-def plus_minus(value: Estimate | None, digits: int | None = None) -> str:
+def plus_minus(value: Estimate | None) -> str:
     """``36.8 ± 1.2``; a mean alone where there is one seed; ``-`` where there is nothing."""
-    if value is None:
-        return "-"
-    small = value.half is not None and value.half < 0.5
-    places = (2 if small else 1) if digits is None else digits
-    said = fixed(value.mean, places)
-    return said if value.half is None else f"{said} ± {fixed(value.half, places)}"
+    return "-" if value is None else words.plus_minus(value.mean, value.half)
 
 
 def difference(value: Estimate | None) -> str:

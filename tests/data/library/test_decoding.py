@@ -54,6 +54,20 @@ def test_sixteen_bit_gray_is_scaled_not_clipped(tmp_path: Path) -> None:
     assert np.array_equal(image[..., 0], np.rint(values / 257).astype(np.uint8))
 
 
+def test_sixteen_bit_gray_has_its_transparent_value_and_its_other_format(tmp_path: Path) -> None:
+    values = np.linspace(0, 65535, 32 * 32).astype(np.uint16).reshape(32, 32)
+    wanted = np.rint(values / 257).astype(np.uint8)
+    clear = int(values[3, 5])
+    image = import_one(encode(Image.fromarray(values), transparency=clear), "png", tmp_path)
+    wanted[3, 5] = 255
+    assert np.array_equal(image[..., 0], wanted)
+    graymap = b"P5 32 32 65535\n" + values.astype(">u2").tobytes()
+    image = import_one(graymap, "pgm", tmp_path)
+    assert image[0, 0].tolist() == [0, 0, 0]
+    wanted[3, 5] = np.rint(clear / 257)
+    assert np.array_equal(image[..., 0], wanted)
+
+
 def test_transparent_pixels_become_white_whatever_lies_under_them(tmp_path: Path) -> None:
     layer = np.zeros((32, 32, 4), np.uint8)
     layer[:16] = (255, 0, 0, 255)

@@ -7,7 +7,6 @@ import pytest
 from normbench.errors import UsageError
 from normbench.launch.advise.book import Book
 from normbench.launch.advise.budget import (
-    FACTORS,
     SEEDS,
     Candidate,
     Heat,
@@ -18,6 +17,7 @@ from normbench.launch.advise.budget import (
     seconds_of,
     whole,
 )
+from normbench.launch.rates import FACTORS
 from tests.launch.advise.worlds import STEPS, plan, timing
 
 TIMINGS = [timing("batch"), timing("group", step=0.02)]

@@ -55,7 +55,7 @@ def race(tiny: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
         )
 
     monkeypatch.setattr(command, "measure", timing)
-    monkeypatch.setattr(race_module, "MOST_SEEDS", 5)  # more would only take longer
+    monkeypatch.setattr(race_module, "SEEDS_RACED", 5)  # more would only take longer
     return [*(text for text in tiny if not text.startswith("epochs")), "epochs=1"]
 
 

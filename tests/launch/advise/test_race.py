@@ -21,7 +21,7 @@ from normbench.launch.advise.budget import (
     seconds_of,
 )
 from normbench.launch.advise.command import extended
-from normbench.launch.advise.odds import MOST_SEEDS
+from normbench.launch.advise.odds import SEEDS_RACED
 from normbench.launch.advise.race import _State, follow, race
 from normbench.store.advice import Plan
 from tests.launch.advise.worlds import World, plan, random_world, with_budget, wrong
@@ -228,17 +228,32 @@ def test_rates_are_extended_twice_at_most() -> None:
 def test_where_all_rates_diverge_smaller_ones_are_tried_and_what_still_diverges_is_dropped() -> (
     None
 ):
-    everything = world(diverges=lambda c: c.norm == "group" and c.factor > 0.1)
+    everything = world(diverges=lambda e: e.candidate.norm == "group" and e.candidate.factor > 0.1)
     finish = run(everything, plan(TWO))
 
     (group,) = (s for s in finish.standings if s.norm == "group")
-    assert (group.state, group.why) == (DROPPED, "diverged at every learning rate")
+    assert group.state == DROPPED
+    assert group.why.startswith("diverged at every learning rate tried for ")
     factors = {t.candidate.factor for s in everything.rounds for t in s.heats}
     assert min(factors) == 0.125
 
-    everything = world(diverges=lambda c: c.norm == "group" and c.factor > 0.3)
+    everything = world(diverges=lambda e: e.candidate.norm == "group" and e.candidate.factor > 0.3)
     finish = run(everything, plan(TWO))
     assert {t.candidate.factor for t in finish.finals if t.candidate.norm == "group"} == {0.25}
+
+
+def test_rates_that_diverge_only_in_longer_trainings_make_room_for_others() -> None:
+    def diverges(entry: Entrant) -> bool:
+        late = entry.epochs > planned.lengths[0]
+        return entry.candidate.norm == "group" and late and entry.candidate.factor > 0.6
+
+    planned = plan(TWO)
+    everything = world(diverges=diverges, best=2.0, curve=0.02, sd=0.001)
+    finish = run(everything, planned)
+
+    assert len(planned.lengths) > 1
+    assert {heat.candidate.norm for heat in finish.finals} == set(TWO)
+    assert {t.candidate.factor for t in finish.finals if t.candidate.norm == "group"} == {0.5}
 
 
 def test_where_everything_diverges_nothing_is_trained_in_full() -> None:
@@ -254,7 +269,7 @@ def test_seeds_are_added_only_where_five_do_not_decide() -> None:
     assert {heat.seeds for heat in run(far, plan(TWO)).finals} == {SEEDS}
 
     close = World(accuracy={"batch": 0.77, "group": 0.77}, random=Random(1))
-    assert {heat.seeds for heat in run(close, plan(TWO)).finals} == {MOST_SEEDS}
+    assert {heat.seeds for heat in run(close, plan(TWO)).finals} == {SEEDS_RACED}
 
 
 def test_three_norms_are_trained_in_full_where_there_is_time_and_the_others_set_aside() -> None:

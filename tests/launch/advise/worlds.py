@@ -8,7 +8,6 @@ from random import Random
 from normbench.launch.advise.answer import Answer, OnTest, judge
 from normbench.launch.advise.book import Finish, Round
 from normbench.launch.advise.budget import (
-    Candidate,
     Entrant,
     Score,
     Scores,
@@ -75,7 +74,7 @@ class World:
     drift: Mapping[str, float] = field(default_factory=dict)
     slower: float = 1.0
     really: Sequence[Timing] | None = None
-    diverges: Callable[[Candidate], bool] = lambda _: False
+    diverges: Callable[[Entrant], bool] = lambda _: False
     rounds: list[Round] = field(default_factory=list)
     truths: dict[Entrant, float] = field(default_factory=dict)
 
@@ -91,7 +90,7 @@ class World:
         return self.slower * seconds_of(self.really or plan.timings, plan.steps, step.heats)
 
     def score(self, plan: Plan, entry: Entrant, seconds: float) -> Score:
-        if self.diverges(entry.candidate):
+        if self.diverges(entry):
             return Score(None, seconds)
         truth = self.mean(entry) + self.random.gauss(0, self.sd)
         self.truths[entry] = truth

@@ -105,6 +105,21 @@ def test_lines_that_do_not_cross_have_no_crossing(values: dict[int, list[float]]
     assert crossings(line(values), line({2: [0, 0], 8: [0, 0]})) == []
 
 
+@pytest.mark.parametrize(
+    ("means", "places"),
+    [
+        ((1, 0, 1), []),
+        ((-1, 0, -1), []),
+        ((0, 0, 0), []),
+        ((1, 0, -1), [8.0]),
+        ((0, -1, 1), [16.0]),
+    ],
+)
+def test_lines_that_touch_do_not_cross(means: Sequence[float], places: list[float]) -> None:
+    found = crossings(line({x: [m] for x, m in zip((2, 8, 32), means, strict=True)}), FLAT)
+    assert [each.at for each in found] == pytest.approx(places)
+
+
 def test_of_two_crossings_none_is_located() -> None:
     first, second = crossings(line({2: around(1), 8: around(-1), 32: around(1)}), FLAT)
 

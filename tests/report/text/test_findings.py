@@ -6,6 +6,7 @@ import pytest
 
 from normbench.report.compare.comparisons import Comparison, compare
 from normbench.report.compare.rates import rate_trials
+from normbench.report.compare.statistics import welch
 from normbench.report.read.cells import collect
 from normbench.report.text.findings import findings
 from normbench.report.text.grid import RATE_COLUMNS, grid, rate_rows
@@ -151,6 +152,35 @@ def test_a_range_is_never_more_stable_than_one_that_it_holds(tmp_path: Path) -> 
     assert "points lower than at 32" in sentence
 
 
+def test_a_place_where_seeds_diverged_makes_no_range_stable(tmp_path: Path) -> None:
+    for batch in (2, 8, 32):
+        lost = [None] if batch == 8 else []
+        write_cell(tmp_path, "group", batch, [*around(0.66), *lost])
+    write_cell(tmp_path, "batch", 2, around(0.5))
+
+    assert not any("from batch size 2 to 32" in sentence for sentence in said(tmp_path))
+    assert any(sentence.startswith("Diverged: 1 of 4 seeds") for sentence in said(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("seeds", "word"), [(1, "; one seed, which cannot tell."), (2, "about 3 seeds a cell")]
+)
+def test_what_few_seeds_would_show_is_not_invented(tmp_path: Path, seeds: int, word: str) -> None:
+    write_cell(tmp_path, "group", 2, [0.70, 0.6998][:seeds])
+    write_cell(tmp_path, "group", 32, [0.699, 0.696][:seeds])
+    write_cell(tmp_path, "batch", 2, [0.5, 0.5][:seeds])
+
+    assert word in one(tmp_path, "Group norm from batch size 2 to 32", "undecided")
+
+
+def test_lines_that_are_equal_everywhere_are_said_to_be(tmp_path: Path) -> None:
+    for batch in (2, 32):
+        write_cell(tmp_path, "group", batch, [0.66])
+        write_cell(tmp_path, "batch", batch, [0.66])
+
+    assert one(tmp_path, "same mean errors")
+
+
 def test_rates_that_changed_as_well_are_named(tmp_path: Path) -> None:
     write_cell(tmp_path, "group", 2, around(0.60), changes={"optim.lr": 0.1})
     write_cell(tmp_path, "group", 32, around(0.66), changes={"optim.lr": 0.2})
@@ -248,6 +278,20 @@ def test_groups_are_answered_with_the_best_place(tmp_path: Path, best: int) -> N
     assert f"at G = {best}; clearly worse: {others}." in sentence
 
 
+def test_the_best_of_many_groups_is_corrected_for_all_pairs(tmp_path: Path) -> None:
+    """The first is clear of the best beside three other pairs, and not beside all six."""
+    accuracies = {1: [0.6, 0.61, 0.62], 2: [0.639, 0.64, 0.641], 4: [0.640, 0.64, 0.64]}
+    accuracies[8] = [0.64, 0.645, 0.65]
+    for groups, values in accuracies.items():
+        write_cell(tmp_path, "group", 32, values, changes={"norm.groups": groups})
+    (sentence,) = said(tmp_path)
+    apart = welch(dict(enumerate(accuracies[1])), dict(enumerate(accuracies[8])))
+
+    assert apart is not None
+    assert 0.05 / 6 < (apart.p or 0.0) < 0.05 / 3
+    assert "clearly worse: 1" not in sentence.replace("not clearly worse", "")
+
+
 # --- Learning rates -------------------------------------------------------------------------------
 
 
@@ -265,3 +309,14 @@ def test_the_best_rate_is_in_the_table_and_the_edge_is_named(tmp_path: Path) -> 
         "",
     )
     assert (group["best optim.lr"], group["note"]) == ("0.05", "the lowest tried: try lower ones")
+
+
+def test_a_rate_that_lost_a_seed_is_not_the_next_best(tmp_path: Path) -> None:
+    write_trial(tmp_path, "batch", 2, 0.1, [32.0, 32.1, 32.2])
+    write_trial(tmp_path, "batch", 2, 0.2, [30.0, 30.1])
+    write_trial(tmp_path, "batch", 2, 0.05, [33.0, 33.1, 33.2])
+    (trial,) = rate_trials(collect(tmp_path))
+    (row,) = (dict(zip(RATE_COLUMNS, row, strict=True)) for row in rate_rows(trial))
+
+    assert row["best optim.lr"] == "0.1"
+    assert row["next best (its error, %)"] == "0.05 (33.1, clear)"

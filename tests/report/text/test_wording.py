@@ -7,7 +7,6 @@ from normbench.report.compare.crossing import Crossing
 from normbench.report.compare.statistics import Estimate
 from normbench.report.text.wording import (
     difference,
-    fixed,
     join,
     memory,
     number,
@@ -75,16 +74,6 @@ def test_a_crossing_says_how_sure_its_place_is(
     low: float | None, high: float | None, said: str
 ) -> None:
     assert place([Crossing(5.29, (4, 8), False, low, high)]) == said
-
-
-@pytest.mark.parametrize(
-    ("value", "places", "said"),
-    [(40.95, 1, "41.0"), (0.25, 1, "0.3"), (-0.25, 1, "−0.3"), (2.675, 2, "2.68"),
-     (-0.04, 1, "0.0"), (1234.5, 0, "1,235")],
-)  # fmt: skip
-def test_ties_are_not_rounded_down(value: float, places: int, said: str) -> None:
-    assert fixed(value, places) == said
-    assert fixed(100 * (1 - 0.5905), 1) == "41.0"
 
 
 def test_no_crossing_is_said() -> None:

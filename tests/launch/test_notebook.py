@@ -13,13 +13,13 @@ from rich.console import Console
 from normbench import advise, compare
 from normbench.errors import UsageError
 from normbench.launch.advise import command, race
-from normbench.launch.advise.notebook import Compared, SideBySide
+from normbench.launch.notebook import Compared, SideBySide
 from normbench.terminal.screen import Screen
 from tests.conftest import files_below
 from tests.launch.advise.worlds import timing
 from tests.script_helpers import run_script
 
-SCRIPTS = Path(__file__).parents[3] / "scripts"
+SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 
 def quiet() -> Screen:
@@ -175,7 +175,7 @@ def test_a_race_from_python_comes_back_as_records_code_and_a_picture(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """In the example, and from the same race again, which trains nothing more."""
-    monkeypatch.setattr(race, "MOST_SEEDS", 5)  # more would only take longer
+    monkeypatch.setattr(race, "SEEDS_RACED", 5)  # more would only take longer
     run_script("example_advise.py", *own, "epochs=1", "stack=auto")
     said = capsys.readouterr().out.splitlines()
     before = files_below(tmp_path)

@@ -1,4 +1,4 @@
-"""The same from Python: plain arguments, answers that pandas and notebooks can show."""
+"""Advice and comparisons from Python: plain arguments, answers for pandas and notebooks."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -19,6 +19,7 @@ from normbench.registry import as_override
 from normbench.report.compare.statistics import estimate
 from normbench.store.results import FINISHED, read_results
 from normbench.terminal.screen import Screen
+from normbench.terminal.words import plus_minus
 
 _ARGUMENTS = {
     "norm": 'norms="{}"',
@@ -177,11 +178,11 @@ def _compared(planned: Planned) -> Compared:
         error=None if mean is None else mean.mean,
         half=None if mean is None else mean.half,
         seconds=fmean(r.seconds for r in finished) if finished else None,
-        memory=next((r.memory_bytes for r in finished), None),
+        memory=max((r.memory_bytes for r in finished if r.memory_bytes is not None), default=None),
         folder=str(planned.directory),
     )
 
 
 def _said(row: Compared) -> str:
-    half = "" if row.half is None else f" ± {100 * row.half:.1f}"
-    return "-" if row.error is None else f"{100 * row.error:.1f}{half}"
+    half = None if row.half is None else 100 * row.half
+    return "-" if row.error is None else plus_minus(100 * row.error, half)
