@@ -4,6 +4,7 @@ import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 from normbench.config import PLACES
@@ -54,16 +55,21 @@ def settings_apart(cells: Sequence[Mapping[str, Any]]) -> list[str]:
     """
     left_out = NO_PART | {"batch"}
     flat = [_flat({k: v for k, v in each.items() if k not in left_out}) for each in cells]
-    said = []
+    by_norm: dict[str, list[dict[str, str]]] = defaultdict(list)
     for own in flat:
-        same = [each for each in flat if each.get("norm.name") == own.get("norm.name")]
-        differing = (
+        by_norm[own.get("norm.name", "")].append(own)
+    varied = {
+        norm: {key for key in {*chain(*same)} if len({each.get(key) for each in same}) > 1}
+        for norm, same in by_norm.items()
+    }
+    return [
+        ", ".join(
             f"{key.removesuffix('.name')}={value}"
             for key, value in own.items()
-            if value != "None" and any(other.get(key) != value for other in same)
+            if value != "None" and key in varied[own.get("norm.name", "")]
         )
-        said.append(", ".join(differing))
-    return said
+        for own in flat
+    ]
 
 
 def telling(recipes: Sequence[tuple[str, Mapping[str, Any], str | None]]) -> list[str]:
