@@ -146,7 +146,7 @@ def composed(monkeypatch: pytest.MonkeyPatch, *overrides: str) -> list[Config]:
         ("paper", 10),
         ("quick", 4),
         ("long", 4),
-        ("rates", 30),
+        ("rates", 40),
         ("batch-size", 10),
         ("momentum", 4),
         ("resnet20", 14),
