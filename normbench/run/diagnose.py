@@ -8,7 +8,6 @@ image, and nothing is advised for what chance alone would do.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
@@ -138,8 +137,11 @@ def diagnose(
     accuracies = []
     for done, (label, measured) in enumerate(work):
         told(label, done, len(work))
-        with suppress(UsageError):  # a layer has but one value for a statistic of so few images
+        try:
             accuracies.append(measured())
+        except UsageError:  # a layer has but one value for a statistic of so few images
+            if len(accuracies) < 2:  # running and re-estimated ones have to be there
+                raise
     momentum = max(layer.momentum for layer in batch_norms(network))
     return Findings(
         accuracies=accuracies,
