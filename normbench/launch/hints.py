@@ -221,7 +221,7 @@ def several_seeds(text: str, seeds: Iterable[Any]) -> UsageError:
     numbers = [int(each) for each in seeds if str(each).isdecimal()]
     first = f"seed={min(numbers)} " if numbers and min(numbers) > 0 else ""
     return UsageError(
-        f"{text}: every cell has all its seeds; write {first}seeds={max(1, len(numbers))}"
+        f"{text}: every cell has all its seeds; write {first}seeds={len(numbers) or 'N'}"
     )
 
 
