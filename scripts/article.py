@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import argparse
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ from claims.networks import (
     slots,
 )
 from claims.training import CONVERGENCE, OTHERS, Outcome, Trainer, fitting
+from torch import Tensor
 
 from normbench.files import write_text
 from normbench.store.results import Result
@@ -91,14 +93,11 @@ class Evidence:
             trainer.outcomes(OTHERS),
         )
 
-    def source(self) -> Seed:
-        """The network whose activations the layers get: one of group norm where there is one."""
+    def sources(self) -> list[Seed]:
+        """Networks whose activations the layers may get: those of group norm first."""
         groups = [seeds for (norm, _), seeds in sorted(self.cells.items()) if norm == "group"]
-        for seeds in (*groups, self.many["batch"].finished):
-            for seed in seeds.values():
-                if seed.weights:
-                    return seed
-        raise SystemExit("no network has weights: give --runs or --own with model.safetensors")
+        every = (*groups, self.many["batch"].finished)
+        return [seed for seeds in every for seed in seeds.values()]
 
 
 def losses(of: Evidence) -> dict[str, Losses]:
@@ -120,26 +119,45 @@ def losses(of: Evidence) -> dict[str, Losses]:
 
 def about_layers(store: Store, images: Images, of: Evidence) -> dict[str, Finding]:
     """The findings that need no training of their own."""
-    seed = of.source()
-    network = seed.network()
-    x = norm_inputs(network, images.some(300)[0])[SLOT].double()
-    norm = dict(slots(network))[SLOT]
-    assert norm.weight is not None
-    assert norm.bias is not None
-    learned = (norm.weight.detach().double(), norm.bias.detach().double())
-    known = {**seed.identity, "data": images.all.sha256}
     made = store.measure
+
+    @cache
+    def looked_into() -> tuple[Seed, Tensor, Tensor, Tensor]:
+        """A network, activations [300, C, H, W] before one of its norms, and its γ and β [C]."""
+        seed = next((seed for seed in of.sources() if seed.weights), None)
+        if seed is None:
+            raise SystemExit("no network has weights: give --runs or --own with model.safetensors")
+        network = seed.network()
+        norm = dict(slots(network))[SLOT]
+        assert norm.weight is not None
+        assert norm.bias is not None
+        x = norm_inputs(network, images.some(300)[0])[SLOT].double()
+        return seed, x, norm.weight.detach().double(), norm.bias.detach().double()
+
+    def known(seed: Seed) -> dict[str, Any]:
+        return {**seed.identity, "data": images.all.sha256}
+
+    def on_activations(
+        name: str, measure: Callable[..., dict[str, Any]], count: int, *, learned: bool = False
+    ) -> dict[str, Any]:
+        """A measurement on the first ``count`` of them; weights are needed for a new one only."""
+        for seed in of.sources():
+            if store.knows(name, measure, **known(seed)):
+                return made(name, measure, **known(seed))
+        seed, x, *more = looked_into()
+        return made(name, measure, x[:count], *(more if learned else ()), **known(seed))
+
     networks = long.labelled(of.cells)
     groups = {label: seeds for label, seeds in networks.items() if label.startswith("group")}
     first = dict(list(groups.items())[:1])
     dealt = measured(store, "dependence", batches.measure_network, networks, images)
     biased = measured(store, "unbiased", batches.measure_unbiased, first, images)
     return {
-        "axes": alone.axes(made("axes", alone.measure_axes, x[:16], **known)),
-        "groups": alone.groups(made("groups", alone.measure_groups, x[:64], *learned, **known)),
+        "axes": alone.axes(on_activations("axes", alone.measure_axes, 16)),
+        "groups": alone.groups(on_activations("groups", alone.measure_groups, 64, learned=True)),
         "rules": alone.rules(made("rules", alone.measure_rules)),
         "independence": batches.independence(
-            made("dependence/layers", batches.measure_layers, x, **known), dealt
+            on_activations("dependence/layers", batches.measure_layers, 300), dealt
         ),
         "dimensions": definitions.dimensions(
             made("dimensions", definitions.measure_dimensions), of.others
