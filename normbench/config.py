@@ -17,6 +17,9 @@ from normbench.registry import NAMED_BY
 from normbench.store.results import MOST_SEEDS
 from normbench.training.optim import OPTIMS, OptimConfig
 
+LARGEST_SEED = 2**31 - 1
+"""The largest first seed."""
+
 LIMITS = {"batch": 1_000_000, "seeds": MOST_SEEDS, "threads": 1024}
 """The largest values that make sense."""
 
@@ -117,7 +120,7 @@ class Config:
                 raise UsageError(f"{key}={getattr(self, key)}: must be at most {limit}")
         if self.stack != "auto" and not (isinstance(self.stack, int) and self.stack >= 1):
             raise UsageError(f"stack={self.stack}: must be auto or a whole number from 1")
-        if not 0 <= self.seed < 2**31:
+        if not 0 <= self.seed <= LARGEST_SEED:
             raise UsageError(f"seed={self.seed}: must be from 0 to 2147483647")
         if self.norm_batch is not None and self.batch % self.norm_batch:
             raise UsageError(

@@ -14,6 +14,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from shutil import copyfile
+from typing import Any
 
 import yaml
 
@@ -45,20 +46,28 @@ def _keep_cell(cell: Path, place: Path) -> None:
     written = cell / "config.yaml"
     if not written.is_file():  # it failed before it began
         return
-    config = yaml.safe_load(written.read_text(encoding="utf-8"))
-    config["runs"] = "runs"  # where they lay is nobody's business
-    for key in ("file", "weights"):
-        if config["model"].get(key):
-            config["model"][key] = Path(config["model"][key]).name
+    config = _without_places(yaml.safe_load(written.read_text(encoding="utf-8")))
     text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
     write_text(place / "config.yaml", text)
+
+
+def _without_places(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings without where things lay, which is nobody's business."""
+    kept = dict(settings)
+    if "runs" in kept:
+        kept["runs"] = "runs"
+    model = {
+        key: Path(value).name if key in ("file", "weights") and value else value
+        for key, value in kept.get("model", {}).items()
+    }
+    return kept | {"model": model} if model else kept
 
 
 def _keep_plan(source: Path, target: Path) -> list[str]:
     """Copies the plan; returns the folders of its cells, none where there is no plan."""
     entries = plan.read(source)
     if entries:
-        plan.add(target, entries)
+        plan.add(target, [replace(e, settings=_without_places(e.settings)) for e in entries])
         (target / f".{plan.PLAN}.lock").unlink(missing_ok=True)
     return [entry.folder for entry in entries]
 

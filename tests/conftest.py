@@ -83,6 +83,8 @@ def _isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(socket.socket, "connect", _local_only)
+    # A loss of power cannot be tested here; processes that tests start wait for the disk.
+    monkeypatch.setattr(os, "fsync", lambda _: None)
     threads = torch.get_num_threads()
     yield
     if torch.get_num_threads() != threads:

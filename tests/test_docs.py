@@ -38,7 +38,6 @@ SMALLER = {
     "normbench run norm=group batch=2 seeds=8": "stack=2",
     "normbench sweep": f"epochs=1 model.width=4 threads=1 stack=1 seeds=1 {FEW}",
     "normbench advise": f"epochs=1 model.width=4 threads=1 stack=1 {FEW}",
-    "normbench advise batch=2 --within 30m": "--norms batch,group",
     "normbench sweep model=python": "batch=2",
     "normbench sweep experiment=quick": "data=images data.name=cifar10 data.limit=32",
     "normbench sweep experiment=naive": "norm=batch,group batch=2,8",

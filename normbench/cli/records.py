@@ -12,7 +12,7 @@ from normbench.errors import UsageError
 def runs(
     directory: Annotated[Path, typer.Argument(help="The folder of the runs.")] = Path("runs"),
 ) -> None:
-    """List what has been trained: cells, seeds, state, result."""
+    """List what has been trained: cells, settings, state, test error."""
     with one_line():
         from normbench.report.text.listing import show_runs
         from normbench.terminal.screen import Screen

@@ -139,6 +139,7 @@ class Typed:
         return value.text if isinstance(value, QuotedString) else value
 
 
+@lru_cache(maxsize=4096)  # Hydra's parser takes milliseconds, and grids say the same again
 def parse(text: str) -> Typed:
     """Reads ``KEY=VALUE``; raises UsageError with one line where it cannot be read."""
     key, equals, value = text.partition("=")

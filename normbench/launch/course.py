@@ -106,11 +106,12 @@ def followed(cells: Mapping[str, Callable[[], bool]], screen: Screen) -> Iterato
         watcher.join()
 
 
-def show_plan(screen: Screen, rows: Sequence[Sequence[str]], total: float) -> None:
-    """Prints the cells of a sweep: what is done, and what the rest will take."""
+def show_plan(screen: Screen, rows: Sequence[Sequence[str]], total: float | None) -> None:
+    """Prints the cells of a sweep: what is done, and what the rest will take, if that is known."""
     columns, shown = without_empty(("cell", "settings", "seeds", "time left"), rows)
     screen.table("Cells", columns, shown, droppable=columns[2:])
-    screen.line(f"{said(total)}; nothing has been trained (--dry-run)")
+    about = "no times, as other machines train it" if total is None else said(total)
+    screen.line(f"{about}; nothing has been trained (--dry-run)")
 
 
 def said(seconds: float) -> str:

@@ -199,7 +199,7 @@ class _Grid:
         elsewhere = launcher == "submitit_slurm"
         cells = planned_cells(configs, screen, elsewhere=elsewhere, write=not dry_run)
         if dry_run:
-            sweep.dry_run(cells, screen)
+            sweep.dry_run(cells, screen, timed=not elsewhere)
         elif todo := cells.unfinished():
             seconds = known(cells) if known else None
             with sweep.foreseen(todo, screen, seconds, here=launcher == "basic"):

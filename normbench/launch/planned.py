@@ -171,7 +171,7 @@ def planned_cells(
     with screen.working("planning") as bar:
         for number, (config, overrides) in enumerate(configs, start=1):
             planned = Planned(Cell.of(config), overrides)
-            if planned.directory not in found and planned.left:
+            if planned.directory not in found and _left(planned):
                 if not elsewhere:
                     choose_device(config.device)
                 planned.cell.check_fit()
@@ -186,12 +186,23 @@ def planned_cells(
     return cells
 
 
+def _left(planned: Planned) -> list[int]:
+    try:
+        return planned.left
+    except OSError as error:
+        raise _elsewhere("read", planned.directory, error) from None
+
+
 def _write_plan(cells: Cells) -> None:
     """Writes down which cells there are."""
     try:
         plan.add(cells.directory, [each.entry() for each in cells])
     except OSError as error:
-        raise UsageError(
-            f"cannot write to {cells.directory}: {error.strerror}; choose another folder with"
-            " runs=FOLDER"
-        ) from None
+        raise _elsewhere("write to", cells.directory, error) from None
+
+
+def _elsewhere(what: str, folder: Path, error: OSError) -> UsageError:
+    return UsageError(
+        f"cannot {what} {folder}: {error.strerror}; choose another folder with runs=FOLDER, or"
+        " another name=NAME"
+    )

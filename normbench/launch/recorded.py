@@ -10,6 +10,7 @@ from normbench.files import as_mapping, read_json
 from normbench.launch.compose import load_config
 from normbench.registry import NAMED_BY, as_override
 from normbench.report.read.files import read_mapping
+from normbench.store.curves import HPARAMS
 from normbench.store.results import CONFIG, SUMMARY
 
 _PYTHON = "model.file"
@@ -80,7 +81,10 @@ def _of_group(key: str, own: Mapping[str, Any], images: str | None) -> Iterator[
 
 
 def _images(cell: Path) -> str | None:
-    """The name of the images that a cell was trained on, where its summary says it."""
+    """The name of the images that a cell was trained on, where its summary or a seed says it."""
     data = (read_json(cell / SUMMARY) or {}).get("data")
-    name = data.get("name") if isinstance(data, dict) else None
-    return name if isinstance(name, str) else None
+    names = [data.get("name") if isinstance(data, dict) else None]
+    for path in sorted(cell.glob(f"seed-*/{HPARAMS}")):  # it was killed before its summary
+        values = (read_json(path) or {}).get("values")
+        names.append(values.get("data") if isinstance(values, dict) else None)
+    return next((name for name in names if isinstance(name, str)), None)

@@ -44,20 +44,21 @@ class InterruptedSweepError(BaseException):
     """The sweep was asked to leave; like KeyboardInterrupt, it passes every handler of errors."""
 
 
-def dry_run(cells: Cells, screen: Screen) -> None:
-    """Prints the cells, what of them is done, and how long the rest will take."""
-    seconds = _estimated(cells, screen)
+def dry_run(cells: Cells, screen: Screen, *, timed: bool) -> None:
+    """Prints the cells, what of them is done, and how long the rest will take if it is ``timed``:
+    other machines may have another device."""
+    seconds = _estimated(cells, screen) if timed else None
     apart = settings_apart([each.cell.config.plain() for each in cells])
     rows = [
         (
             each.directory.name,
             own or "-",
             f"{len(each.cell.config.all_seeds) - len(each.left)}/{len(each.cell.config.all_seeds)}",
-            duration(seconds[each.directory]) if each.left else "-",
+            duration(seconds[each.directory]) if each.left and seconds is not None else "-",
         )
         for each, own in zip(cells, apart, strict=True)
     ]
-    show_plan(screen, rows, sum(seconds.values()))
+    show_plan(screen, rows, None if seconds is None else sum(seconds.values()))
 
 
 def _estimated(cells: Cells, screen: Screen) -> dict[Path, float]:

@@ -18,5 +18,7 @@ def drawing(seed: int | None = None) -> Iterator[None]:
     """
     with _LOCK, torch.random.fork_rng(devices=[]):
         if seed is not None:
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
+            if torch.cuda.is_initialized():  # else torch.manual_seed formats the stack for later
+                torch.cuda.manual_seed_all(seed)
         yield

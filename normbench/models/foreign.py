@@ -52,7 +52,14 @@ class ForeignConfig(ModelConfig):
                 f"{self.said}: {lazy} has no size yet, of a lazy layer; give its channels or"
                 " features (nn.Linear instead of nn.LazyLinear)"
             )
-        unknown = next(((n, m) for n, m in model.named_modules() if is_unknown_norm(m)), None)
+        unknown = next(
+            (
+                (n, m)
+                for n, m in model.named_modules()
+                if is_unknown_norm(m) and not isinstance(m, Norm)
+            ),
+            None,
+        )
         if unknown is not None:
             raise UsageError(
                 f"{self.said}: its layer {unknown[0]} is a {type(unknown[1]).__name__}, which is"

@@ -6,11 +6,14 @@ faster. A network may be written for the other way, such as one that flattens wi
 
 from collections.abc import Sequence
 from copy import deepcopy
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from normbench.models.drawing import drawing
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def settle_layout(model: nn.Module, images: Tensor) -> None:
@@ -25,14 +28,21 @@ def settle_layout(model: nn.Module, images: Tensor) -> None:
         if _takes(model, images, torch.channels_last, modes):
             return
         if _takes(model, images, torch.contiguous_format, modes):
-            model.register_forward_pre_hook(_channel_by_channel)
+            model.register_forward_pre_hook(channel_by_channel)
             return
 
 
 def layout_of(model: nn.Module) -> torch.memory_format:
     """How the weights of ``model`` are to be stored."""
-    settled = _channel_by_channel in model._forward_pre_hooks.values()
+    settled = any(channel_by_channel in m._forward_pre_hooks.values() for m in model.modules())
     return torch.contiguous_format if settled else torch.channels_last
+
+
+def with_layout_of(model: nn.Module, other: M) -> M:
+    """``other``, given its images as ``model`` is."""
+    if channel_by_channel in model._forward_pre_hooks.values():
+        other.register_forward_pre_hook(channel_by_channel)
+    return other
 
 
 def _takes(
@@ -49,5 +59,6 @@ def _takes(
     return True
 
 
-def _channel_by_channel(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def channel_by_channel(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The hook of a network that takes its images channel by channel alone."""
     return tuple(each.contiguous() for each in arguments)

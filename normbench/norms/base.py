@@ -101,6 +101,8 @@ class Norm(Part, ABC):
         if x.shape[1] != self.channels:
             raise ValueError(f"expected {self.channels} channels, got an input of {list(x.shape)}")
         y = self.normalize(x)
+        if y.dtype != x.dtype and all(p.dtype == x.dtype for p in self.parameters(recurse=False)):
+            y = y.to(x.dtype)  # a network in half precision stays one; autocast's has wider tensors
         return self.activate(y) if self.act else y
 
     def single_value(self, shape: torch.Size, layer: str = "the layer") -> UsageError:

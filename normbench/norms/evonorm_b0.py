@@ -99,7 +99,7 @@ class EvoNormB0(Norm):
         between = (mean - mean.mean(1, keepdim=True)).square()
         batch = (variance + between).mean(1, keepdim=True)
         unbiased = batch.mean((0, 1)) * (values / (values - 1))
-        self.running_var.lerp_(unbiased, self.momentum)
+        self.running_var.lerp_(unbiased.to(self.running_var), self.momentum)
         return batch
 
 

@@ -4,11 +4,16 @@ A layer is known by torch's class or by its tensors, so that no library needs to
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+from normbench.norms.parts import CONVOLUTIONS
 
 _TORCH = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.modules.instancenorm._InstanceNorm)
 
@@ -70,13 +75,70 @@ def _channels(layer: nn.Module, tensors: Mapping[str, Tensor]) -> int | None:
     return found if isinstance(found, int) else None
 
 
+def computes_more(layer: nn.Module, known: ForeignNorm) -> bool:
+    """Whether a layer that is a norm by class or tensors gives something else than a norm does.
+
+    ``class BNReLU(nn.BatchNorm2d)`` may apply an activation in its own ``forward``, of which
+    nothing else tells. It is tried, in evaluation; one that cannot be tried here is believed.
+    """
+    if type(layer) in _TORCH_S_OWN or not (
+        isinstance(layer, _TORCH) or "running_var" in known.tensors
+    ):
+        return False
+    try:
+        trial = deepcopy(layer).to("cpu", torch.float32).eval()
+        after = [deepcopy(each).to("cpu").eval() for each in known.after]
+        with torch.no_grad():
+            agreed = [_agrees(trial, after, known.channels, space) for space in _SPACES]
+    except Exception:  # whatever a layer raises that somebody wrote
+        return False
+    return True not in agreed and False in agreed
+
+
+_SPACES = ((4, 4), (4,), (), (4, 4, 4))
+"""Heights and widths of the images that a layer is tried on: it may be for one number of them."""
+
+_TORCH_S_OWN = {
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.GroupNorm),
+    *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
+}
+
+
+def _agrees(
+    layer: nn.Module, after: Sequence[nn.Module], channels: int, space: tuple[int, ...]
+) -> bool | None:
+    """Whether a layer gives what a norm and the layers ``after`` it give; None if it refuses."""
+    x = torch.randn((3, channels, *space), generator=torch.Generator().manual_seed(0))
+    try:
+        found = layer(x.clone())
+    except (ValueError, RuntimeError, IndexError, AssertionError):
+        return None
+    wanted = _plainly(layer, x)
+    for each in after:
+        wanted = each(wanted)
+    same = isinstance(found, Tensor) and found.shape == wanted.shape
+    return same and torch.allclose(found, wanted, rtol=1e-3, atol=1e-4)
+
+
+def _plainly(layer: nn.Module, x: Tensor) -> Tensor:
+    """The norm alone, with the layer's tensors and settings, in evaluation."""
+    held = {**dict(layer.named_parameters(recurse=False)), **dict(layer.named_buffers("", False))}
+    weight, bias, mean, var = (held.get(name) for name in CARRIED)
+    eps: float = getattr(layer, "eps", 1e-5)
+    if isinstance(layer, nn.GroupNorm):
+        return F.group_norm(x, layer.num_groups, weight, bias, eps)
+    if isinstance(layer, nn.modules.instancenorm._InstanceNorm):
+        return F.instance_norm(x, mean, var, weight, bias, mean is None, 0.0, eps)
+    return F.batch_norm(x, mean, var, weight, bias, mean is None, 0.0, eps)
+
+
 def is_unknown_norm(layer: nn.Module) -> bool:
     """Whether ``layer`` calls itself a norm, but is not known to be one over channels.
 
     For example ``nn.LayerNorm``, which looks at the last dimension, and timm's GlobalResponseNorm.
     """
     name = type(layer).__name__
-    if name.startswith(_NO_NORMS):
+    if name.startswith(_NO_NORMS) or isinstance(layer, (*CONVOLUTIONS, nn.Linear)):
         return False
     parts = {key for key, _ in layer.named_children()} - {"drop", "act"}
     return "Norm" in name and not name.startswith("_") and not parts and foreign_norm(layer) is None

@@ -9,7 +9,13 @@ from torch import Tensor, nn
 
 from normbench.errors import UsageError
 from normbench.norms.base import Norm, NormConfig
-from normbench.norms.foreign import CARRIED, ForeignNorm, foreign_norm, is_unknown_norm
+from normbench.norms.foreign import (
+    CARRIED,
+    ForeignNorm,
+    computes_more,
+    foreign_norm,
+    is_unknown_norm,
+)
 from normbench.norms.parts import CONVOLUTIONS, BranchEnd, NormConv, Slot
 
 M = TypeVar("M", bound=nn.Module)
@@ -179,6 +185,11 @@ class _Swapper:
                 f" {type(old).__name__}, which computes in its own way; choose another norm"
             )
         foreign = foreign_norm(old)
+        if foreign is not None and computes_more(old, foreign):
+            raise UsageError(
+                f"{name or 'the network'} is a {type(old).__name__}, which computes more than a"
+                " norm: put what follows the norm, such as an activation, into a layer of its own"
+            )
         if foreign is not None:
             return self._foreign_replaced(name, old, foreign)
         return _Replacement(old, old, _kept(name, old) if is_unknown_norm(old) else None)

@@ -99,8 +99,8 @@ class SwitchableNorm(BatchNorm):
     def move(self, batch: Tensor) -> None:
         """Moves the running statistics by those of the sub-batches, as :meth:`split` has them."""
         mean, variance = batch.mean(1).flatten(1)
-        self.running_mean.lerp_(mean, self.momentum)
-        self.running_var.lerp_(variance, self.momentum)
+        self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
+        self.running_var.lerp_(variance.to(self.running_var), self.momentum)
 
 
 class _Switched(torch.autograd.Function):

@@ -43,13 +43,14 @@ class Saver:
     ) -> None:
         self._config = replicas[0].cell.config
         self._keys = [replica.key() for replica in replicas]
-        self._afresh = [replica.afresh for replica in replicas]
+        self._replicas = replicas
         self._trained = trained
         self._folder = replicas[0].folder
         self._warn = warn
         self._saved = perf_counter()
         self._cost = 0.0
         self._failing = False
+        self._begins = True
         self.seconds = 0.0
 
     def resume(self, progress: Progress) -> bool:
@@ -69,7 +70,8 @@ class Saver:
             progress.restore(found.tensors, found.values["progress"])
             self.seconds = float(found.values["seconds"])
 
-        return checkpoint.load(self._folder, use, self._warn) is not None
+        self._begins = checkpoint.load(self._folder, use, self._warn) is None
+        return not self._begins
 
     def due(self, progress: Progress) -> bool:
         """Whether it is time: by the clock, and after an epoch unless saving would take 1 %."""
@@ -92,7 +94,9 @@ class Saver:
         try:
             checkpoint.save(self._folder, progress.step, self._trained.state() | tensors, values)
             self._failing = False
-            self._note_begun()
+            if self._begins:  # replicas of cells beside now find it, and no stack of before
+                here = self._replicas[0].cell.digest
+                self._unmark([each for each in self._replicas if each.cell.digest != here])
         except OSError as error:
             if not self._failing:  # a full disk stays full: one line, not one a minute
                 reason = error.strerror or error
@@ -104,13 +108,12 @@ class Saver:
     def clear(self) -> None:
         """Removes the checkpoints: the results are there."""
         checkpoint.clear(self._folder)
-        self._note_begun()
+        self._unmark([replica for replica in self._replicas if replica.done])
 
-    def _note_begun(self) -> None:
-        """From now on they are found by their own checkpoints or results."""
-        for mark in self._afresh:
+    def _unmark(self, replicas: Iterable[Replica]) -> None:
+        for replica in replicas:
             with suppress(OSError):
-                mark.unlink(missing_ok=True)
+                replica.afresh.unlink(missing_ok=True)
 
 
 def _check_numbers(values: Mapping[str, Any], replicas: int) -> None:

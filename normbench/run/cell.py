@@ -20,7 +20,7 @@ from normbench.models.inspection import LayerInfo, check_statistics, layers
 from normbench.models.layout import settle_layout
 from normbench.norms import Swap, describe_swap
 from normbench.norms.foreign import foreign_norm
-from normbench.store.results import MOST_SEED, SUMMARY, Result, is_done, summarize
+from normbench.store.results import METRICS, MOST_SEED, SUMMARY, Result, is_done, summarize
 
 _SPLITS: dict[tuple[str, str, torch.device], Splits] = {}
 
@@ -208,9 +208,16 @@ class Replica:
 
     @property
     def afresh(self) -> Path:
-        """A file that is there from ``run --fresh`` on until it has a checkpoint: the stacks of
-        cells beside that have begun with it are of before."""
+        """A file that is there from ``run --fresh`` on until it is done, or has begun in the stack
+        of a cell beside: other stacks of cells beside that have begun with it are of before."""
         return self.cell.directory / f".fresh-{self.seed}"
+
+    def left(self, first: "Replica") -> bool:
+        """Whether it has left the stack, begun before, in the folder of ``first``, which is trained
+        to its end all the same: its records were thrown away since."""
+        if self.cell.digest == first.cell.digest:
+            return False
+        return self.afresh.exists() or not (self.folder / METRICS).exists()
 
     @property
     def done(self) -> bool:

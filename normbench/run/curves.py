@@ -1,6 +1,6 @@
 """The curves of replicas that are trained together."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from normbench.data.batches import Splits
 from normbench.data.sheet import sample_sheet
@@ -17,10 +17,9 @@ from normbench.training.progress import Metrics, Progress
 class Trackers:
     """Open curves, and what each seed trains on is written down.
 
-    One may have been finished alone, and is trained along with its stack all the same: it has none.
-
     Args:
         members: the replicas.
+        recorded: the numbers of those of them that have any.
         splits: the images.
         progress: where training stands: what was recorded later is cut off.
         screen: told of what cannot be written.
@@ -30,12 +29,15 @@ class Trackers:
     """
 
     def __init__(
-        self, members: Sequence[Replica], splits: Splits, progress: Progress, screen: Screen
+        self,
+        members: Sequence[Replica],
+        recorded: Iterable[int],
+        splits: Splits,
+        progress: Progress,
+        screen: Screen,
     ) -> None:
         self._by_replica = {
-            number: _tracker(member, splits, progress, screen)
-            for number, member in enumerate(members)
-            if not member.done
+            number: _tracker(members[number], splits, progress, screen) for number in recorded
         }
 
     @property
@@ -49,9 +51,10 @@ class Trackers:
             _log(tracker, metrics, replica)
 
     def flush(self) -> None:
-        """Has all written that was recorded."""
+        """Has all written that was recorded, and makes sure that it survives a loss of power."""
         for tracker in self.each:
             tracker.flush()
+            tracker.sync()
 
     def close(self) -> None:
         """Closes them."""

@@ -94,6 +94,8 @@ def diagnose(
     test: Split,
     *,
     batch: int | None = None,
+    step: int | None = None,
+    frozen: bool = False,
     flip: bool = False,
     epoch: int = 0,
     autocast: bool = False,
@@ -108,6 +110,8 @@ def diagnose(
         train: training images, padded as in training; at most 2,500 of them are looked at.
         test: what accuracies are measured on; those with batch statistics on at most 2,000.
         batch: how many images shared statistics in training; None: not known.
+        step: the images of a training step; None: as many.
+        frozen: whether training ended with frozen statistics.
         flip: whether half of the training images are mirrored.
         epoch: whose order and augmentation of the training images is used.
         autocast: whether to compute in bfloat16 where that is safe.
@@ -146,7 +150,7 @@ def diagnose(
     return Findings(
         accuracies=accuracies,
         layers=_stray(network, anew),
-        advice=advice(accuracies, batch, momentum),
+        advice=advice(accuracies, batch, momentum, step=step, frozen=frozen),
         statistics=_statistics(anew),
     )
 

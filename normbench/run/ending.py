@@ -29,6 +29,7 @@ class Ending:
 
     Attributes:
         members: which.
+        recorded: the numbers of those whose results are written.
         networks: one of each.
         splits: the images.
         training: the batches.
@@ -37,6 +38,7 @@ class Ending:
     """
 
     members: Sequence[Replica]
+    recorded: Sequence[int]
     networks: Sequence[nn.Module]
     splits: Splits
     training: Batches
@@ -68,9 +70,8 @@ class Ending:
             parts = self._decomposition()
         evaluation = progress.evaluation if self.splits.validation is not None else None
         memory, starts = self._memory(), self._starts()
-        for replica, member in enumerate(self.members):
-            if member.done:
-                continue
+        for replica in self.recorded:
+            member = self.members[replica]
             write_weights(member.folder / WEIGHTS, self.networks[replica].state_dict())
             result = _result(member.seed, replica, progress, test, seconds, self.training)
             before, swapped = starts[replica] if starts else (None, None)

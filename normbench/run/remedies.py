@@ -105,17 +105,32 @@ class Gain:
         return f"{100 * self.value:+.1f} points (95 %: {100 * low:+.1f} to {100 * high:+.1f})"
 
 
-def advice(accuracies: Sequence[Accuracy], batch: int | None, momentum: float) -> list[str]:
-    """What to do, most urgent first; nothing for a difference that chance alone would make."""
+def advice(
+    accuracies: Sequence[Accuracy],
+    batch: int | None,
+    momentum: float,
+    *,
+    step: int | None = None,
+    frozen: bool = False,
+) -> list[str]:
+    """What to do, most urgent first; nothing for a difference that chance alone would make.
+
+    Args:
+        accuracies: with running and with re-estimated statistics, then with others.
+        batch: how many images shared statistics in training; None: not known.
+        momentum: of the running averages.
+        step: the images of a training step, whose statistics move the averages once; None: as many.
+        frozen: whether training ended with frozen statistics.
+    """
     running, anew, *others = accuracies
     slow = next((each for each in others if each.statistics == "slow"), None)
     batches = [each for each in others if each is not slow]
     said = []
     if (gain := Gain(anew, running)).clear:
         said.append(f"re-estimate the running statistics: {gain}")
-        said += _about_averages(running, anew, slow, batch, momentum)
+        said += _about_averages(running, anew, slow, batch, step or batch, momentum)
     trained = next((each for each in batches if each.size == batch), None)
-    if trained is not None and (loss := Gain(anew, trained)).clear:
+    if not frozen and trained is not None and (loss := Gain(anew, trained)).clear:
         said.append(
             f"it was trained on the statistics of {batch} images, which are noisy: re-estimated"
             f" ones gain {loss}; freeze the statistics for the last epochs, or swap the norm for"
@@ -132,14 +147,19 @@ def advice(accuracies: Sequence[Accuracy], batch: int | None, momentum: float) -
 
 
 def _about_averages(
-    running: Accuracy, anew: Accuracy, slow: Accuracy | None, batch: int | None, momentum: float
+    running: Accuracy,
+    anew: Accuracy,
+    slow: Accuracy | None,
+    batch: int | None,
+    step: int | None,
+    momentum: float,
 ) -> list[str]:
     """What to do about running averages: whether a lower momentum would mend them."""
     if slow is None:
-        return [_about_momentum(batch, momentum)]
+        return [_about_momentum(step, momentum)]
     said = []
     if (gain := Gain(slow, running)).clear:
-        said.append(f"{_about_momentum(batch, momentum)}; averages without end gain {gain}")
+        said.append(f"{_about_momentum(step, momentum)}; averages without end gain {gain}")
     if (gain := Gain(anew, slow)).clear:
         said.append(
             f"no momentum gives back {gain}: however many are averaged, statistics of {batch}"
@@ -148,20 +168,20 @@ def _about_averages(
     return said
 
 
-def _about_momentum(batch: int | None, momentum: float) -> str:
+def _about_momentum(step: int | None, momentum: float) -> str:
     """What to do about statistics that were worse than they could be."""
-    if batch is None:
+    if step is None:
         return f"next time train with a lower momentum than {momentum:g}"
-    over = (2 - momentum) / momentum * batch
+    over = (2 - momentum) / momentum * step
     if 2 * over >= ENOUGH:  # near enough that a lower one would change little
         return (
-            f"they ran over about {over:,.0f} images (momentum {momentum:g}, {batch} images a"
+            f"they ran over about {over:,.0f} images (momentum {momentum:g}, {step} images a"
             " batch), so noise is not what is wrong with them: check that they belong to these"
             " weights and to images that are prepared in this way"
         )
-    lower = 2 * batch / (ENOUGH + batch)
+    lower = 2 * step / (ENOUGH + step)
     return (
-        f"next time train with a lower momentum: at {momentum:g} and {batch} images a batch the"
-        f" running averages are over about {over:.0f} images; norm.momentum={lower:.1g} makes it"
+        f"next time train with a lower momentum: at {momentum:g} and {step} images a batch the"
+        f" running averages are over about {over:.0f} images; norm.momentum={lower:.2g} makes it"
         f" about {ENOUGH:,}"
     )

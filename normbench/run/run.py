@@ -4,7 +4,6 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -111,9 +110,7 @@ def run_together(
         pending: list[Replica] = []
         for cell, layers in zip(cells, infos, strict=True):
             if fresh:
-                _clear(cell.directory)
-                for replica in cell.replicas():
-                    write_text(replica.afresh, "")
+                _clear(cell)
             own = _pending(cell, screen)
             there = len(cell.config.all_seeds) - len(own)
             show_header(screen, cell, device, there=there, brief=brief)
@@ -180,12 +177,18 @@ def reserved(cell: Cell) -> Iterator[None]:
         yield
 
 
-def _clear(directory: Path) -> None:
-    """Removes everything in ``directory`` but the lock that is held on it, and the log."""
-    for path in directory.iterdir():
+def _clear(cell: Cell) -> None:
+    """Removes all records of a cell but the log, and first marks its seeds as begun afresh."""
+    there = {result.seed for result in read_results(cell.directory)}
+    there |= {int(path.name.removeprefix("seed-")) for path in cell.directory.glob("seed-[0-9]*")
+              if path.name.removeprefix("seed-").isdecimal()}  # fmt: skip
+    marks = [Replica(cell, seed).afresh for seed in sorted({*there, *cell.config.all_seeds})]
+    for mark in marks:
+        write_text(mark, "")
+    for path in cell.directory.iterdir():
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
-        elif path.name not in (LOCK, HOLDER, LOG, RATE):
+        elif path.name not in (LOCK, HOLDER, LOG, RATE) and path not in marks:
             path.unlink()
 
 

@@ -136,7 +136,8 @@ class Replicas:
 
         saver = Saver(self.members, self, warn=screen.line)
         progress = self._resume(saver, screen)
-        trackers = Trackers(self.members, self.splits, progress, screen)
+        recorded = self._recorded(progress)
+        trackers = Trackers(self.members, recorded, self.splits, progress, screen)
         try:
             with closing(self._steps(progress, screen, check)) as steps:
                 for metrics in steps:
@@ -151,7 +152,9 @@ class Replicas:
                         saver.save(progress, trackers.each)
             trackers.flush()  # before the results say that all is there
             kept = len(self.optimizer.buffer_names)
-            ending = Ending(self.members, self.networks, self.splits, self.training, kept, check)
+            ending = Ending(
+                self.members, recorded, self.networks, self.splits, self.training, kept, check
+            )
             ending.write(progress, saver.seconds, running, spent)
         except StoppedError:
             saver.save(progress, trackers.each)
@@ -194,6 +197,19 @@ class Replicas:
                 if metrics is not None:
                     bar.update(metrics)
                 yield metrics
+
+    def _recorded(self, progress: Progress) -> list[int]:
+        """The numbers of the members whose records are written.
+
+        One that was finished alone, or has left the stack since it was begun, is trained along all
+        the same: without it, the others' sums would be taken in another order.
+        """
+        first, begun = self.members[0], progress.step > 0
+        return [
+            number
+            for number, member in enumerate(self.members)
+            if not (member.done or (begun and member.left(first)))
+        ]
 
     def _resume(self, saver: Saver, screen: Screen) -> Progress:
         """Where training stands: as in the last checkpoint, or at the beginning."""

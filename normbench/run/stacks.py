@@ -38,7 +38,8 @@ def train_replicas(
 ) -> None:
     """Trains ``pending``: first the stacks that have begun, as they began, then the others.
 
-    A training that raises ends as ``failed`` seeds with the error in the log; no exception leaves.
+    A training that raises ends as ``failed`` seeds with the error in the log, and the others go on;
+    no exception leaves.
 
     Args:
         pending: what is to be trained; the configurations differ in learning rate and weight decay
@@ -50,7 +51,7 @@ def train_replicas(
             cell may name ``pending`` and is left to that cell.
     """
     begun = [] if fresh else _begun(pending, screen)
-    taken = {_place(replica) for each in begun for replica in each.replicas}
+    taken = {_place(replica) for each in begun for replica in each.own}
     rest = [replica for replica in pending if _place(replica) not in taken]
     try:
         with _others_held(pending, begun) as others:
@@ -66,9 +67,12 @@ def train_replicas(
     except (UsageError, StoppedError):
         raise
     except Exception as error:
-        log = pending[0].cell.directory / LOG
-        screen.log(traceback.format_exc())
-        screen.line(f"  failed: {first_line(error)} (see {log})")
+        _say_failed(pending, error, screen)
+
+
+def _say_failed(replicas: Sequence[Replica], error: Exception, screen: Screen) -> None:
+    screen.log("".join(traceback.format_exception(error)))
+    screen.line(f"  failed: {first_line(error)} (see {replicas[0].cell.directory / LOG})")
 
 
 def _go_on(begun: Sequence["_Begun"], splits: Splits, screen: Screen, spent: Spent) -> None:
@@ -130,9 +134,14 @@ def _train_stacks(
     screen: Screen,
     spent: Spent,
 ) -> None:
-    """Trains ``stacks`` in ``lanes``; a signal lets each save its state before it takes effect."""
+    """Trains ``stacks`` in ``lanes``; a signal lets each save its state before it takes effect.
+
+    What raises in one is nothing to the others. Replicas of a stack that fails before its first
+    checkpoint are tried once more, each alone: what is wrong may be one of them, or their number.
+    """
     stop = Event()
     running: set[int] = set()
+    again: list[Replica] = []
 
     def job(number: int) -> None:
         members = stacks[number]
@@ -140,11 +149,21 @@ def _train_stacks(
         try:
             with _noting_failure(members):
                 Replicas.of(members, splits).train(screen, stop, lambda: len(running), spent)
+        except (UsageError, StoppedError):
+            raise
+        except Exception as error:
+            _say_failed(members, error, screen)
+            begun = checkpoint.files(members[0].folder)
+            if len(members) > 1 and not begun and not isinstance(error, OSError):
+                again.extend(replica for replica in members if not replica.done)
         finally:
             running.discard(number)
 
     with asking(stop.set):
         in_lanes([partial(job, number) for number in range(len(stacks))], lanes, threads, stop)
+    if again:
+        screen.line(f"  each of these {len(again)} is tried alone")
+        _train_stacks([[replica] for replica in again], splits, lanes, threads, screen, spent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +176,11 @@ class _Begun:
     replicas: list[Replica]
     threads: int
 
+    @property
+    def own(self) -> list[Replica]:
+        """The replicas that have not left it since."""
+        return [replica for replica in self.replicas if not replica.left(self.replicas[0])]
+
 
 def _begun(pending: Sequence[Replica], screen: Screen) -> list[_Begun]:
     """The stacks that have checkpoints and replicas without a result."""
@@ -168,11 +192,11 @@ def _begun(pending: Sequence[Replica], screen: Screen) -> list[_Begun]:
         except ValueError as error:  # none of them can be used; loading says why
             checkpoint.load(first.folder, partial(_refuse, error), screen.line)
             continue
-        places = {_place(replica) for replica in begun.replicas}
+        places = {_place(replica) for replica in begun.own}
         if not wanted.isdisjoint(places):
             found.append(begun)
             wanted -= places  # one that has begun twice goes on with the first
-        elif all(replica.done for replica in begun.replicas):
+        elif all(replica.done for replica in begun.own):
             checkpoint.clear(first.folder)  # it was killed after its results were written
     return found
 

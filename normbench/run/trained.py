@@ -10,7 +10,8 @@ from normbench.config import Config, Precision
 from normbench.errors import UnreadableError, UsageError
 from normbench.models.base import trained_here
 from normbench.models.files import plain_name, tensors_in, without_counters
-from normbench.norms import Norm
+from normbench.norms import Norm, NormConfig
+from normbench.norms.batch import BatchNormConfig
 from normbench.norms.parts import Slot
 from normbench.run.cell import Cell
 from normbench.run.diagnose import Findings, diagnose
@@ -58,6 +59,8 @@ def diagnose_file(
                 splits.train,
                 splits.validation or splits.test,
                 batch=config.statistics_batch,
+                step=config.batch,
+                frozen=_frozen(config.norm),
                 flip=config.data.flip,
                 epoch=config.epochs,
                 autocast=config.precision is Precision.bf16,
@@ -70,6 +73,11 @@ def diagnose_file(
     elif found.change.clear:
         screen.line("--fix OUT writes the weights with re-estimated statistics")
     return found
+
+
+def _frozen(norm: NormConfig) -> bool:
+    """Whether training ended with frozen running statistics."""
+    return isinstance(norm, BatchNormConfig) and (norm.frozen or norm.freeze_at is not None)
 
 
 def _check_place(place: Path, replace: bool) -> None:

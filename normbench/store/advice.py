@@ -19,6 +19,12 @@ ADVICE, TAKEN = "advise.json", "advise-time.json"
 MOST_WORKERS = 1000
 """A plan reckons with no more."""
 
+MOST_TEXT = 4096
+"""Of a longer setting a plan takes no more."""
+
+LOCK = ".advise.lock"
+"""The lock of the process that races in a folder."""
+
 _MOST_NORMS = 100
 
 
@@ -215,7 +221,7 @@ def _list(values: dict[str, Any], key: str, most: int = 10_000) -> list[Any]:
 
 
 def _text(value: Any) -> str:
-    if not isinstance(value, str) or not value.isprintable() or len(value) > 4096:
+    if not isinstance(value, str) or not value.isprintable() or len(value) > MOST_TEXT:
         raise UnreadableError(f"a text is {short(value)}")
     return value
 

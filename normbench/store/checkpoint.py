@@ -194,7 +194,7 @@ def load(
         each = [f"{path.name} {reason}" for path, reason in zip(found, reasons, strict=True)]
         raise UsageError(
             f"{folder}: no checkpoint can be used ({'; '.join(each)}); put a sound copy there,"
-            " or start this cell over with normbench run --fresh"
+            " or remove them to begin this training anew"
         )
     return None
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from normbench.errors import UsageError
+from normbench.models.layout import channel_by_channel
 
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 
@@ -99,11 +100,17 @@ def _check_plain(module: nn.Module, name: str) -> None:
 
 
 def _hooks(module: nn.Module) -> list[str]:
-    """The hooks that take part in computing: those of the layer and of its tensors."""
+    """The hooks that take part in computing: those of the layer and of its tensors.
+
+    Without that which asks for another layout of images, which a stack carries as well.
+    """
     found = [
         key.strip("_")
         for key, value in vars(module).items()
-        if "_hooks" in key and "state_dict" not in key and isinstance(value, dict) and value
+        if "_hooks" in key
+        and "state_dict" not in key
+        and isinstance(value, dict)
+        and any(hook is not channel_by_channel for hook in value.values())
     ]
     for name, tensor in tensors_of(module).items():
         kinds = ("_backward_hooks", "_post_accumulate_grad_hooks")

@@ -223,6 +223,7 @@ def reestimate(
         calls[layer] += 1
 
     _use_batches(network, size)
+    before = {layer: (layer.running_mean.clone(), layer.running_var.clone()) for layer in layers}
     for layer in layers:
         layer.momentum = 1.0
         layer.running_mean.zero_()  # what is no number stays none, whatever is averaged with it
@@ -237,7 +238,9 @@ def reestimate(
         for hook in hooks:
             hook.remove()
     for layer, total in sums.items():
-        if calls[layer] == 0:
+        if calls[layer] == 0:  # evaluation does not come to it, as to a head for training alone
+            layer.running_mean.copy_(before[layer][0])
+            layer.running_var.copy_(before[layer][1])
             continue
         mean, var = total / calls[layer]
         layer.running_mean.copy_(mean)

@@ -28,6 +28,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from normbench.models.layout import with_layout_of
 from normbench.training.alike import StackError, check_alike
 from normbench.training.joining import join, share
 from normbench.training.proof import prove
@@ -84,7 +85,7 @@ def stack(
     if any(isinstance(module, Stack) for model in models for module in model.modules()):
         raise StackError("a stack cannot be stacked: unstack it first")
     check_alike(models)
-    stacked = Stack(join(models), len(models))
+    stacked = Stack(with_layout_of(models[0], join(models)), len(models))
     if not proven:
         prove(models, example, join)
     return stacked
@@ -93,4 +94,5 @@ def stack(
 def unstack(stacked: Stack) -> list[nn.Module]:
     """Turns a stack back into K ordinary networks with tensors of their own."""
     k = stacked.replicas
-    return [share(stacked.network, replica, k) for replica in range(k)]
+    own = stacked.network
+    return [with_layout_of(own, share(own, replica, k)) for replica in range(k)]

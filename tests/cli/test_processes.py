@@ -200,26 +200,6 @@ def running(script: str, library: Path, home: Path) -> Iterator[subprocess.Popen
         process.communicate()
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"]
-)
-def test_an_interrupted_run_says_so_in_a_line_and_leaves_no_result(
-    script: str, tiny_library: Path, tmp_path: Path, number: signal.Signals, code: int
-) -> None:
-    with running(script, tiny_library, tmp_path) as process:
-        process.send_signal(number)
-        _, errors = process.communicate(timeout=30)
-
-    assert process.returncode == code
-    assert len(errors.splitlines()) == 1, errors
-    assert errors.startswith("normbench: ")
-    assert "Traceback" not in errors
-    (folder,) = tmp_path.glob("runs/*/*/seed-0")
-    assert not (folder / "result.json").exists()
-    assert not list(tmp_path.rglob("summary.json"))
-    assert [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
 def test_a_killed_run_has_left_its_curve_and_no_result(
     script: str, tiny_library: Path, tmp_path: Path
 ) -> None:

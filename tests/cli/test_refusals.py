@@ -87,7 +87,6 @@ BAD_NETWORKS = [
         "model=torchvision model.arch=mobilenet_v2 model.stem=cifar",
         ["model.stem=cifar", "mobilenet_v2", "model.stem=original"],
     ),
-    ("model=torchvision model.arch=vgg11_bn", ["vgg11_bn", "8×8 pixels", "it takes 32×32"]),
     ("model=torchvision norm=instance", ["layer layer2.0.bn1", "single value", "larger images"]),
     ("model=wide_resnet model.depth=12", ["model.depth=12", "6n+4"]),
 ]

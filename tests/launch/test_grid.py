@@ -147,7 +147,7 @@ def composed(monkeypatch: pytest.MonkeyPatch, *overrides: str) -> list[Config]:
         ("quick", 4),
         ("long", 4),
         ("rates", 40),
-        ("batch-size", 10),
+        ("batch-size", 12),
         ("momentum", 4),
         ("resnet20", 14),
     ],

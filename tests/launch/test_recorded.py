@@ -86,6 +86,10 @@ def test_auto_is_what_it_was(seed: Path) -> None:
     (seed.parent / "summary.json").write_text(summary.replace('"tiny"', '"synthetic"'))
 
     assert load_recorded([], seed).data.source == "synthetic"
+    (seed.parent / "summary.json").unlink()  # killed before it was written
+    hparams = (seed / "hparams.json").read_text()
+    (seed / "hparams.json").write_text(hparams.replace('"tiny"', '"synthetic"'))
+    assert load_recorded([], seed).data.source == "synthetic"
 
 
 @pytest.mark.parametrize(

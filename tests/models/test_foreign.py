@@ -23,6 +23,7 @@ from normbench.norms.layer import LayerNormConfig
 from normbench.norms.none import NoNormConfig
 from normbench.run.cell import Cell
 from normbench.training.optim import SGDConfig
+from normbench.training.stacking import stack, unstack
 
 OWN = """
 from torch import nn
@@ -321,6 +322,13 @@ def build(classes):
     model.to(memory_format=layout_of(model))
     assert layout_of(usual.build_model(0)) == torch.channels_last
     torch.testing.assert_close(model(images), usual.build_model(0)(images))
+    both = stack([by_view.build_model(seed) for seed in (0, 1)], images)
+    assert layout_of(both) == torch.contiguous_format
+    pair = both.to(memory_format=layout_of(both))(torch.cat([images, images], 1))
+    torch.testing.assert_close(pair[:, :3], model(images))
+    second = unstack(both)[1]
+    assert layout_of(second) == torch.contiguous_format
+    torch.testing.assert_close(pair[:, 3:], second(images))
 
 
 def test_how_a_network_computes_in_training_counts_too(tmp_path: Path) -> None:
@@ -354,6 +362,18 @@ def build(classes):
     names = [type(module).__name__ for module in model.children()]
     assert names[:4] == ["Normalize", "Conv2d", "LocalResponseNorm", "GroupNorm"]
     assert len(norms_of(model)) == 1
+
+
+def test_a_network_that_is_built_with_our_norms_is_taken(tmp_path: Path) -> None:
+    text = """
+from torchvision.models import resnet18
+from normbench import NORMS, swap_norm
+
+def build(classes):
+    return swap_norm(resnet18(num_classes=classes), NORMS["frn"]())
+"""
+    model = cell(own(tmp_path, text), size=32).build_model(0)
+    assert {type(norm).__name__ for norm in norms_of(model)} == {"GroupNorm"}
 
 
 def test_without_a_norm_there_is_still_norm_none(tmp_path: Path) -> None:

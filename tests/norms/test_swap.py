@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.models import convnext_tiny, resnet18
 from torchvision.models.convnext import LayerNorm2d
 from torchvision.ops import FrozenBatchNorm2d
@@ -175,6 +176,74 @@ def test_a_batch_norm_of_any_library_goes_on_as_ours(make: Callable[[], nn.Modul
     torch.testing.assert_close(new(x), expected, rtol=0, atol=1e-10)
 
 
+class BNReLU(nn.BatchNorm2d):
+    """An activation that nothing tells of."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return F.relu(super().forward(input))
+
+
+class Doubled(nn.InstanceNorm2d):
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return 2 * super().forward(input)
+
+
+class Scaled(nn.Module):
+    """A norm by its tensors, which computes more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("running_mean", torch.zeros(8))
+        self.register_buffer("running_var", torch.ones(8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        mean, var = self.get_buffer("running_mean"), self.get_buffer("running_var")
+        return F.leaky_relu(F.batch_norm(x, mean, var))
+
+
+class Renamed(nn.BatchNorm2d):
+    """Computes as the class it comes from does."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return super().forward(input)
+
+
+class Fewer(nn.GroupNorm):
+    def __init__(self, channels: int) -> None:
+        super().__init__(2, channels)
+
+
+@pytest.mark.parametrize("kind", [lambda: BNReLU(8), lambda: Doubled(8), Scaled])
+def test_a_layer_that_computes_more_than_its_norm_is_refused(kind: Callable[[], nn.Module]) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), kind())
+    before = str(network)
+
+    with pytest.raises(UsageError, match=r"^1 is a \w+, which computes more than a norm: put what"):
+        swap_norm(network, GroupNormConfig())
+    assert str(network) == before
+
+
+@pytest.mark.parametrize(
+    "kind", [lambda: Renamed(8), lambda: Fewer(8), lambda: FrozenBatchNorm2d(8)]
+)
+def test_a_layer_of_a_class_of_one_s_own_that_is_a_norm_is_replaced(
+    kind: Callable[[], nn.Module],
+) -> None:
+    assert type(swap_norm(kind(), GroupNormConfig())) is GroupNorm
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_network_in_half_precision_stays_one(norm: str) -> None:
+    config = NORMS[norm](name=norm)
+    if config.needs:
+        pytest.skip("for networks of normbench's own")
+    layer = config.build(8, act=True, norm_batch=4).to(torch.bfloat16)
+    x = torch.randn(4, 8, 5, 5).to(torch.bfloat16)
+
+    assert layer(x).dtype == torch.bfloat16
+    assert layer.eval()(x).dtype == torch.bfloat16
+
+
 def test_running_statistics_bring_their_eps_along_unless_another_is_asked_for() -> None:
     old = trained(nn.BatchNorm2d(8, eps=0.1).double())
     old.get_buffer("running_var").fill_(0.01)
@@ -259,6 +328,16 @@ def test_what_became_of_each_layer_is_told_before_and_is_so_afterwards() -> None
 
 class OwnConv(nn.Conv2d):
     """Computes in a way of its own."""
+
+
+class SpectralNormConv2d(nn.Conv2d):
+    """A convolution by its class, whatever it calls itself."""
+
+
+def test_a_convolution_that_calls_itself_a_norm_is_none() -> None:
+    network = nn.Sequential(SpectralNormConv2d(3, 8, 3), nn.BatchNorm2d(8))
+
+    assert [each.name for each in describe_swap(network, GroupNormConfig())] == ["1"]
 
 
 @pytest.mark.parametrize("norm", ["ws_group", "moving_batch"])

@@ -98,6 +98,27 @@ def test_a_network_that_flattens_with_view_is_diagnosed() -> None:
     assert not by_view._forward_pre_hooks
 
 
+class Auxiliary(nn.Module):
+    """Has a head that training alone comes to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = torchs(), nn.BatchNorm1d(CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.body(x)
+        return y + self.head(y) if self.training else y
+
+
+def test_statistics_that_evaluation_does_not_come_to_stay_what_they_were() -> None:
+    network = Auxiliary().eval()
+    spoil(network.head, 7.0)
+    found = diagnose(network, SPLITS.train, SPLITS.test)
+
+    assert found.statistics["head.running_mean"].tolist() == [7.0] * CLASSES
+    assert found.statistics["head.running_var"].tolist() == [7.0] * CLASSES
+
+
 @pytest.mark.parametrize("build", [own, torchs])
 def test_a_sound_network_gets_no_advice(build: Callable[[], nn.Module]) -> None:
     network = trained(build())

@@ -111,7 +111,7 @@ def test_statistics_that_are_better_as_they_are_get_no_advice() -> None:
     assert advice(accuracies(0.8, 0.7), None, 0.1) == []
 
 
-@pytest.mark.parametrize("batch", [1, 2, 16, 24])
+@pytest.mark.parametrize("batch", [1, 2, 8, 16, 24])
 def test_the_momentum_that_is_advised_averages_over_enough_images(batch: int) -> None:
     first, second = advice(accuracies(0.6, 0.7), batch, 0.1)
 
@@ -153,6 +153,23 @@ def test_averages_over_many_images_are_not_wrong_for_noise() -> None:
 
     assert "about 2,432 images" in second
     assert "norm.momentum=" not in second
+
+
+def test_averages_run_over_all_images_of_a_step_however_they_share_statistics() -> None:
+    _, few = advice(accuracies(0.6, 0.7), 2, 0.1, step=16)
+    _, many = advice(accuracies(0.6, 0.7), 2, 0.1, step=64)
+
+    assert "16 images a batch the running averages are over about 304 images" in few
+    assert "norm.momentum=0.031 makes it about 1,000" in few
+    assert "about 1,216 images" in many
+    assert "noise is not what is wrong" in many
+
+
+def test_what_ended_with_frozen_statistics_is_not_told_to_freeze_them() -> None:
+    found = accuracies(0.7, 0.7, {2: 0.5}, images=2_000)
+
+    assert "freeze the statistics" in advice(found, 2, 0.1)[0]
+    assert advice(found, 2, 0.1, frozen=True) == []
 
 
 def test_where_the_batch_is_not_known_no_momentum_is_computed() -> None:

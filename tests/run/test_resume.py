@@ -624,7 +624,7 @@ def test_damaged_checkpoints_are_named_and_never_a_reason_to_start_over(
         path.write_bytes(path.read_bytes()[:-1])
 
     screen = quiet()
-    with pytest.raises(UsageError, match=r"no checkpoint can be used \(step-.*SHA-256.*--fresh"):
+    with pytest.raises(UsageError, match=r"can be used \(step-.*SHA-256.*remove them"):
         experiment.run(config, screen)
 
     said = screen.console.file.getvalue()  # type: ignore[attr-defined]

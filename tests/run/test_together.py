@@ -1,7 +1,9 @@
 """Cells that differ in learning rate and weight decay alone are trained in the same stacks."""
 
 import io
+import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +164,79 @@ def test_a_cell_killed_at_once_after_it_was_begun_afresh_does_not_go_on_with_an_
     assert run(cut[0], quiet()).finished
     theirs = [read_result(Cell.of(cut[place]).seed_folder(1)) for place in (0, 2)]
     assert [result and result.stacked for result in theirs] == [6, 6]
+
+
+@pytest.mark.parametrize("removed", [False, True], ids=["fresh", "removed by hand"])
+def test_seeds_thrown_away_leave_the_stack_that_has_begun_with_them(
+    tiny: list[str], monkeypatch: pytest.MonkeyPatch, removed: bool
+) -> None:
+    """``--fresh`` with fewer seeds than there were, interrupted, and then everything again."""
+    cut = configs(tiny, "name=cut", "seeds=2", "stack=6")
+    with monkeypatch.context() as patch:
+        patch.setattr(seeds, "train", cut_off_after(3))
+        with pytest.raises(CutOffError):
+            run_together(cut, quiet())
+        patch.setattr(seeds, "train", cut_off_after(2))
+        if removed:
+            shutil.rmtree(Cell.of(cut[1]).directory)
+        else:
+            with pytest.raises(CutOffError):
+                run(replace(cut[1], seeds=1), quiet(), fresh=True)
+    outcomes = run_together(cut, quiet())
+
+    assert all(outcome.finished for outcome in outcomes)
+    sizes = [
+        [result and result.stacked for result in map(read_result, folders)]
+        for folders in ([Cell.of(each).seed_folder(seed) for seed in (0, 1)] for each in cut)
+    ]
+    assert sizes == [[6, 6], [2, 2] if removed else [1, 1], [6, 6]]
+    for each in cut:
+        folder = Cell.of(each).directory
+        steps = [line["step"] for line in read_metrics(folder / "seed-0")]
+        assert steps == sorted(set(steps))
+        assert len(steps) == len(read_metrics(Cell.of(cut[0]).seed_folder(0)))
+        assert not [*folder.glob(".*fresh*"), *folder.glob("*/*.checkpoint")]
+
+
+RAISES = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(), nn.Linear(4, classes),
+        )
+
+    def forward(self, x):
+        y = self.layers(x)
+        if not torch.isfinite(y).all():
+            raise FloatingPointError("not finite")
+        return y
+
+def build(classes):
+    return Net(classes)
+"""
+
+
+@pytest.mark.parametrize("stacked", [1, 16])
+def test_a_training_that_raises_ends_no_other(
+    tiny: list[str], tmp_path: Path, stacked: int
+) -> None:
+    (tmp_path / "net.py").write_text(RAISES, encoding="utf-8")
+    every = [text for text in tiny if not text.startswith("model.")]
+    every += ["model=python", f"model.file={tmp_path}/net.py", "norm=none", f"stack={stacked}"]
+    cells = [load_config([*every, f"optim.lr={rate}"]) for rate in (1e30, 0.1, 0.05)]
+    screen = quiet()
+    outcomes = run_together(cells, screen)
+
+    states = [[result.status for result in outcome.results] for outcome in outcomes]
+    assert states == [["failed"], ["finished"], ["finished"]]
+    said = screen.console.file.getvalue()  # type: ignore[attr-defined]
+    assert "failed: FloatingPointError: not finite (see " in said
+    assert ("each of these 3 is tried alone" in said) is (stacked == 16)
 
 
 def test_a_checkpoint_that_names_other_rates_than_its_cells_have_is_not_used(

@@ -51,6 +51,19 @@ def test_what_is_kept_says_how_many_cells_are_missing(tmp_path: Path) -> None:
     ).read_bytes()
 
 
+def test_where_things_lay_is_not_kept(tmp_path: Path) -> None:
+    source, target = tmp_path / "private" / "naive", tmp_path / "kept"
+    done = write_experiment(source)
+    settings = {"runs": "/home/me/runs", "model": {"name": "python", "file": "/home/me/net.py"}}
+    cells = [planned(done.name, "batch", 2) | {"settings": settings}]
+    write_json(source / "sweep.json", {"cells": cells})
+    keep(source, target)
+
+    text = "".join(path.read_text() for path in target.rglob("*.json"))
+    assert "net.py" in text
+    assert "/home/me" not in text
+
+
 def test_cells_that_the_plan_does_not_name_are_said_and_left(tmp_path: Path) -> None:
     source, target = tmp_path / "naive", tmp_path / "kept"
     done = write_experiment(source)

@@ -141,7 +141,7 @@ def test_where_all_are_damaged_it_is_for_people_to_decide(
     before = names(tmp_path)
 
     for _ in range(2):
-        with pytest.raises(UsageError, match=r"no checkpoint can be used .*--fresh") as caught:
+        with pytest.raises(UsageError, match=r"no checkpoint can be used .*remove them") as caught:
             checkpoint.load(tmp_path, accept, lambda _: None)
         assert "\n" not in str(caught.value)
         assert "step-000000001" in str(caught.value)

@@ -16,7 +16,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import IO, cast
@@ -75,9 +75,7 @@ class Member:
     @property
     def is_hidden(self) -> bool:
         """Whether it is one of the files that systems leave about."""
-        return any(part.startswith(".") or part == "__MACOSX" for part in self.parts) or (
-            bool(self.parts) and self.parts[-1].lower() in ("thumbs.db", "desktop.ini")
-        )
+        return is_hidden(self.parts)
 
     def read(self, limit: int) -> bytes:
         """Returns the file's content; to be called before the next member is asked for.
@@ -89,6 +87,13 @@ class Member:
         if self.size > limit:
             raise UsageError(f"{self} has {self.size:,} bytes; at most {limit:,} are accepted")
         return self.content()
+
+
+def is_hidden(parts: Parts) -> bool:
+    """Whether a path is that of one of the files that systems leave about."""
+    return any(part.startswith(".") or part == "__MACOSX" for part in parts) or (
+        bool(parts) and parts[-1].lower() in ("thumbs.db", "desktop.ini")
+    )
 
 
 def members(path: Path) -> tuple[int, Iterator[Member]]:
@@ -132,14 +137,17 @@ def _safe_parts(path: Path, name: str) -> Parts:
     """Splits a member's path, which has to stay inside its folder, and makes it printable."""
     # bytes that are no UTF-8 arrive as surrogates, which can be neither printed nor saved; and the
     # same é is one character in some archives and two in others
-    clean = unicodedata.normalize(
-        "NFC", name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    )
+    clean = unicodedata.normalize("NFC", printable(name))
     if clean.startswith(("/", "\\")) or re.match(r"[A-Za-z]:", clean):
         raise UsageError(f"{path}: {clean!r} is an absolute path; nothing has been imported")
     if ".." in re.split(r"[/\\]", clean):
         raise UsageError(f"{path}: {clean!r} leads out of its folder; nothing has been imported")
     return tuple(part for part in clean.split("/") if part not in ("", "."))
+
+
+def printable(name: str) -> str:
+    """A name without the surrogates that stand for bytes that are no UTF-8."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _check_count(path: Path, count: int) -> None:
@@ -160,6 +168,9 @@ def _folder_members(path: Path) -> tuple[int, Iterator[Member]]:
             there = Path(entry.path)
             parts = _safe_parts(path, there.relative_to(path).as_posix())
             what = f"{path}: {'/'.join(parts)}"
+            if is_hidden(parts) and (entry.is_symlink() or not _is_plain(entry)):
+                found.append(Member(path, parts, 0, done, bytes))
+                continue
             if entry.is_symlink() and not _stays_inside(there, inside):
                 raise UsageError(f"{what} is a link that leads elsewhere: copy what it leads to")
             status = entry.stat()
@@ -173,6 +184,10 @@ def _folder_members(path: Path) -> tuple[int, Iterator[Member]]:
             found.append(Member(path, parts, status.st_size, done, content))
             _check_count(path, len(found))
     return done, iter(found)
+
+
+def _is_plain(entry: "os.DirEntry[str]") -> bool:
+    return entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False)
 
 
 def _stays_inside(link: Path, inside: Path) -> bool:
@@ -200,7 +215,8 @@ def _zip_members(path: Path) -> Iterator[Member]:
             member = Member(path, parts, info.file_size, done, content)
             if info.flag_bits & 0x1:
                 raise UsageError(f"{member} is encrypted: unpack it and import that")
-            if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
+            plain = stat.S_IFMT(info.external_attr >> 16) in (0, stat.S_IFREG, stat.S_IFDIR)
+            if not (plain or member.is_hidden):
                 raise UsageError(f"{member} is a link or device, not a file")
             budget.spend(info.file_size)
             yield member
@@ -223,6 +239,9 @@ def _tar_members(path: Path) -> Iterator[Member]:
                 parts = _safe_parts(path, info.name)
                 content = None if info.isdir() else partial(_read_tar_member, archive, info)
                 member = Member(path, parts, info.size, raw.tell(), content)
+                if member.is_hidden:
+                    yield replace(member, content=member.content and bytes)
+                    continue
                 if not (info.isreg() or info.isdir()):
                     raise UsageError(f"{member} is a link or device, not a file")
                 if info.issparse():  # it is as large as it says, without having as many bytes

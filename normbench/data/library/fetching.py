@@ -120,6 +120,10 @@ def fetch(
         source = replace(source, urls=(_archive_url(mirror, source.archive),))
     started = time.perf_counter()
     folder = data_folder() / ".downloads"
+    # Looked up without the lock first: a library that many share may be one to read only.
+    entry = library.find(name)
+    if entry is not None and importing.is_sound(name):
+        return Imported(entry, existed=True, seconds=time.perf_counter() - started)
     with _alone(folder / f"{source.archive}.lock", name, progress):
         entry = library.find(name)
         if entry is not None and importing.is_sound(name):

@@ -1,19 +1,24 @@
 """Images in class folders: which one is of which class, for training or for the test.
 
-Known are ``train/<class>/*`` with ``test/<class>/*`` (or val, valid), and ``<class>/*``, with or
-without one folder around it all.
+Known are ``train/<class>/*`` with ``test/<class>/*`` (or training; testing, val, valid,
+validation), and ``<class>/*``, with or without one folder around it all.
 """
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 from normbench.data.library.containers import Parts
 from normbench.errors import UsageError
 
-_TEST_NAMES = ("test", "val", "valid", "validation")  # the first one there is the test set
+_TRAIN_NAMES = ("train", "training")
+# The first of these that is there is the test set.
+_TEST_NAMES = ("test", "testing", "val", "valid", "validation")
+_SPLITS = {*_TRAIN_NAMES, *_TEST_NAMES, "eval", "evaluation", "dev", "holdout"}
 _Groups = dict[str, list[int]]
 """Images, by index, of each class."""
 
@@ -55,8 +60,9 @@ def arrange(paths: Collection[Parts], folders: Iterable[Parts], path: Path) -> A
         raise UsageError(f"{path} holds {'/'.join(twice)} twice")
     tops = {parts[0].casefold(): parts[0] for parts in images if len(parts) > 1}
     test_top = next((tops[name] for name in _TEST_NAMES if name in tops), None)
-    if "train" not in tops or test_top is None:
-        _check_splits(images, tops.get("train"), path)
+    train_top = next((tops[name] for name in _TRAIN_NAMES if name in tops), None)
+    if train_top is None or test_top is None:
+        _check_splits(images, train_top, path)
         groups = _by_class(dict(enumerate(images)), folders, path)
         _check_classes(path, {"the folder": groups})
         train, test = _hold_out(groups, images, path)
@@ -67,7 +73,7 @@ def arrange(paths: Collection[Parts], folders: Iterable[Parts], path: Path) -> A
             {parts[1:] for parts in folders if parts[0] == top and len(parts) > 1},
             path / top,
         )
-        for top in (tops["train"], test_top)
+        for top in (train_top, test_top)
     }
     names = _check_classes(path, splits)
     train, test = ([groups[name] for name in names] for groups in splits.values())
@@ -76,18 +82,31 @@ def arrange(paths: Collection[Parts], folders: Iterable[Parts], path: Path) -> A
 
 
 def _check_splits(images: Iterable[Parts], train: str | None, path: Path) -> None:
-    """Refuses ``train/`` beside a test folder of a name that is not known: they are no classes."""
+    """Refuses folders that are no classes: splits of names that are not known, or not sorted into
+    classes."""
     below: dict[str, set[str]] = {}
     for parts in images:
+        inside = below.setdefault(parts[0], set())
         if len(parts) > 2:
-            below.setdefault(parts[0], set()).add(parts[1])
-    inside = below.pop(train, set()) if train is not None else set()
-    other = next((top for top, classes in sorted(below.items()) if classes & inside), None)
-    if other is not None:
+            inside.add(parts[1])
+    for (one, inside), (other, there) in combinations(sorted(below.items()), 2):
+        named = all(_split_like(top) for top in (one, other))
+        if inside & there and (named or train in (one, other)):
+            raise UsageError(
+                f"{path}: holds {one}/ and {other}/ with the same folders inside; if these are"
+                " training and test images, rename them to train/ and test/"
+            )
+    if len(below) > 1 and not any(below.values()) and all(map(_split_like, below)):
+        tops = " and ".join(f"{top}/" for top in sorted(below))
         raise UsageError(
-            f"{path}: holds {train}/ and {other}/ with the same folders inside; rename {other}/ to"
-            " test/ if these are the test images"
+            f"{path}: {tops} look like training and test images, but hold no class folders:"
+            " sort the images into folders named after their classes"
         )
+
+
+def _split_like(name: str) -> bool:
+    """Whether a folder is named like a part of a data set: ``seg_train``, ``test1``."""
+    return not _SPLITS.isdisjoint(re.split(r"[^a-z]+", name.casefold()))
 
 
 def _unwrap(paths: Iterable[Parts], folders: Iterable[Parts]) -> tuple[list[Parts], set[Parts]]:
@@ -97,7 +116,7 @@ def _unwrap(paths: Iterable[Parts], folders: Iterable[Parts]) -> tuple[list[Part
         tops = {parts[0] for parts in paths}
         top = next(iter(tops))
         wraps = len(tops) == 1 and any(len(parts) > 2 for parts in paths)
-        if wraps and (not only_train or top.casefold() == "train"):
+        if wraps and (not only_train or top.casefold() in _TRAIN_NAMES):
             paths = [parts[1:] for parts in paths]
             folders = {parts[1:] for parts in folders if parts[0] == top and len(parts) > 1}
     return paths, folders

@@ -91,7 +91,7 @@ def import_images(
 ) -> Imported:
     """Reads images and saves them in the library as one data set.
 
-    Accepted are ``train/<class>/*`` with ``test/<class>/*`` (or val, valid), or ``<class>/*``, in a
+    Accepted are ``train/<class>/*`` with ``test/<class>/*`` (or the like), or ``<class>/*``, in a
     folder, .tar (.gz, .xz, .bz2) or .zip, with or without one folder around it all; and CIFAR-10
     and CIFAR-100 as published, packed or not. Equal files give equal data sets, however packed.
 
@@ -116,12 +116,14 @@ def import_images(
         library.check_name(name)
     with containers.reading(path):
         path = _cifar_inside(path, name)
+        if name is None:  # what nothing can be called is said before anything is read
+            _check_stem(path)
         found = _gather(path, decoding.Decoded(size, path, fit), progress)
     if found.broken and not skip_broken:
         raise UsageError(_all_broken(found.broken, path))
     read = _cifar_set if found.cifar_files else _folder_set
     images, arrangement = read(found, name, path)
-    existed = _store(images, source or path.resolve().name, replace)
+    existed = _store(images, source or containers.printable(path.resolve().name), replace)
     entry = library.find(images.name)
     assert entry is not None, "it has just been saved"
     return Imported(
@@ -198,6 +200,10 @@ def _take(member: Member, found: _Found) -> None:
         found.cifar_files.setdefault(folder, {})[parts[-1]] = member.read(MAX_CIFAR_BYTES)
     elif parts[-1].lower().endswith(decoding.SUFFIXES):
         try:
+            if member.size > MAX_IMAGE_BYTES:
+                raise decoding.BrokenImageError(
+                    f"{member} has {member.size:,} bytes; at most {MAX_IMAGE_BYTES:,} are accepted"
+                )
             found.images.add("/".join(parts), member.read(MAX_IMAGE_BYTES))
             found.paths.append(parts)
         except decoding.BrokenImageError as error:
@@ -227,15 +233,24 @@ def _folder_set(found: _Found, name: str | None, path: Path) -> tuple[ImageSet, 
 
 def _own_name(name: str | None, path: Path) -> str:
     """The name for images in folders, which are never CIFAR as published."""
-    if name is None:
-        stem = path.resolve().name
-        suffix = max(
-            (s for s in containers.ARCHIVES if stem.lower().endswith(s)), key=len, default=""
-        )
-        name = library.check_name(stem[: len(stem) - len(suffix)])
+    name = _stem(path) if name is None else name
     if name.lower() in library.DOWNLOADABLE:
         raise UsageError(f"{path} is not {name} as published: give it another name with --name")
     return name
+
+
+def _stem(path: Path) -> str:
+    """The name of a folder or archive, without the archive's ending."""
+    stem = containers.printable(path.resolve().name)
+    suffix = max((s for s in containers.ARCHIVES if stem.lower().endswith(s)), key=len, default="")
+    return stem[: len(stem) - len(suffix)]
+
+
+def _check_stem(path: Path) -> None:
+    try:
+        library.check_name(_stem(path))
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}; give it a name with --name") from None
 
 
 def _make(
@@ -266,7 +281,24 @@ def _cifar_inside(path: Path, name: str | None) -> Path:
     if len(inside) > 1:
         listed = " and ".join(there.name for there in inside.values())
         raise UsageError(f"{path} holds {listed}: import one of them")
-    return next(iter(inside.values()), path)
+    found = next(iter(inside.values()), path)
+    if found != path and name is not None and name not in library.DOWNLOADABLE:
+        others = sorted(
+            each.name for each in path.iterdir() if each != found and _holds_images(each)
+        )
+        if len(others) > 1:  # one is no classes
+            raise UsageError(
+                f"{path} holds {found.name} beside {', '.join(others[:3])}: import {found}, or put"
+                " the others into a folder of their own and import that"
+            )
+    return found
+
+
+def _holds_images(folder: Path) -> bool:
+    """Whether a folder looks like a class."""
+    if not folder.is_dir() or folder.name.startswith("."):
+        return False
+    return any(each.name.lower().endswith(decoding.SUFFIXES) for each in folder.iterdir())
 
 
 def _cifar_set(found: _Found, name: str | None, path: Path) -> tuple[ImageSet, Assignment]:

@@ -42,6 +42,7 @@ class Row:
             images; None if all diverged.
         half: half its 95 % interval.
         seeds: how many it is the mean of.
+        diverged: how many of them diverged in the last trainings; each counts as an error of 1.
         epochs: after how many epochs.
         p: that it is as good as the best, corrected; None for the best and outside the finals.
         why: why it was dropped or set aside.
@@ -56,6 +57,7 @@ class Row:
     error: float | None
     half: float | None
     seeds: int
+    diverged: int
     epochs: int
     p: float | None
     why: str
@@ -86,8 +88,8 @@ class Answer:
         code: puts it into a network of one's own.
         elsewhere: at which other batch size another finalist wins, or what tells; or "".
         chance: says so where no finalist has learned more than guessing; else "".
-        seeds: how many each would make the answer clear, about; None where ``seconds`` is, or where
-            the trainings were too short.
+        seeds: how many each would make the answer clear, with a probability of 80 %; None where
+            ``seconds`` is, or where the trainings were too short.
         decided: whether held-out images have decided plainly, so that the race trains no more.
         within: the budget of the race, in seconds.
         peak: the learning rate that ``optim.lr`` of the best norm is at its peak; None: not known.
@@ -220,6 +222,9 @@ def _row(
         error=error,
         half=half,
         seeds=len(mine or standing.accuracies),
+        diverged=sum(tests[entry].accuracy is None for entry in finals[norm].entries)
+        if norm in finals
+        else 0,
         epochs=standing.epochs,
         p=p.get(norm),
         why=standing.why or ("" if best else "diverged at every learning rate"),

@@ -6,19 +6,22 @@ resumed by running it again: its plan is in ``advise.json``, its results are tho
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from time import perf_counter
 
-from normbench.errors import UnreadableError, UsageError
+from normbench.config import LARGEST_SEED
+from normbench.errors import UnfinishedError, UnreadableError, UsageError, first_line
+from normbench.files import locked
 from normbench.launch.advise import page, wording
 from normbench.launch.advise.answer import Answer, OnTest, judge
 from normbench.launch.advise.book import Finish
 from normbench.launch.advise.budget import SEEDS, Entrant, lengths_within, minutes, price
 from normbench.launch.advise.elsewhere import elsewhere
-from normbench.launch.advise.odds import detectable
+from normbench.launch.advise.odds import SEEDS_RACED, detectable
 from normbench.launch.advise.question import Question
 from normbench.launch.advise.race import LAST_LOOKS, follow
 from normbench.launch.advise.rounds import by_seed, train, trained_before
@@ -30,6 +33,8 @@ from normbench.run.cell import Cell
 from normbench.run.estimate import measure
 from normbench.store.advice import (
     ADVICE,
+    LOCK,
+    MOST_TEXT,
     MOST_WORKERS,
     NOTHING,
     Plan,
@@ -86,7 +91,45 @@ def advise(
     """
     since = perf_counter() if since is None else since
     question, cells = Question.of(overrides, norms).fitting(screen)
+    most = LARGEST_SEED - SEEDS_RACED
+    if cells[0].config.seed > most:
+        raise UsageError(
+            f"seed={cells[0].config.seed}: a race also takes the seeds after it; at most {most}"
+        )
     folder = cells[0].directory.parent
+    with _alone(folder):
+        return _race(question, cells, within, since, folder, screen)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keeps a second race out of a folder: it would go by another plan."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(folder / LOCK, timeout=0))
+        except TimeoutError:
+            raise UsageError(
+                f"{folder}: another process races here; wait for it, or choose another name=NAME"
+            ) from None
+        except OSError as error:
+            raise _unwritable(folder, error) from None
+        yield
+
+
+def _unwritable(folder: Path, error: OSError) -> UsageError:
+    return UsageError(
+        f"cannot write to {folder}: {error.strerror}; choose another folder with runs=FOLDER"
+    )
+
+
+def _race(
+    question: Question,
+    cells: Sequence[Cell],
+    within: float,
+    since: float,
+    folder: Path,
+    screen: Screen,
+) -> Answer:
     plan = _planned(question, cells, within, since, folder, screen)
     for line in forecast(plan):
         screen.line(line)
@@ -144,9 +187,7 @@ def _planned(
         if taken:
             write_taken(folder, dict.fromkeys(done, NOTHING))
     except OSError as error:
-        raise UsageError(
-            f"cannot write to {folder}: {error.strerror}; choose another folder with runs=FOLDER"
-        ) from None
+        raise _unwritable(folder, error) from None
     return plan
 
 
@@ -199,7 +240,15 @@ def _measured(
         for number, cell in enumerate(cells):
             norm = cell.config.norm.name
             bar.update(f"measuring {norm} norm", number, len(cells))
-            timings.append(measure(cell, (len(FACTORS), SEEDS), beside.threads))
+            try:
+                timings.append(measure(cell, (len(FACTORS), SEEDS), beside.threads))
+            except (UsageError, OSError):
+                raise
+            except Exception as error:  # of a network of one's own, or for want of memory
+                raise UnfinishedError(
+                    f"a training step of {norm} norm fails: {first_line(error)}; normbench run says"
+                    " where, --norms leaves it out"
+                ) from error
             alone, together = (timings[-1].step(n) / n for n in (1, SEEDS))
             screen.line(
                 f"{norm} norm: {1000 * alone:.2f} ms a step, {1000 * together:.2f} ms a step and"
@@ -211,7 +260,7 @@ def _measured(
     )
     return Plan(
         question=question.digest(cells),
-        settings=question.said,
+        settings=[_printable(text) for text in question.said],
         within=within,
         epochs=config.epochs,
         raced=raced,
@@ -225,6 +274,11 @@ def _measured(
         workers=workers,
         divided=beside.divided,
     )
+
+
+def _printable(text: str) -> str:
+    """What a plan takes of a setting as it was typed."""
+    return "".join(each if each.isprintable() else "?" for each in text)[:MOST_TEXT]
 
 
 def forecast(plan: Plan) -> list[str]:

@@ -109,8 +109,8 @@ def _said(one: Comparison, tied: Line | None, free: Line | None, runs: Path) -> 
     above, below = (free, tied) if found[0].rising else (tied, free)  # the lower error wins
     folder = runs / one.cells[0].folder.rpartition("/")[0]
     return (
-        f"{above.named} would win from a batch of about {found[0].at:.0f} up, {below.named} below:"
-        f" they cross {place(found)}, by the cells in {folder}"
+        f"{above.named} would win at larger batches, {below.named} at smaller ones: they cross"
+        f" {place(found)}, by the cells in {folder}"
     )
 
 

@@ -66,6 +66,12 @@ def headline(answer: Answer) -> list[str]:
             f" these {_choice(best, answer.peak)} is ahead: {_error(best)} test error"
         ]
     said += [f"{row.norm} norm {_error(row)}{_apart(row, best)}{_price(row)}" for row in others]
+    said += [
+        f"{row.diverged} of {count(row.seeds, 'seed')} of {row.norm} norm diverged, which counts as"
+        " 100 % error"
+        for row in (best, *others)
+        if row.diverged
+    ]
     return [*said, *_outlook(answer)]
 
 
@@ -174,7 +180,7 @@ def table(answer: Answer) -> list[list[str]]:
             row.norm,
             "-" if row.lr is None else f"{row.lr:g}" + _momentum(row.momentum),
             _error(row).removesuffix(" %") + _held_out(row),
-            str(row.seeds),
+            f"{row.seeds}, {row.diverged} diverged" if row.diverged else str(row.seeds),
             str(row.epochs),
             "-" if row.p is None else said_p(row.p).removeprefix("p = ").removeprefix("p "),
             f"{row.time:.2f}",

@@ -38,11 +38,14 @@ class Choice:
         second: the runner-up; None where nothing else was measured.
         ahead: by how much the runner-up's error is higher, in points (95 %).
         ahead_new: half its 95 % interval with a new test set; None where not recorded.
+        beaten: the norms whose error is clearly higher, with all differences of the comparison
+            taken together; those that are not are ``open``.
         doubt: of the other norms whose error is not clearly higher, with all differences of the
             comparison taken together, the one that takes the most seeds; None where all are.
         seeds: how many each of the two would need (80 % power); None where it cannot be said, or
             where they would be more than 100.
         have: how many the one of these two has that has fewer.
+        learned: whether some network there is better than guessing.
         time, memory: of the best over batch norm's; None where not measured or not comparable.
     """
 
@@ -53,22 +56,27 @@ class Choice:
     second: Line | None = None
     ahead: Estimate | None = None
     ahead_new: float | None = None
+    beaten: tuple[Line, ...] = ()
+    open: tuple[Line, ...] = ()
     doubt: Line | None = None
     seeds: int | None = None
     have: int = 0
+    learned: bool = True
     time: float | None = None
     memory: float | None = None
 
     @property
     def clear(self) -> bool:
         """Whether the error of every other norm that was measured there is clearly higher."""
-        return self.second is not None and self.doubt is None
+        return self.learned and self.second is not None and self.doubt is None
 
     @property
     def more(self) -> str:
         """How many more seeds would tell, in words."""
         if self.have < 2:
             return "one seed, which cannot tell"
+        if self.ahead is not None and self.ahead.mean == 0:
+            return "the means are equal"
         if self.seeds is None:
             return f"more than {SEEDS_ASKED} seeds would be needed"
         more = max(self.seeds - self.have, 1)
@@ -90,7 +98,8 @@ def _choice(comparison: Comparison, asked: Sequence[Difference], x: int) -> Choi
     time, memory = _against_batch_norm(comparison, best, x)
     leads = [(other, between(asked, other, best, x)) for other, _, _ in ranked[1:]]
     ahead = leads[0][1] if leads else None
-    unclear = [other for other, lead in leads if lead is None or not lead.clear]
+    beaten = tuple(other for other, lead in leads if lead is not None and lead.clear)
+    unclear = tuple(other for other, _ in leads if other not in beaten)
     asks = [(other, _needed(asked, other, best, x), _have(other, best, x)) for other in unclear]
     doubt, needed, have = max(asks, key=_more, default=(None, None, 0))
     return Choice(
@@ -101,9 +110,12 @@ def _choice(comparison: Comparison, asked: Sequence[Difference], x: int) -> Choi
         second=leads[0][0] if leads else None,
         ahead=None if ahead is None else ahead.points,
         ahead_new=None if ahead is None else with_new_images(ahead.points, ranked[1][1], point),
+        beaten=beaten,
+        open=unclear,
         doubt=doubt,
         seeds=needed,
         have=have,
+        learned=not all(at_chance(other.cell) for _, other, _ in ranked),
         time=time,
         memory=memory,
     )

@@ -41,7 +41,7 @@ class Cost:
 
     def over(self, other: "Cost") -> float | None:
         """The time over another cell's; None where not known, or where stacks differed in size."""
-        alike = self.stacks == other.stacks or not self.stacks or not other.stacks
+        alike = set(self.stacks) == set(other.stacks) or not self.stacks or not other.stacks
         return self.seconds / other.seconds if alike and self.seconds and other.seconds else None
 
 

@@ -26,8 +26,9 @@ class Crossing:
             measured in one line at least.
         between: these two places.
         rising: whether the first line is the upper one beyond it.
-        low, high: the 95 % interval; None where it goes on to the end of the measured range, or
-            where a cell has one seed.
+        low, high: the 95 % interval; None where it goes on to the end of the measured range, where
+            no place on that side of the crossing tells the lines apart, or where a cell has one
+            seed.
     """
 
     at: float
@@ -65,6 +66,9 @@ def crossings(first: Line, second: Line) -> list[Crossing]:
             sign = 1.0 if means[i] > 0 else -1.0
             if (draws := _draws(terms)) is not None:
                 low, high = _interval(sign * draws, position)
+                told = [_told(side * sign * draws) for side in (1, -1)]
+                low = low if told[0][: i + 1].any() else None
+                high = high if told[1][i + 1 :].any() else None
         ends = [None if end is None else _place(places, end) for end in (low, high)]
         between = (places[i], places[i + 1])
         rising = means[i] < 0
@@ -144,6 +148,11 @@ def _interval(draws: npt.NDArray[np.float64], position: float) -> tuple[float | 
         float(low) if 0 <= low <= last else None,
         float(high) if 0 <= high <= last else None,
     )
+
+
+def _told(draws: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    """At which places the difference is above 0 in all but the lowest 2.5 % of the draws."""
+    return np.asarray((draws > 0).mean(axis=0) > (1 + LEVEL) / 2)
 
 
 def _place(places: Sequence[float], position: float) -> float:

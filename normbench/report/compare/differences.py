@@ -34,11 +34,12 @@ def error(point: Point) -> Estimate | None:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """How much higher the test error of ``first`` is than that of ``second`` at ``x``.
+    """How much higher the test error of one line is than that of another, or elsewhere.
 
     Attributes:
-        first, second: the lines.
-        x: where.
+        first, second: the lines; of a change along a line, both are it.
+        x: where, in ``first``.
+        other: where, in ``second``: the same place, but for a change along a line.
         points: percentage points (Welch; seed by seed where both hold the same weights).
         level: of the interval that has to exclude 0 among all that is asked together (Holm).
     """
@@ -46,19 +47,20 @@ class Difference:
     first: Line
     second: Line
     x: int
+    other: int
     points: Estimate
     level: float
 
     @property
     def paired(self) -> bool:
         """Whether both hold the same weights."""
-        a, b = self.first.at(self.x), self.second.at(self.x)
+        a, b = self.first.at(self.x), self.second.at(self.other)
         return a is not None and b is not None and same_weights(a.cell, b.cell)
 
     @property
     def correlation(self) -> float | None:
         """Pearson's r of the errors over seeds; None with fewer than three."""
-        a, b = self.first.at(self.x), self.second.at(self.x)
+        a, b = self.first.at(self.x), self.second.at(self.other)
         return None if a is None or b is None else correlation(a.errors, b.errors)
 
     @property
@@ -78,7 +80,7 @@ def differences(comparison: Comparison) -> list[Difference]:
     All of them are one family: whatever a report says of two norms at one place, it says from here.
     """
     return _together(
-        (a, b, x, _difference(a, b, x))
+        (a, b, x, x, _difference(a, b, x))
         for a, b in combinations(comparison.lines, 2)
         for x in (comparison.xs[:1] if a.level and b.level else comparison.xs)
     )
@@ -118,8 +120,8 @@ def _ends(cell: CellRun) -> dict[int, tuple[int, float | None, float]]:
     }
 
 
-def _together(values: Iterable[tuple[Line, Line, int, Estimate | None]]) -> list[Difference]:
-    known = [(a, b, x, value) for a, b, x, value in values if value is not None]
+def _together(values: Iterable[tuple[Line, Line, int, int, Estimate | None]]) -> list[Difference]:
+    known = [(a, b, x, y, value) for a, b, x, y, value in values if value is not None]
     levels = holm([value for *_, value in known])
     return [Difference(*one, level) for one, level in zip(known, levels, strict=True)]
 
@@ -133,21 +135,30 @@ def between(found: Iterable[Difference], first: Line, second: Line, x: int) -> D
             level or one.x == x
         ):
             ours = one.first.label == first.label
-            return replace(one, first=first, second=second, x=x,
+            return replace(one, first=first, second=second, x=x, other=x,
                            points=one.points if ours else -one.points)  # fmt: skip
     return None
 
 
 def changes(comparison: Comparison) -> list[Difference]:
-    """Every line's error at each place less that at its smallest (both lines are the same).
+    """Every line's error at each place less that at every smaller one, as one family.
 
-    Places where seeds diverged are in none.
+    Any place might have been the best. Places where seeds diverged are in none.
     """
-    found = []
-    for line in comparison.lines:
-        points = [] if line.level else line.whole
-        found += [(line, line, p.x, change(line, p.x, points[0].x)) for p in points[1:]]
-    return _together(found)
+    return _together(
+        (line, line, large.x, small.x, change(line, large.x, small.x))
+        for line in comparison.lines
+        for small, large in combinations([] if line.level else line.whole, 2)
+    )
+
+
+def changed(found: Iterable[Difference], line: Line, x: int, other: int) -> Difference | None:
+    """A line's error at ``x`` less that at ``other``; None where there is none."""
+    for one in found:
+        if one.first.label == line.label and {one.x, one.other} == {x, other}:
+            ours = one.points if one.x == x else -one.points
+            return replace(one, x=x, other=other, points=ours)
+    return None
 
 
 def change(line: Line, x: int, reference: int) -> Estimate | None:

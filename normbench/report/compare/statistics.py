@@ -234,7 +234,7 @@ def seeds_to_tell(
     apart = abs(fmean(one) - fmean(other))
     if apart == 0:
         return None
-    return _enough(variance(one) + variance(other), apart, (1 + level) / 2, POWER)
+    return _enough([variance(one), variance(other)], apart, (1 + level) / 2, POWER)
 
 
 def seeds_to_tell_paired(
@@ -244,7 +244,7 @@ def seeds_to_tell_paired(
     apart = [first[seed] - second[seed] for seed in first.keys() & second.keys()]
     if len(apart) < 2 or fmean(apart) == 0:
         return None
-    return _enough(variance(apart), abs(fmean(apart)), (1 + level) / 2, POWER, cells=1)
+    return _enough([variance(apart)], abs(fmean(apart)), (1 + level) / 2, POWER)
 
 
 def seeds_to_settle(
@@ -259,18 +259,16 @@ def seeds_to_settle(
     if min(len(one), len(other)) < 2:
         return None
     room = bound - abs(fmean(one) - fmean(other))
-    variances = variance(one) + variance(other)
+    variances = [variance(one), variance(other)]
     if room > 0:
         return _enough(variances, room, LEVEL, (1 + POWER) / 2)
     return _enough(variances, -room, 1 - (1 - LEVEL) / number, POWER)
 
 
-def _enough(
-    variances: float, size: float, share: float, power: float, cells: int = 2
-) -> int | None:
+def _enough(variances: Sequence[float], size: float, share: float, power: float) -> int | None:
+    """How many seeds of cells with these variances make Student's interval narrow enough."""
     for n in range(2, SEEDS_ASKED + 1):
-        freedom = cells * (n - 1)
-        reach = quantile(share, freedom) + quantile(power, freedom)
-        if reach * sqrt(variances / n) <= size:
+        error, freedom = spread(variances, [n] * len(variances))
+        if (quantile(share, freedom) + quantile(power, freedom)) * error <= size:
             return n
     return None

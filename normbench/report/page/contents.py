@@ -166,9 +166,9 @@ def _started(comparison: Comparison) -> list[Block]:
 def _grid_note(comparison: Comparison) -> str:
     why = untimed(comparison)
     said = (
-        "Lead: by how many points of test error the runner-up is worse. Clear: every other norm is,"
-        " with all differences of this comparison taken together (Holm, 95 %); a lead whose own"
-        " interval does not hold 0 can be unclear."
+        "Lead: by how many points of test error the runner-up is worse. Clear: every other norm"
+        " that was measured there is, with all differences of this comparison taken together (Holm,"
+        " 95 %); a lead whose own interval does not hold 0 can be unclear."
     )
     if any(run.outcomes is not None for cell in comparison.cells for run in cell.seeds):
         said += " New images: the interval if another test set were drawn as well."
@@ -198,8 +198,9 @@ def _differences(comparison: Comparison) -> list[Block]:
     crossed = crossing_rows(comparison) if comparison.axis not in SIGNS else []
     if crossed:
         said = (
-            "Crossings lie on a straight line over log₂ between measured places. Their intervals"
-            " are from resampled means of every cell, unpaired."
+            "Crossings lie on a straight line over log₂ between measured places; where only one of"
+            " two lines was measured, the other lies on such a line as well. Their intervals are"
+            " from resampled means of every cell, unpaired."
         )
         blocks += [Table(["lines", "they cross"], crossed), Text(said, muted=True)]
     return [Folded("Differences and crossings", blocks)]

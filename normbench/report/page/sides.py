@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from normbench.report.compare.comparisons import AXES, Comparison
 from normbench.report.page.document import Block, Heading, Pictures, Table, Text
 from normbench.report.plots.figures import error_drawing
-from normbench.report.text.beside import beside
+from normbench.report.text.beside import beside, only_in
 from normbench.report.text.wording import join
 
 
@@ -27,12 +27,18 @@ def side_by_side(names: Sequence[str], comparisons: Sequence[Comparison]) -> lis
         error_drawing(c, f"beside-{n}", beside=pairs[0]) for n, c in enumerate(pairs[0], start=1)
     ]
     columns, rows = beside(pairs[0])
-    note = (
-        f"First: {first.title}. Second: {second.title}. Test error in %, and the second less the"
-        " first in points (Welch, 95 %): below 0 the second is better. Together: all rows of this"
-        " table at once (Holm); where both have the same seeds of the same training, what they"
-        " differ by is rounding."
-    )
+    note = f"First: {first.title}. Second: {second.title}."
+    if rows:
+        note += (
+            " Test error in %, and the second less the first in points (Welch, 95 %): below 0 the"
+            " second is better. Together: all rows of this table at once (Holm); where both have"
+            " the same seeds of the same training, what they differ by is rounding."
+        )
+    for name, own, other in (("first", first, second), ("second", second, first)):
+        if alone := only_in(own, other):
+            note += f" Only in the {name}: {join(alone)}."
+    if len(pairs) > 1:
+        note += " Both have more in common, which stands below by itself."
     blocks: list[Block] = [head, Pictures(pictures), Text(note, muted=True)]
     return [*blocks, Table(columns, rows)] if rows else blocks
 

@@ -67,8 +67,8 @@ def error_drawing(
     ]
     alt = (
         f"Test error in percent against {AXES[comparison.axis]}: {comparison.title}. Large marks"
-        " are means over seeds, bars their 95 % intervals, dots the seeds. Lines between far-apart"
-        " places are dashed: nothing was measured there."
+        " are means over seeds, bars their 95 % intervals, dots the seeds. A line is dashed"
+        " where it goes over more than two doublings, in which nothing was measured."
     )
     with style():
         figure, (axes,) = new_figure()

@@ -280,7 +280,7 @@ def mark_lost(axes: Axes, places: Sequence[Lost]) -> None:
             annotation_clip=False,
         )
     if places:
-        axes.set_title("× seeds diverged or failed", loc="right", color=_MUTED, fontsize=11)
+        axes.set_xlabel(f"{axes.get_xlabel()}    (× seeds diverged or failed)")
 
 
 def save(figure: Figure, name: str, alt: str, note: str = "") -> Drawing:

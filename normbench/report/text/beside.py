@@ -7,7 +7,7 @@ from normbench.report.compare.differences import error
 from normbench.report.compare.recipes import norm_settings, told_apart
 from normbench.report.compare.statistics import holm, welch
 from normbench.report.read.cells import CellRun
-from normbench.report.text.wording import difference, plus_minus
+from normbench.report.text.wording import difference, join, plus_minus
 
 
 def beside(comparisons: Sequence[Comparison]) -> tuple[list[str], list[list[str]]]:
@@ -33,6 +33,20 @@ def beside(comparisons: Sequence[Comparison]) -> tuple[list[str], list[list[str]
         row += [difference(alone), difference(wide), word]
     columns = ["norm", NAMES[first.axis], "first", "second"]
     return [*columns, "second − first, alone", "together", "how sure"], rows
+
+
+def only_in(own: Comparison, other: Comparison) -> list[str]:
+    """What has no row because the other comparison has not measured it: each line with its
+    places."""
+    found = []
+    for line in own.lines:
+        theirs = next((o for o in other.lines if o.label == line.label), None)
+        lacking = [p.x for p in line.measured if theirs is None or theirs.at(p.x) is None]
+        if lacking:
+            found.append(
+                f"{line.label} at {join(['any' if line.level else str(x) for x in lacking])}"
+            )
+    return found
 
 
 def _unlike(first: CellRun, second: CellRun) -> str:

@@ -176,13 +176,25 @@ def _norms(comparison: Comparison) -> str:
 
 
 def _seeds(comparison: Comparison) -> str:
-    sets = {tuple(r.seed for r in cell.finished) for cell in comparison.cells} - {()}
+    sets: dict[tuple[int, ...], list[str]] = {}
+    for line in comparison.lines:
+        for point in line.own:
+            if ended := tuple(r.seed for r in point.cell.finished):
+                sets.setdefault(ended, []).append(line.label)
     named = [", ".join(map(str, seeds)) for seeds in sorted(sets)]
     empty = sum(not cell.finished for cell in comparison.cells)
     none = f"; none has finished in {empty} of {len(comparison.cells)} cells" if empty else ""
     if len(named) == 1:
         return f"{named[0]} finished in every cell{' that has any' if empty else ''}{none}"
-    listed = join([f"({name})" for name in named]) or "none"
+    listed = (
+        join(
+            [
+                f"({', '.join(map(str, seeds))}) of {join(list(dict.fromkeys(labels)))}"
+                for seeds, labels in sorted(sets.items())
+            ]
+        )
+        or "none"
+    )
     return f"cells differ in the seeds that finished: {listed}{none}"
 
 

@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from itertools import combinations
 
-from normbench.report.compare.choice import all_at_chance, choices
+from normbench.report.compare.choice import Choice, all_at_chance, choices
 from normbench.report.compare.comparisons import NAMES, Comparison, Line, Point, axis_value
 from normbench.report.compare.differences import (
     Parts,
     change,
+    changed,
+    changes,
     decomposition,
     error,
     meeting,
@@ -24,7 +26,6 @@ from normbench.report.compare.statistics import (
     SEEDS_ASKED,
     Estimate,
     equivalence,
-    holm,
     seeds_to_settle,
     welch,
 )
@@ -98,25 +99,39 @@ def _diverged(comparison: Comparison, lines: Sequence[Line]) -> list[str]:
 
 def _use(comparison: Comparison) -> list[str]:
     """Which norm to use where, what is clear first; nothing where a norm stands alone."""
-    places: dict[tuple[str, str], list[str]] = {}
+    places: dict[tuple[int, str], list[str]] = {}
     for choice in choices(comparison):
         if choice.second is not None:
-            alone = choice.ahead is not None and choice.ahead.clear
-            how = _USE if choice.clear else _LEADS if alone else _LOWEST
-            places.setdefault((how, choice.best.named), []).append(str(choice.x))
+            places.setdefault(_choice(choice), []).append(str(choice.x))
     said: list[str] = []
-    for (how, norm), xs in sorted(places.items(), key=lambda one: _SURENESS.index(one[0][0])):
+    for (_, words), xs in sorted(places.items(), key=lambda one: one[0][0]):
         where = f"at {join(xs)}" if said else f"at {NAMES[comparison.axis]} {join(xs)}"
-        again = how == _USE and said  # the verb is there already
-        said.append(f"{where} {norm if again else how.format(norm)}")
+        again = said and said[-1].startswith("at") and words.startswith(_USE)
+        said.append(f"{where} {words.removeprefix(_USE) if again else words}")
     epochs = comparison.epochs
     after = f"after {epochs:g} epoch{'' if epochs == 1 else 's'}, " if said and epochs else ""
     return [f"{after}{'; '.join(said)}."] if said else []
 
 
-_USE, _LEADS = "use {}", "{} leads, but not clearly beside the other comparisons"
-_LOWEST = "no norm is clearly better ({} has the lowest mean)"
-_SURENESS = (_USE, _LEADS, _LOWEST)
+_USE = "use "
+
+
+def _choice(choice: Choice) -> tuple[int, str]:
+    """What is said of one place, and where it stands among others: what is clear comes first."""
+    best = choice.best.named
+    if not choice.learned:
+        return 4, "no network has learned more than guessing"
+    if choice.clear:
+        return 0, f"{_USE}{best}"
+    others = join([line.named for line in choice.open])
+    if choice.beaten:
+        beaten = join([line.named for line in choice.beaten])
+        return 1, f"{best} is clearly better than {beaten}, but not than {others}"
+    if choice.ahead is not None and choice.ahead.clear:
+        return 2, f"{best} leads, but not clearly beside the other comparisons"
+    if choice.ahead is not None and choice.ahead.mean == 0:
+        return 3, "no norm is clearly better"
+    return 3, f"no norm is clearly better ({best} has the lowest mean)"
 
 
 def _fall(comparison: Comparison) -> list[str]:
@@ -289,23 +304,17 @@ def _with_them(comparison: Comparison, row: Parts) -> str:
 
 
 def _best_along(comparison: Comparison, lines: Sequence[Line]) -> list[str]:
-    """The best place on an axis of groups, and which others are worse.
-
-    Any place might have been the best: Holm's correction is that of all pairs.
-    """
+    """The best place on an axis of groups, and which others are worse."""
     said = []
+    asked = changes(comparison)
     for line in (line for line in lines if not line.level):
         whole = line.whole
         best = min(whole, key=lambda p: sum(p.errors.values()) / len(p.errors), default=None)
         if best is None:
             continue
         others = [p for p in whole if p is not best]
-        pairs = [*((p, best) for p in others), *combinations(others, 2)]
-        moves = [welch(p.errors, q.errors) for p, q in pairs]
-        above = [
-            move is not None and move.at(level).above(0)
-            for move, level, _ in zip(moves, holm(moves), others, strict=False)
-        ]
+        moves = [changed(asked, line, p.x, best.x) for p in others]
+        above = [move is not None and move.together.above(0) for move in moves]
         worse = [f"{p.x}" for p, higher in zip(others, above, strict=True) if higher]
         same = [f"{p.x}" for p, higher in zip(others, above, strict=True) if not higher]
         where = axis_value(comparison.axis, best.x)

@@ -35,6 +35,8 @@ def _grid_row(choice: Choice) -> list[str]:
 
 def sureness(choice: Choice) -> str:
     """``clear``, or how many more seeds would tell."""
+    if not choice.learned:
+        return "no better than guessing"
     if choice.second is None:
         return "nothing to compare"
     if choice.doubt is None:

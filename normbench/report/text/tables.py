@@ -88,13 +88,13 @@ def cell_columns(comparison: Comparison) -> list[str]:
 
 
 def difference_table(comparison: Comparison) -> tuple[list[str], Rows]:
-    """Columns and a row for every two lines and place (on an axis of groups: for every change
-    along a line): the difference with its own interval, and with Holm's for all rows together."""
+    """Columns and a row for every two lines and place (on an axis of groups: for every two places
+    of a line): the difference with its own interval, and with Holm's for all rows together."""
     along = comparison.axis in SIGNS
     found = changes(comparison) if along else differences(comparison)
     rows = [
         [
-            f"{one.first.named}, less at {one.first.whole[0].x}"
+            f"{one.first.named}, less at {one.other}"
             if along
             else f"{one.first.label} − {one.second.label}",
             "any" if one.first.level and one.second.level and not along else str(one.x),
@@ -253,14 +253,17 @@ def _cell_row(comparison: Comparison, line: Line, point: Point) -> list[object]:
 
 
 def differences_csv(comparisons: Sequence[Comparison]) -> str:
-    """A row for every two lines and place: the error of the first minus that of the second, with
-    the ends of its own 95 % interval and of Holm's for all rows of its comparison."""
+    """A row for every two lines and place (on an axis of groups: for every two places of a line):
+    the error of the first at x minus that of the second at other_x, with the ends of its own 95 %
+    interval and of Holm's for all rows of its comparison."""
     rows: list[list[object]] = []
     for comparison in comparisons:
-        for one in differences(comparison):
-            names = [comparison.title, one.first.label, one.second.label, comparison.axis, one.x]
-            rows.append([*names, *_ends(one.points), *_ends(one.together)[2:]])
-    columns = ("comparison", "first", "second", "axis", "x", "n", "mean", "low", "high")
+        along = comparison.axis in SIGNS
+        for one in changes(comparison) if along else differences(comparison):
+            names = [comparison.title, one.first.label, one.second.label, comparison.axis]
+            ends = [*_ends(one.points), *_ends(one.together)[2:]]
+            rows.append([*names, one.x, one.other, *ends])
+    columns = ("comparison", "first", "second", "axis", "x", "other_x", "n", "mean", "low", "high")
     return _csv((*columns, "low_holm", "high_holm"), rows)
 
 

@@ -4,15 +4,23 @@ Networks, images and epochs differ, so a published number is no target; the ques
 it says holds here too, and about as strongly. Every statement is a contrast: a sum of errors with
 signs. All contrasts of a comparison are taken together, because each is one more chance to agree or
 disagree by luck; two norms at one place are held apart as everywhere in the report, by the family
-of all differences. A contrast that a publication's own seeds do not show is not asked.
+of all differences, and so are two numbers of groups. A contrast that a publication's own seeds do
+not show is not asked.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from normbench.report.compare.comparisons import Comparison, Line
-from normbench.report.compare.differences import between, differences, typical
+from normbench.report.compare.differences import (
+    between,
+    changed,
+    changes,
+    differences,
+    typical,
+)
 from normbench.report.compare.published import PUBLICATIONS, Publication, Terms
+from normbench.report.compare.regimes import SIGNS
 from normbench.report.compare.statistics import (
     EQUIVALENT,
     UNDECIDED,
@@ -28,7 +36,8 @@ from normbench.store.results import short
 
 RULES = (
     "fixed on 2026-11-25, after normbench's own untuned trainings and before its tuned ones; later"
-    " that day, after six of the tuned cells, sizes and ± 1 were made stricter (Bonferroni)"
+    " that day, after six of the tuned cells, sizes and ± 1 were made stricter (Bonferroni), and on"
+    " 2026-11-30 numbers of groups (all pairs)"
 )
 """When the rules in this file were fixed."""
 
@@ -51,7 +60,8 @@ RULE_TEXT = (
     f" where the interval lies wholly below half or above {FACTOR:g} times the published size, and"
     f" similar where it lies within. A published change of less than {BOUND:g} point is asked to be"
     f" within ± {BOUND:g} here (two one-sided tests at 5 %). Together: Holm's intervals, of two"
-    " norms at one place over all such differences, of the others over all of these. Whether a size"
+    " norms at one place, and of two numbers of groups, over all such differences of the report, of"
+    " the others over all of these. Whether a size"
     " is smaller, similar or larger, or beyond ± 1, is held against Bonferroni's over all of them."
     f" These rules were {RULES}."
 )
@@ -119,12 +129,17 @@ def judge(comparison: Comparison) -> list[Judgement]:
 def _together(
     comparison: Comparison, lines: Mapping[str, Line], alone: Mapping[Terms, Estimate | None]
 ) -> dict[Terms, Estimate | None]:
-    """The intervals that have to exclude 0: of two norms at one place those of the differences."""
+    """The intervals that have to exclude 0: of two norms at one place, and of two numbers of
+    groups, those of the report's differences."""
     found: dict[Terms, Estimate | None] = {}
-    asked = differences(comparison)
+    asked, along = differences(comparison), changes(comparison)
     for terms in alone:
+        (_, norm, x), (_, _, other), *_ = terms
         if (pair := _pair(lines, terms)) is not None:
             one = between(asked, *pair)
+            found[terms] = None if one is None else one.together
+        elif comparison.axis in SIGNS:
+            one = changed(along, lines[norm], x, other)
             found[terms] = None if one is None else one.together
     others = [terms for terms in alone if terms not in found]
     levels = holm([alone[terms] for terms in others])
@@ -164,7 +179,9 @@ def _contrasts(publication: Publication, lines: Mapping[str, Line]) -> list[Aske
         fall: Terms = (
             (1, "batch", low), (-1, "batch", high), (-1, "group", low), (1, "group", high),
         )  # fmt: skip
-        found.append((f"batch norm's change from {high} to {low} less group norm's", fall))
+        # A level line is one cell at every place: its change was not measured.
+        if not any(norm in lines and lines[norm].level for norm in ("batch", "group")):
+            found.append((f"batch norm's change from {high} to {low} less group norm's", fall))
     for norm in lines:
         own = sorted(_shared(publication, lines, norm))
         for x in dict.fromkeys([*own[:1], *own[-1:]]):

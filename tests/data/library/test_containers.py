@@ -200,6 +200,21 @@ def test_a_link_out_of_the_folder_is_refused_by_name(
     assert "link" in message
 
 
+def test_hidden_links_are_passed_over_like_other_hidden_files(tmp_path: Path) -> None:
+    path = write_folder(tmp_path / "mine", flat_files(6))
+    (path / ".venv" / "bin").mkdir(parents=True)
+    (path / ".venv" / "bin" / "python").symlink_to("/usr/bin/env")
+    (path / ".#notes").symlink_to("me@host.123")
+    os.mkfifo(path / ".pipe")
+    done = import_images(path, None)
+    assert (done.entry.num_train, done.num_ignored) == (10, 3)
+
+    archive = tmp_path / "packed.tar"
+    with tarfile.open(archive, "w") as tar:
+        tar.add(path, "mine")
+    assert import_images(archive, None).entry.sha256 == done.entry.sha256
+
+
 def test_a_link_that_stays_in_the_folder_is_followed(tmp_path: Path) -> None:
     path = write_folder(tmp_path / "mine", flat_files(6))
     (path / "cat" / "again.png").symlink_to(path / "cat" / "00.png")
@@ -218,8 +233,9 @@ def test_a_member_that_is_too_large_for_an_image_is_refused_unread(
 ) -> None:
     monkeypatch.setattr(importing, "MAX_IMAGE_BYTES", 1 << 20)
     files = flat_files() | {"cat/bomb.png": bytes(2 << 20)}
-    message = refused(WRITERS[suffix](tmp_path / f"mine{suffix}", files), root)
-    assert "cat/bomb.png has 2,097,152 bytes" in message
+    path = WRITERS[suffix](tmp_path / f"mine{suffix}", files)
+    assert "cat/bomb.png has 2,097,152 bytes" in refused(path, root)
+    assert len(import_images(path, None, skip_broken=True).broken) == 1
 
 
 @pytest.mark.parametrize("suffix", [".tar.gz", ".tar.xz", ".tar.bz2", ".zip"])

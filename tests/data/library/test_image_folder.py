@@ -70,6 +70,26 @@ def test_a_name_composed_or_decomposed_is_the_same_class(tmp_path: Path) -> None
     assert one.sha256 == two.sha256
 
 
+@pytest.mark.parametrize("names", [("Training", "Testing"), ("TRAIN", "Valid")])
+def test_training_and_test_folders_have_several_names(
+    names: tuple[str, str], tmp_path: Path
+) -> None:
+    renamed = {
+        k.replace("train/", f"{names[0]}/").replace("test/", f"{names[1]}/"): v
+        for k, v in split_files().items()
+    }
+    usual = import_images(write_folder(tmp_path / "usual", split_files()), None).entry
+    found = import_images(write_folder(tmp_path / "other", renamed), None)
+    assert (found.entry.sha256, found.made_test_split) == (usual.sha256, False)
+
+
+def test_classes_may_hold_the_same_folders(tmp_path: Path) -> None:
+    files = {f"{kind}/{day}/{i}.png": picture(i) for kind in ("cat", "dog") for day in "ab"
+             for i in range(3)}  # fmt: skip
+    done = import_images(write_folder(tmp_path / "days", files), None)
+    assert done.entry.classes == ("cat", "dog")
+
+
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     files = flat_files(6) | {f"train/{i}.png": picture(500 + i) for i in range(6)}
     done = import_images(write_folder(tmp_path / "vehicles", files), None)
@@ -83,7 +103,22 @@ LAYOUT_ERRORS: dict[str, tuple[Mapping[str, bytes], str]] = {
     "one class": ({f"cat/{i}.png": picture(i) for i in range(3)}, "one class only ('cat')"),
     "a test folder of an unknown name": (
         {k.replace("test/", "eval/"): v for k, v in split_files().items()},
-        "holds train/ and eval/ with the same folders inside; rename eval/ to test/",
+        "holds eval/ and train/ with the same folders inside; if these are training and test",
+    ),
+    "training and test folders of unknown names": (
+        {
+            k.replace("test/", "seg_test/").replace("train/", "seg_train/"): v
+            for k, v in split_files().items()
+        },
+        "holds seg_test/ and seg_train/ with the same folders inside",
+    ),
+    "two test folders and nothing to train on": (
+        {k.replace("train/", "val/"): v for k, v in split_files().items()},
+        "holds test/ and val/ with the same folders inside",
+    ),
+    "images of a training and a test set in no classes": (
+        {f"{top}/{i}.png": picture(i) for top in ("train", "test1") for i in range(3)},
+        "test1/ and train/ look like training and test images, but hold no class folders",
     ),
     "a class missing in the test set": (
         split_files() | {"train/cow/0.png": picture(0)},

@@ -11,6 +11,7 @@ from PIL import Image
 from safetensors import SafetensorError
 
 from normbench.data import library
+from normbench.data.library import importing
 from normbench.data.library.importing import import_images
 from normbench.errors import UsageError
 from tests.data_helpers import (
@@ -155,6 +156,43 @@ def test_an_image_of_another_shape_is_cropped_or_padded(tmp_path: Path) -> None:
 
     assert rows["crop"] == [255] * 32
     assert rows["pad"] == [0] * 8 + [255] * 16 + [0] * 8
+
+
+@pytest.mark.parametrize("size", [(2000, 20), (20, 2000)])
+def test_a_line_of_an_image_is_padded_and_not_lost(size: tuple[int, int], tmp_path: Path) -> None:
+    white = encode(Image.new("RGB", size, "white"))
+    path = write_folder(tmp_path / "lines", split_files() | {"train/cat/line.png": white})
+    import_images(path, "lines", fit="pad")
+    (line,) = [
+        each
+        for each in library.load("lines").train_images
+        if set(each.unique().tolist()) <= {0, 255}
+    ]
+    assert int((line[0] == 255).sum()) == 32
+
+
+def test_a_name_that_nothing_can_have_is_said_before_anything_is_read(
+    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_folder(tmp_path / "My Photos", split_files())
+    with monkeypatch.context() as patch:
+        patch.setattr(importing, "_gather", lambda *_: pytest.fail("it is read"))
+        assert "give it a name with --name" in refused(path, root, None)
+    assert import_images(path, "photos").entry.num_train == 6
+
+
+def test_a_folder_whose_name_is_no_utf_8_can_be_imported(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"caf\xe9")
+    done = import_images(write_folder(path, split_files()), "cafe")
+    assert done.entry.source == "caf\\xe9"
+
+
+def test_a_folder_of_torchvision_s_beside_one_s_own_is_not_taken_for_them(
+    tmp_path: Path, root: Path
+) -> None:
+    path = write_folder(tmp_path / "data", flat_files())
+    (path / "cifar-10-batches-py").mkdir()
+    assert "holds cifar-10-batches-py beside cat, dog: import" in refused(path, root, "pets")
 
 
 BROKEN = {"train/cat/bad.png": b"no picture", "test/dog/worse.png": b"", "train/cat/x.jpg": b"\xff"}

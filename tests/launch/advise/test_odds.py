@@ -1,6 +1,7 @@
 """How sure a difference is: against SciPy's own test, and against simulation."""
 
 from random import Random
+from statistics import fmean, stdev
 
 import pytest
 from scipy.stats import ttest_ind
@@ -47,6 +48,24 @@ def test_the_seeds_that_are_said_to_be_needed_make_the_difference_clear() -> Non
     assert 5 < needed < 100
     assert seeds_needed(second, second, 4) is None
     assert seeds_needed(first, [value + 0.0001 for value in first], 4) is None
+
+
+def test_the_seeds_that_are_said_to_be_needed_suffice_in_four_of_five_races() -> None:
+    """New seeds of the same two norms, whose means are as far apart as was measured."""
+    random, apart, correction = Random(1), 0.021, 4
+    exact = [0.01 * (i - 2) / 2 for i in range(5)]
+    needed = seeds_needed(exact, [value + apart for value in exact], correction)
+    assert needed is not None
+    sd = stdev(exact)
+    clear = 0
+    for _ in range(2000):
+        first, second = (
+            [mean + random.gauss(0, sd) for _ in range(needed)] for mean in (0.0, apart)
+        )
+        p = difference_p(first, second, 0.0) * correction
+        clear += p < ALPHA and fmean(second) > fmean(first)
+
+    assert 0.75 < clear / 2000 < 0.85
 
 
 def test_no_number_of_seeds_makes_a_difference_clear_that_another_rate_could_make() -> None:

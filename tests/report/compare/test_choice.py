@@ -79,7 +79,7 @@ def test_seeds_to_come_are_counted_for_the_two_that_are_in_doubt(tmp_path: Path)
 @pytest.mark.parametrize(
     ("third", "more"),
     [
-        ([0.66, 0.69, 0.70], "about 13 more seeds would tell"),
+        ([0.66, 0.69, 0.70], "about 15 more seeds would tell"),
         ([0.6995, 0.7095, 0.6895], "more than 100 seeds would be needed"),
         ([0.69], "one seed, which cannot tell"),
     ],

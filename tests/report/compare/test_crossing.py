@@ -79,6 +79,19 @@ def test_noisy_seeds_do_not_locate_the_crossing() -> None:
     assert not found.located
 
 
+def test_where_no_place_tells_the_lines_apart_no_crossing_is_located() -> None:
+    """With many places some draw always falls through 0 somewhere; that locates nothing."""
+    means = {2: 1.4, 4: 1.2, 8: -1.0, 32: -0.4, 128: -2.7}
+    noisy = line({x: around(mean, 2.0) for x, mean in means.items()})
+    level = line({x: around(0.0, 1.5) for x in means})
+    (found,) = crossings(noisy, level)
+
+    assert not found.located
+    (clear,) = crossings(noisy | line({2: around(9.0)}), level | line({2: around(0.0)}))
+    assert clear.low is not None
+    assert clear.high is None
+
+
 def test_one_seed_crosses_without_an_interval() -> None:
     (found,) = crossings(line({2: [1], 8: [-1]}), line({2: [0], 8: [0]}))
 

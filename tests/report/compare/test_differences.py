@@ -12,6 +12,7 @@ from normbench.report.compare.costs import cost, peak_rate
 from normbench.report.compare.differences import (
     between,
     change,
+    changed,
     changes,
     decomposition,
     differences,
@@ -183,7 +184,10 @@ def test_a_change_is_welch_s_too(batch_norm: Comparison) -> None:
 
     assert found is not None
     assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high))
-    assert [(c.first.label, c.x) for c in changes(batch_norm)] == [("batch", 32)]
+    assert [(c.first.label, c.x, c.other) for c in changes(batch_norm)] == [("batch", 32, 2)]
+    turned = changed(changes(batch_norm), batch_norm.lines[0], 2, 32)
+    assert turned is not None
+    assert turned.points.mean == pytest.approx(found.mean)
 
 
 def test_what_is_lost_is_split_without_a_rest_unaccounted_for(batch_norm: Comparison) -> None:

@@ -63,7 +63,11 @@ def test_other_images_and_networks_are_not_set_side_by_side(
     assert not [block for block in found if isinstance(block, Pictures | Table)]
 
     write(tmp_path / "b")
+    write_cell(tmp_path / "b", "group", 2, around(0.6))
+    write_cell(tmp_path / "b", "batch", 8, around(0.6))
     titles = said(blocks(tmp_path))
+    assert "Only in the second: batch at 8 and group at 2." in titles
+    assert "Only in the first" not in titles
     assert "First: a: ResNet-8 on cifar10-jpeg" in titles
     assert "Second: b: ResNet-8 on cifar10-jpeg" in titles
 

@@ -199,7 +199,8 @@ def test_a_seed_that_diverged_is_marked(tmp_path: Path) -> None:
     write_cell(tmp_path, "group", 2, [0.5, None])
     after = words(error_drawing(only(tmp_path), "error"))
 
-    assert set(after) - set(before) >= {"× seeds diverged or failed", "× 1/2"}
+    assert "× 1/2" in set(after) - set(before)
+    assert any("× seeds diverged or failed" in word for word in after)
 
 
 def test_an_interval_off_the_scale_does_not_flatten_the_rest(tmp_path: Path) -> None:

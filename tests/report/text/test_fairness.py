@@ -99,7 +99,7 @@ def test_unequal_seeds_are_named(tmp_path: Path) -> None:
     write_cell(tmp_path, "layer", 2, [None])
 
     assert box(tmp_path)["seeds"] == (
-        "cells differ in the seeds that finished: (0, 1) and (0, 1, 2);"
+        "cells differ in the seeds that finished: (0, 1) of group and (0, 1, 2) of batch;"
         " none has finished in 1 of 3 cells"
     )
 

@@ -10,6 +10,8 @@ from normbench.report.compare.statistics import welch
 from normbench.report.read.cells import collect
 from normbench.report.text.findings import findings
 from normbench.report.text.grid import RATE_COLUMNS, grid, rate_rows
+from normbench.report.text.tables import difference_table
+from normbench.report.text.wording import join
 from tests.report.compare.test_rates import write_trial
 from tests.report_helpers import around, write_cell, write_sweep
 
@@ -95,6 +97,58 @@ def test_what_is_unclear_is_led_but_not_decided(tmp_path: Path) -> None:
         "After 3 epochs, at batch size 2 use batch norm; at 4 no norm is clearly better (batch norm"
         " has the lowest mean)."
     )
+
+
+def test_a_norm_that_is_not_told_apart_hides_no_clear_difference(tmp_path: Path) -> None:
+    write_cell(tmp_path, "group", 2, around(0.70))
+    write_cell(tmp_path, "batch", 2, around(0.60))
+    write_cell(tmp_path, "layer", 2, [0.66, 0.70, 0.68])
+
+    assert said(tmp_path)[0] == (
+        "After 3 epochs, at batch size 2 group norm is clearly better than batch norm, but not than"
+        " layer norm."
+    )
+
+
+def test_equal_means_have_no_lowest(tmp_path: Path) -> None:
+    write_cell(tmp_path, "group", 2, around(0.6))
+    write_cell(tmp_path, "batch", 2, around(0.6))
+    (row,) = rows(tmp_path)
+
+    assert said(tmp_path)[0] == "After 3 epochs, at batch size 2 no norm is clearly better."
+    assert row["how sure"] == "unclear: the means are equal"
+
+
+def test_where_nothing_was_learned_no_norm_is_named(tmp_path: Path) -> None:
+    for batch, accuracies in ((2, (0.100, 0.111)), (32, (0.50, 0.60))):
+        for norm, accuracy in zip(("batch", "group"), accuracies, strict=True):
+            write_cell(tmp_path, norm, batch, around(accuracy, 3, 0.001))
+
+    assert said(tmp_path)[0] == (
+        "After 3 epochs, at batch size 32 use group norm; at 2 no network has learned more than"
+        " guessing."
+    )
+    assert [row["how sure"] for row in rows(tmp_path)] == ["no better than guessing", "clear"]
+
+
+def test_places_along_an_axis_are_as_clear_in_the_sentence_as_in_the_table(tmp_path: Path) -> None:
+    """Of five places all ten pairs are asked: what is clear among four is not among them."""
+    every = ((1, around(0.53, 3, 0.004)), (2, around(0.575, 3, 0.004)), (4, around(0.57, 3, 0.004)),
+             (8, around(0.57, 3, 0.004)), (16, around(0.58, 3, 0.004)))  # fmt: skip
+    for groups, accuracies in every:
+        write_cell(tmp_path, "group", 8, accuracies, changes={"norm.groups": groups})
+    comparison = only(tmp_path)
+    columns, found = difference_table(comparison)
+    against_16 = {
+        row[0].removeprefix("group norm, less at "): row[columns.index("how sure")]
+        for row in found
+        if row[1] == "16"
+    }
+    worse = [place for place, sure in against_16.items() if sure == "clear"]
+
+    assert len(found) == 10
+    assert 0 < len(worse) < 4
+    assert f"clearly worse: {join(worse)};" in one(tmp_path, "lowest mean error")
 
 
 def test_batch_norm_s_fall_has_a_lower_bound(tmp_path: Path) -> None:

@@ -166,6 +166,7 @@ def test_groups_have_differences_along_the_axis_and_their_groups_by_stage(tmp_pa
     assert [row[:2] for row in rows] == [
         ["group norm, less at 1", "4"],
         ["group norm, less at 1", "16"],
+        ["group norm, less at 4", "16"],
     ]
     assert rows[0][2].startswith("−2.00 ± 0.4")
     assert [row[-1] for row in cell_rows(comparison)] == [
@@ -219,6 +220,16 @@ def test_every_difference_reads_back_from_csv(tmp_path: Path) -> None:
         ("batch", "group", x, "3") for x in ("2", "8", "32", "128")
     ]
     assert float(rows[0]["mean"]) == pytest.approx(6.5)
+
+
+def test_differences_along_an_axis_read_back_from_csv(tmp_path: Path) -> None:
+    for groups, accuracy in ((1, 0.60), (4, 0.62), (16, 0.61)):
+        write_cell(tmp_path, "group", 8, around(accuracy), changes={"norm.groups": groups})
+    rows = read(differences_csv([only(tmp_path)]))
+
+    assert [(r["x"], r["other_x"], r["mean"]) for r in rows] == [
+        ("4", "1", "-2.0"), ("16", "1", "-1.0"), ("16", "4", "1.0"),
+    ]  # fmt: skip
 
 
 def test_one_seed_has_no_ends_in_csv(tmp_path: Path) -> None:
