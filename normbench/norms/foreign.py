@@ -4,6 +4,7 @@ A layer is known by torch's class or by its tensors, so that no library needs to
 """
 
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -88,7 +89,7 @@ def computes_more(layer: nn.Module, known: ForeignNorm) -> bool:
     try:
         trial = deepcopy(layer).to("cpu", torch.float32).eval()
         after = [deepcopy(each).to("cpu").eval() for each in known.after]
-        with torch.no_grad():
+        with torch.no_grad(), warnings.catch_warnings(action="ignore"):
             agreed = [_agrees(trial, after, known.channels, space) for space in _SPACES]
     except Exception:  # whatever a layer raises that somebody wrote
         return False

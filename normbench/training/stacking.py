@@ -85,10 +85,14 @@ def stack(
     if any(isinstance(module, Stack) for model in models for module in model.modules()):
         raise StackError("a stack cannot be stacked: unstack it first")
     check_alike(models)
-    stacked = Stack(with_layout_of(models[0], join(models)), len(models))
+    stacked = Stack(_joined(models), len(models))
     if not proven:
-        prove(models, example, join)
+        prove(models, example, _joined)
     return stacked
+
+
+def _joined(models: Sequence[nn.Module]) -> nn.Module:
+    return with_layout_of(models[0], join(models))
 
 
 def unstack(stacked: Stack) -> list[nn.Module]:

@@ -44,6 +44,41 @@ main()
     assert done.stdout.splitlines()[-1] == f"{spins} False"
 
 
+# ---- streams that are closed ----
+
+
+def test_a_command_whose_output_is_closed_does_its_work(script: str) -> None:
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$0" --version >&-', script], stderr=subprocess.PIPE, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    refused = subprocess.run(
+        ["sh", "-c", 'exec "$0" norms nope 2>&-', script], stdout=subprocess.PIPE, check=False
+    )
+    assert refused.returncode == 2
+
+
+def test_a_reader_that_has_seen_enough_ends_a_command_quietly(script: str) -> None:
+    done = subprocess.run(
+        ["sh", "-c", '"$0" norms | head -n 1', script], capture_output=True, text=True, check=True
+    )
+    assert len(done.stdout.splitlines()) == 1
+    assert done.stderr == ""
+
+
+def test_a_name_that_is_no_utf_8_is_one_line(
+    script: str, tiny_library: Path, tmp_path: Path
+) -> None:
+    line = [script, "sweep", *TINY, "norm=batch,group", os.fsdecode(b"runs=caf\xe9")]
+    done = subprocess.run(
+        line, capture_output=True, check=False, cwd=tmp_path,
+        env=process_environment(tiny_library),
+    )  # fmt: skip
+    assert done.returncode == 2
+    (said,) = done.stderr.splitlines()
+    assert b"a name here is none: rename it" in said
+
+
 # ---- its time ----
 
 

@@ -304,16 +304,22 @@ def test_a_network_that_flattens_with_view_gets_its_images_channel_by_channel(
     text = """
 from torch import nn
 
-class View(nn.Module):
+class Net(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
+        self.head = nn.Linear(8 * 196, classes)
+
     def forward(self, x):
-        return x.view(len(x), -1)
+        y = self.body(x)
+        return self.head(y.view(len(x), -1))
 
 def build(classes):
-    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), View(), nn.Linear(8 * 196, classes))
+    return Net(classes)
 """
     (tmp_path / "usual").mkdir()
     by_view = cell(own(tmp_path, text))
-    usual = cell(own(tmp_path / "usual", text.replace("View()", "nn.Flatten()")))
+    usual = cell(own(tmp_path / "usual", text.replace("y.view(len(x), -1)", "y.flatten(1)")))
     images = torch.randn(2, 3, 16, 16).to(memory_format=torch.channels_last)
 
     assert len(by_view.layers()) == 3

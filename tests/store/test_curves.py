@@ -411,6 +411,22 @@ def test_what_another_process_wrote_is_rebuilt_to_the_same_bytes(tmp_path: Path)
     assert is_sound(tmp_path)
 
 
+def test_a_large_sheet_of_images_is_rebuilt_as_well(tmp_path: Path) -> None:
+    tracker = Tracker(tmp_path, {"seed": 0}, images=bytes(2 << 20))
+    tracker.log(1, 0.5, {"train/loss": 1.0})
+    tracker.close()
+    (events,) = tmp_path.glob("events.*")
+    before = events.read_bytes()
+
+    assert is_sound(tmp_path)
+    assert len(before) > 2 << 20
+    events.write_bytes(before[:-7])
+    assert not is_sound(tmp_path)
+    rebuild(tmp_path)
+    (events,) = tmp_path.glob("events.*")
+    assert events.read_bytes() == before
+
+
 def test_syncing_reaches_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[int] = []
     tracker = recorded(tmp_path)

@@ -6,7 +6,7 @@ resumed by running it again: its plan is in ``advise.json``, its results are tho
 
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -97,8 +97,10 @@ def advise(
             f"seed={cells[0].config.seed}: a race also takes the seeds after it; at most {most}"
         )
     folder = cells[0].directory.parent
-    with _alone(folder):
-        return _race(question, cells, within, since, folder, screen)
+    with ExitStack() as stack:
+        held = partial(stack.enter_context, _alone(folder))
+        plan = _planned(question, cells, within, since, folder, screen, held)
+        return _race(question, plan, folder, screen)
 
 
 @contextmanager
@@ -122,15 +124,8 @@ def _unwritable(folder: Path, error: OSError) -> UsageError:
     )
 
 
-def _race(
-    question: Question,
-    cells: Sequence[Cell],
-    within: float,
-    since: float,
-    folder: Path,
-    screen: Screen,
-) -> Answer:
-    plan = _planned(question, cells, within, since, folder, screen)
+def _race(question: Question, plan: Plan, folder: Path, screen: Screen) -> Answer:
+    """Runs the race of a plan that is written down, and answers."""
     for line in forecast(plan):
         screen.line(line)
     finish = follow(
@@ -161,8 +156,12 @@ def _planned(
     since: float,
     folder: Path,
     screen: Screen,
+    hold: Callable[[], object],
 ) -> Plan:
-    """The plan in ``folder``, with another budget if so wanted, or a new one."""
+    """The plan in ``folder``, with another budget if so wanted, or a new one.
+
+    Before it is written, ``hold`` keeps other races out of the folder.
+    """
     try:
         plan = read_plan(folder)
     except UnreadableError as error:
@@ -176,9 +175,14 @@ def _planned(
     done: list[str] = []
     if plan is None:
         plan = _measured(question, cells, since, within, screen)
+        hold()
+        if (folder / ADVICE).exists():
+            raise UsageError(f"{folder}: another process has begun a race here: run this again")
     elif plan.within == within:
+        hold()
         return plan
     else:
+        hold()
         taken = read_taken(folder)
         plan = extended(plan, within, sum(took.seconds for took in taken.values()))
         done = [training for training in taken if is_done(folder / training)]

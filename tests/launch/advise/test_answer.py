@@ -66,6 +66,19 @@ def test_a_norm_that_leads_by_much_is_the_answer() -> None:
     assert "optim.lr=0.05 (a peak learning rate of 0.00313): 23.0" in first
 
 
+def test_seeds_that_diverged_are_said_where_they_count() -> None:
+    end = finish("group", "batch")
+    tests = on_test(end, group=0.77, batch=0.70)
+    lost = end.finals[1].entries[2]
+    found = judge(plan(["group", "batch"]), end, tests | {lost: OnTest(None, TEST)})  # type: ignore[arg-type]
+
+    assert [row.diverged for row in found.rows] == [0, 1]
+    assert "1 of 5 seeds of batch norm diverged, which counts as 100 % error" in (
+        wording.headline(found)
+    )
+    assert [row[3] for row in wording.table(found)] == ["5", "5, 1 diverged"]
+
+
 def test_where_nothing_was_learned_the_answer_says_so() -> None:
     guessed = answer(finish("group", "batch"), group=0.11, batch=0.10)
     learned = answer(finish("group", "batch"), group=0.16, batch=0.10)

@@ -14,6 +14,7 @@ import pytest
 from rich.console import Console
 
 from normbench.errors import UsageError
+from normbench.files import locked
 from normbench.launch import grid
 from normbench.launch.advise import command
 from normbench.launch.advise import race as race_module
@@ -25,6 +26,7 @@ from normbench.run.estimate import measure
 from normbench.run.seeds import Replicas
 from normbench.store.advice import (
     ADVICE,
+    LOCK,
     MOST_WORKERS,
     TAKEN,
     Timing,
@@ -249,6 +251,7 @@ def test_a_training_that_fails_ends_the_race_with_one_line(
         ),
         (["hydra.launcher.n_jobs=2"], "this launcher has no n_jobs; choose another with"),
         (["batch=1000"], "batch=1000: larger than"),
+        (["seed=2147483640"], "seed=2147483640: a race also takes the seeds after it; at most"),
         (["epochs=2", "--within", "1s"], "too little for any race"),
     ],
 )
@@ -272,6 +275,57 @@ def test_bad_input_is_one_line_and_nothing_is_measured_or_written(
     (line,) = [line for line in refused.stderr.splitlines() if line]
     assert said in line
     assert files_below(tmp_path) == {}
+
+
+def test_two_races_at_once_in_one_folder_are_refused(
+    nb: Command, race: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second is refused while the first races, and where both measured at the same time."""
+    typed = ["advise", *race, "--norms", "batch,group", "--within", "1h"]
+    folder = tmp_path / "runs" / "advise"
+    with locked(folder / LOCK):
+        held = nb(*typed)
+    assert (held.exit_code, held.stderr) == (
+        2,
+        "normbench: runs/advise: another process races here; wait for it, or choose another"
+        " name=NAME\n",
+    )
+
+    def meanwhile(cell: Cell, together: Sequence[int], threads: int | None) -> Timing:
+        write_plan(folder, plan(["batch", "group"]))
+        return plan([cell.config.norm.name, "layer"]).timings[0]
+
+    monkeypatch.setattr(command, "measure", meanwhile)
+    late = nb(*typed)
+    assert late.exit_code == 2
+    assert late.stderr == (
+        "normbench: runs/advise: another process has begun a race here: run this again\n"
+    )
+
+
+def test_a_step_that_fails_while_it_is_measured_is_a_line_that_names_the_norm(
+    nb: Command, race: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError("no memory for this\nand more")
+
+    monkeypatch.setattr(command, "measure", fails)
+    refused = nb("advise", *race, "--norms", "batch,group")
+
+    assert refused.exit_code == 1
+    assert refused.stderr.splitlines()[-1] == (
+        "normbench: not finished: a training step of batch norm fails: RuntimeError: no memory for"
+        " this; normbench run says where, --norms leaves it out"
+    )
+
+
+def test_what_a_plan_says_of_odd_settings_can_be_read_again(tmp_path: Path) -> None:
+    typed = ["model.file=my\u00a0net.py", f"model.file={'x' * 5000}.py"]
+    written = replace(plan(["batch", "group"]), settings=list(map(command._printable, typed)))
+    write_plan(tmp_path, written)
+
+    assert read_plan(tmp_path) == written
+    assert written.settings[0] == "model.file=my?net.py"
 
 
 def test_another_race_in_the_same_folder_is_refused(

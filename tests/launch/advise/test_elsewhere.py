@@ -60,6 +60,7 @@ def test_norms_may_have_been_measured_at_different_batch_sizes(tmp_path: Path) -
         {"data.limit": 1000},
         {"optim.momentum": 0.5},
         {"precision": "bf16"},
+        {"norm.groups": 2},
     ],
 )
 def test_cells_of_another_recipe_tell_nothing(tmp_path: Path, changes: Mapping[str, Any]) -> None:

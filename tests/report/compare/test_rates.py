@@ -7,7 +7,7 @@ from normbench.report.compare.rates import RateTrial, rate_trials
 from normbench.report.compare.recipes import length
 from normbench.report.read.cells import collect
 from normbench.report.text.grid import rate_rows
-from tests.report_helpers import edit_result, unbegun, write_cell
+from tests.report_helpers import around, edit_result, unbegun, write_cell
 
 ERRORS = {0.025: 40.0, 0.05: 35.0, 0.1: 36.0, 0.2: 50.0}
 
@@ -103,6 +103,18 @@ def test_cells_with_a_chosen_rate_each_are_one_comparison(tmp_path: Path) -> Non
     assert comparison.xs == [2, 32]
     assert comparison.rates == ["0.05", "0.1", "0.2"]
     assert rate_trials(collect(tmp_path)) == []
+
+
+def test_the_title_of_chosen_rates_names_none_of_them(tmp_path: Path) -> None:
+    for experiment, epochs in (("short", 3), ("long", 20)):
+        for norm, rate in (("batch", 0.1), ("group", 0.2)):
+            changes = {"optim.lr": rate, "epochs": epochs}
+            write_cell(tmp_path / experiment, norm, 2, around(0.6), changes=changes)
+    titles = [comparison.title for comparison in compare(collect(tmp_path))]
+
+    assert len(titles) == 2
+    assert all(", chosen learning rates" in title for title in titles)
+    assert not any("optim.lr" in title for title in titles)
 
 
 def test_two_rates_at_one_place_without_held_out_images_are_two_comparisons(tmp_path: Path) -> None:

@@ -2,8 +2,12 @@
 
 from pathlib import Path
 
+import numpy as np
+from matplotlib.figure import Figure
+
 from normbench.report.compare.comparisons import Comparison, compare
-from normbench.report.plots.curves import curves_drawing
+from normbench.report.plots.curves import _draw_curves, curves_drawing
+from normbench.report.plots.style import look
 from normbench.report.read.cells import collect
 from tests.report_helpers import write_cell
 
@@ -36,6 +40,17 @@ def test_places_without_a_curve_do_not_count(tmp_path: Path) -> None:
         write_cell(tmp_path, "group", batch, [0.5], curves=batch != 4)
 
     assert places_drawn(only(tmp_path)) == dict.fromkeys((1, 2, 3, 5, 6, 7), "")
+
+
+def test_a_seed_that_broke_off_early_does_not_cut_the_mean_short() -> None:
+    whole = [{float(at): 10.0 * seed + at for at in range(12)} for seed in (1, 2)]
+    cut = {float(at): 99.0 for at in range(3)}
+    figure = Figure()
+    axes = figure.subplots()
+    _draw_curves(axes, [*whole, cut, {}], "batch", look(0))
+    *_, mean = axes.get_lines()
+
+    assert np.column_stack(mean.get_data()).tolist() == [[at, 15.0 + at] for at in range(12)]
 
 
 def test_held_out_images_are_not_called_test_images(tmp_path: Path) -> None:
