@@ -62,8 +62,8 @@ def _check_layers(modules: Sequence[nn.Module], path: str, met: dict[int, tuple[
     for module in modules:
         _check_plain(module, name)
     _require_same([list(children_of(module)) for module in modules], name, "layers below it")
-    for key in sorted(set().union(*(_settings(module) for module in modules))):
-        _require_same([_settings(module).get(key) for module in modules], name, key)
+    for key in sorted(set().union(*(settings_of(module) for module in modules))):
+        _require_same([settings_of(module).get(key) for module in modules], name, key)
     _check_tensors(modules, name, met)
     for child in children_of(first):
         below = f"{path}.{child}" if path else child
@@ -93,7 +93,7 @@ def _check_plain(module: nn.Module, name: str) -> None:
         reason = f"there are hooks for all layers of the process ({', '.join(everywhere)})"
     elif hooks := _hooks(module):
         reason = f"it has hooks ({', '.join(hooks)}); take them off, and put them on the stack"
-    elif outside := [key for key, value in _settings(module).items() if _reaches_module(value)]:
+    elif outside := [key for key, value in settings_of(module).items() if _reaches_module(value)]:
         reason = f"it keeps layers, or methods of layers, in its attribute {outside[0]}"
     if reason:
         raise StackError(f"{name} cannot be stacked: {reason}")
@@ -127,7 +127,7 @@ def _global_hooks() -> list[str]:
     ]
 
 
-def _settings(module: nn.Module) -> dict[str, Any]:
+def settings_of(module: nn.Module) -> dict[str, Any]:
     """The layer's attributes that are neither tensors nor layers nor hooks."""
     return {
         key: value
@@ -229,9 +229,9 @@ def _short(value: object) -> str:
 def changed_settings(before: nn.Module, after: nn.Module) -> Iterable[str]:
     """The attributes of ``after``, by layer, that are not what they are in ``before``."""
     for (path, old), (_, new) in zip(before.named_modules(), after.named_modules(), strict=True):
-        for key, value in _settings(new).items():
+        for key, value in settings_of(new).items():
             ignored = key == "training" or (key == "p" and is_dropout(new))
-            if not ignored and not same(_settings(old).get(key), value):
+            if not ignored and not same(settings_of(old).get(key), value):
                 yield f"{key} of {place(path, new)}"
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from normbench.data.batches import Batches, Split, evaluation_batches
 from normbench.norms.parts import Part, share_hooks
-from normbench.training.cuda_graph import CapturedStep, TrainingStep
+from normbench.training.cuda_graph import CapturedStep, TrainingStep, on_the_host
 from normbench.training.diagnosis import Diagnosis
 from normbench.training.dropout import seed_dropout
 from normbench.training.optim import OptimConfig, stacked_rates
@@ -146,7 +146,9 @@ def step_functions(
         autocast=autocast,
     )
     on_cuda = training.split.pixels.device.type == "cuda"
-    return eager, CapturedStep(eager, forget=optimizer.forget) if on_cuda else eager
+    if not on_cuda:
+        return eager, eager
+    return eager, CapturedStep(eager, forget=optimizer.forget, host=partial(on_the_host, model))
 
 
 def training_step(

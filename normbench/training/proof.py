@@ -146,7 +146,7 @@ class _Trial:
 
     def _alone(self, model: nn.Module, x: Tensor) -> Tensor:
         """One network's output, which must be one finite tensor that nothing random went into."""
-        state = _drawn()
+        state = drawn()
         try:
             y = model(x * 1.0)  # no leaf, so that it may be changed in place
         except Exception as error:
@@ -163,7 +163,7 @@ class _Trial:
                 f"{self.name} cannot be stacked: its output for {list(x.shape)} is"
                 f" {list(y.shape)}, not [N, classes]"
             )
-        if _drawn() != state:
+        if drawn() != state:
             raise StackError(
                 f"{self.name} cannot be stacked: it draws random numbers outside of dropout layers"
             )
@@ -278,7 +278,7 @@ def _dropout_inputs(
             each.remove()
 
 
-def _drawn() -> list[object]:
+def drawn() -> list[object]:
     """Where the generators stand that a network may draw random numbers from."""
     states: list[object] = [torch.get_rng_state().tolist(), random.getstate()]
     numpy = sys.modules.get("numpy")  # who has not imported it has not drawn from it
