@@ -64,6 +64,14 @@ def epochs(cells: Cells) -> str:
     return " or ".join(map(str, sorted({seed.config["epochs"] for seed in seeds}))) or "no"
 
 
+CHOSEN = " Learning rates are chosen on held-out training images ([rates](rates/README.md))."
+
+
+def rates_of(cells: Cells) -> set[float]:
+    """The learning rates of the networks, at batch size 32."""
+    return {float(s.config["optim"]["lr"]) for seeds in cells.values() for s in seeds.values()}
+
+
 def recipe(cells: Cells) -> str:
     """How the networks were trained, from their records."""
     if not cells:
@@ -150,9 +158,8 @@ def small_batches(cells: Cells, lost: Lost) -> Finding:
         "Small batches and batches of different sizes",
         "GroupNorm depends less on the batch size, so it is more stable when training with small"
         " batches or with batches of different sizes.",
-        f"{recipe(cells)} Learning rates are chosen on held-out"
-        " training images ([rates](rates/README.md))."
-        f" Depending less: a smaller change from 32 to 2, up or down.{still}",
+        f"{recipe(cells)}{CHOSEN} Depending less: a smaller change from 32 to 2, up or"
+        f" down.{still}",
         OPEN if less is None else PARTLY if less else NOT,
         f"{first}: {_changes(cells, PLANNED, USUAL)}; {_changes(cells, PLANNED, LARGE)}."
         f" Group norm against batch norm at batch size 2:"
@@ -184,11 +191,12 @@ def layer_norm(cells: Cells, lost: Lost) -> Finding:
     at_2 = {norm: accuracies(cells.get((norm, SMALL), {})) for norm in NORMS}
     ahead, group = (welch(at_2["layer"], at_2[norm]) for norm in ("batch", "group"))
     saved = apart(cells, "layer", "batch", USUAL)
+    tuned = len(rates_of(cells)) > 1
     return Finding(
         "Layer norm for small batches",
         "Layer norm is better suited than batch norm to small batches.",
-        f"{recipe(cells)} Better suited means two things here: a higher accuracy at batch size 2,"
-        " and a smaller loss from 32 to 2.",
+        f"{recipe(cells)}{CHOSEN if tuned else ''} Better suited means two things here: a higher"
+        " accuracy at batch size 2, and a smaller loss from 32 to 2.",
         suited(judged(ahead), judged(saved)),
         f"After {epochs(cells)} epochs at batch size 2, layer norm against batch norm:"
         f" {said(ahead, 'better', 'worse')}; its loss from 32 to 2 against batch norm's:"
@@ -196,5 +204,6 @@ def layer_norm(cells: Cells, lost: Lost) -> Finding:
         f" {said(group, 'better', 'worse')}. Changes:"
         f" {_changes(cells, ('batch', 'layer'), USUAL)}.",
         [comparison(cells, lost)],
-        "Text, for which the article recommends it; longer training at tuned learning rates.",
+        "Text, for which the article recommends it; "
+        + ("larger networks." if tuned else "longer training at tuned learning rates."),
     )
