@@ -120,7 +120,8 @@ def place(noise: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(noise, tmp_path / "library")
     monkeypatch.setenv("NORMBENCH_DATA", str(tmp_path / "library"))
     write_pictures(tmp_path / "pictures")
-    (tmp_path / "net.py").write_text(dict(blocks("docs/your-network.md"))["python"])
+    network = next(text for kind, text in blocks("docs/your-network.md") if kind == "python")
+    (tmp_path / "net.py").write_text(network)
     return tmp_path
 
 

@@ -49,7 +49,7 @@ def test_a_gain_too_small_to_be_sure_of_is_no_reason_to_stack() -> None:
 
 
 def test_lanes_that_do_not_disturb_one_another_are_chosen() -> None:
-    best, _ = fastest(costing({1: 10, 2: 40}), 2, silent, steps=LONG, lanes=2)
+    best, _ = fastest(costing({1: 30, 2: 120}), 2, silent, steps=LONG, lanes=2)
     assert best == Arrangement(lanes=2, size=1)
 
 

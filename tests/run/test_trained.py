@@ -305,9 +305,11 @@ class Watched:
         self.networks += [deepcopy(network) for network in networks]
         return evaluate(networks, *args, **others)
 
-    def _advised(self, accuracies: Any, batch: int | None, momentum: float) -> list[str]:
+    def _advised(
+        self, accuracies: Any, batch: int | None, momentum: float, **others: Any
+    ) -> list[str]:
         self.momentums.append(momentum)
-        return advice(accuracies, batch, momentum)
+        return advice(accuracies, batch, momentum, **others)
 
 
 def test_a_library_s_network_is_diagnosed_as_its_own_code_builds_it(
