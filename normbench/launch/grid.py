@@ -59,6 +59,8 @@ _QUIET = (
 def train_all(arguments: Sequence[str], screen: Screen, *, dry_run: bool = False) -> Cells:
     """Plans the cells of a sweep, trains those that are not finished, and returns all of them.
 
+    Trials of ``optim.lr=auto`` that failed, whose cells cannot be trained, are among them.
+
     Args:
         arguments: overrides as on the command line; ``batch=2,8`` is a grid's axis, and
             ``hydra/launcher=…`` and ``hydra.launcher.…`` say how cells are spread.
@@ -71,9 +73,10 @@ def train_all(arguments: Sequence[str], screen: Screen, *, dry_run: bool = False
     auto = rates.wanted(arguments)
     with _opened([text for text in arguments if text != rates.AUTO]) as grid:
         cells: Iterable[rates.Composed] = grid.cells(chosen="optim.lr" if auto else None)
+        failed: list[Planned] = []
         if auto:
-            cells = rates.with_best_rates(grid, cells, screen, dry_run=dry_run)
-        return grid.train(cells, screen, dry_run=dry_run)
+            cells, failed = rates.with_best_rates(grid, cells, screen, dry_run=dry_run)
+        return Cells([*grid.train(cells, screen, dry_run=dry_run), *failed])
 
 
 def with_rate(arguments: Sequence[str], screen: Screen) -> list[str]:
@@ -84,7 +87,7 @@ def with_rate(arguments: Sequence[str], screen: Screen) -> list[str]:
     hints.check_arguments("run", arguments)  # says what is wrong as a run says it
     cell = load_config(others), [parse(text).readable for text in others]
     with _opened([]) as grid:
-        ((config, _),) = rates.with_best_rates(grid, [cell], screen)
+        ((config, _),), _ = rates.with_best_rates(grid, [cell], screen)
     return [*others, f"optim.lr={config.optim.lr}"]
 
 

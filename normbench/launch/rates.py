@@ -67,12 +67,14 @@ class _Search:
         config, overrides: of the cell, with the rate of the rule.
         scores: held-out accuracy by factor of that rate; None if it diverged.
         images: the number of held-out images.
+        failed: a trial that failed: no rate can be chosen then.
     """
 
     config: Config
     overrides: list[str]
     images: int
     scores: dict[float, float | None] = field(default_factory=dict)
+    failed: Planned | None = None
 
     @classmethod
     def of(cls, config: Config, overrides: list[str]) -> "_Search":
@@ -150,8 +152,9 @@ class Trainer(Protocol):
 
 def with_best_rates(
     trainer: Trainer, cells: Iterable[Composed], screen: Screen, *, dry_run: bool = False
-) -> list[Composed]:
-    """The cells, each once and at the best learning rate for it.
+) -> tuple[list[Composed], list[Planned]]:
+    """The cells, each once and at the best learning rate for it; and trials that failed, whose
+    cells are left out.
 
     Args:
         trainer: trains.
@@ -161,12 +164,15 @@ def with_best_rates(
 
     Raises:
         UsageError: no images can be held out.
-        UnfinishedError: a training failed, or another process is at it.
+        UnfinishedError: of no cell all trials ended well: a training failed, or another process
+            is at it.
     """
     once = {Cell.of(config).directory: (config, overrides) for config, overrides in cells}
     searches = [_Search.of(*cell) for cell in once.values()]
+    problem: UnfinishedError | None = None
     for _ in range(1 + EXTENSIONS):
-        wanted = [(search, factor) for search in searches for factor in search.wanted()]
+        open_ = [search for search in searches if search.failed is None]
+        wanted = [(search, factor) for search in open_ for factor in search.wanted()]
         trials = [search.trial(factor) for search, factor in wanted]
         if not trials:
             break
@@ -176,18 +182,30 @@ def with_best_rates(
         found = {each.directory: each for each in trained}
         if dry_run and any(each.left for each in found.values()):
             screen.line("what follows is at the rates of the rule: none has been chosen", "bold")
-            return list(once.values())
+            return list(once.values()), []
         for (search, factor), (config, _) in zip(wanted, tried, strict=True):
-            search.scores[factor] = _score(found[Cell.of(config).directory])
-    chosen = [_composed(search.chosen(screen)) for search in searches]
-    for search, (config, _) in zip(searches, chosen, strict=True):
+            trial = found[Cell.of(config).directory]
+            try:
+                search.scores[factor] = _score(trial)
+            except UnfinishedError as error:
+                search.failed, problem = trial, error
+    failed = [search.failed for search in searches if search.failed is not None]
+    ready = [search for search in searches if search.failed is None]
+    if problem is not None and not ready:
+        raise problem
+    chosen = [_composed(search.chosen(screen)) for search in ready]
+    for search, (config, _) in zip(ready, chosen, strict=True):
         if not dry_run:
             search.record(Cell.of(config).directory)
-    return chosen
+    return chosen, failed
 
 
 def _score(trained: Planned) -> float | None:
-    """The held-out accuracy of a short training; None if it diverged."""
+    """The held-out accuracy of a short training; None if it diverged.
+
+    Raises:
+        UnfinishedError: it has no result.
+    """
     if trained.left:
         raise UnfinishedError(f"{trained.directory}: {trained.problem} (see {trained.log})")
     seed = trained.cell.config.seed

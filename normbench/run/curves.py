@@ -1,14 +1,16 @@
 """The curves of replicas that are trained together."""
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
 
 from normbench.data.batches import Splits
 from normbench.data.sheet import sample_sheet
-from normbench.errors import UsageError
-from normbench.files import write_json
+from normbench.errors import UnreadableError, UsageError
+from normbench.files import read_json, write_json
 from normbench.run.cell import Replica
 from normbench.store.curves import Tracker
-from normbench.store.environment import environment
+from normbench.store.environment import environment, gone_on, rounding
 from normbench.store.results import CONFIG, ENVIRONMENT
 from normbench.terminal.screen import Screen
 from normbench.training.progress import Metrics, Progress
@@ -65,8 +67,7 @@ class Trackers:
 def _tracker(member: Replica, splits: Splits, progress: Progress, screen: Screen) -> Tracker:
     folder, config = member.folder, member.cell.config
     folder.mkdir(parents=True, exist_ok=True)
-    # Here, not in the cell's folder: a seed that is added later may be trained elsewhere.
-    write_json(folder / ENVIRONMENT, environment(splits.train.pixels.device))
+    _describe(folder, splits, progress, screen)
     hparams: dict[str, str | int | float | bool] = {
         "norm": config.norm.name,
         "batch": config.batch,
@@ -94,6 +95,23 @@ def _tracker(member: Replica, splits: Splits, progress: Progress, screen: Screen
             f"{folder}: its curves cannot be gone on with ({error}); put a sound metrics.jsonl"
             " there, or start this cell over with normbench run --fresh"
         ) from None
+
+
+def _describe(folder: Path, splits: Splits, progress: Progress, screen: Screen) -> None:
+    """Writes on what it runs: in the seed's folder, as one added later may be trained elsewhere."""
+    now = environment(splits.train.pixels.device)
+    before = None
+    if progress.step:
+        with suppress(UnreadableError):
+            before = read_json(folder / ENVIRONMENT)
+    write_json(folder / ENVIRONMENT, gone_on(before, now))
+    own = rounding(now)
+    changed = [key for key, value in rounding(before or now).items() if value != own[key]]
+    if changed:
+        screen.line(
+            f"  {folder.name} goes on with other {' and '.join(changed)} than it began with, so"
+            " sums are rounded in another way"
+        )
 
 
 def _log(tracker: Tracker, metrics: Metrics, replica: int) -> None:

@@ -2,19 +2,23 @@
 
 import os
 import platform
+from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from subprocess import DEVNULL, CalledProcessError, check_output
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 _PACKAGES = ("normbench", "torch", "hydra-core", "omegaconf", "tensorboard", "numpy")
 
 
-def environment(device: torch.device) -> dict[str, Any]:
+def environment(device: "torch.device") -> dict[str, Any]:
     """Versions, machine, threads and commit, for ``environment.json``."""
+    import torch  # late: reports read what this writes, and need no torch
+
     return {
         "python": platform.python_version(),
         "packages": _versions(),
@@ -26,6 +30,29 @@ def environment(device: torch.device) -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
         "commit": _commit(),
     }
+
+
+def rounding(values: Mapping[str, Any]) -> dict[str, object]:
+    """What decides how sums are rounded, by name."""
+    packages = values.get("packages")
+    torch_s = packages.get("torch") if isinstance(packages, Mapping) else None
+    keys = ("processor", "threads", "device", "gpu")
+    return {"torch": torch_s, **{key: values.get(key) for key in keys}}
+
+
+def gone_on(before: Mapping[str, Any] | None, now: dict[str, Any]) -> dict[str, Any]:
+    """``now``, for a training that was begun ``before``: what it ran on until then is kept.
+
+    Under the key ``before``, one entry for each time that something changed.
+    """
+    if not before:
+        return now
+    kept = before.get("before")
+    earlier = list(kept) if isinstance(kept, list) else []
+    own = {key: value for key, value in before.items() if key != "before"}
+    if own != now:
+        earlier.append(own)
+    return {**now, "before": earlier} if earlier else now
 
 
 def cores() -> int:

@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -15,6 +16,7 @@ from normbench.launch.compose import load_config
 from normbench.launch.grid import train_all
 from normbench.launch.planned import Planned
 from normbench.report.read.cells import collect
+from normbench.run import seeds
 from normbench.run.cell import Cell
 from normbench.store.rate import RATE, read_rate
 from normbench.terminal.screen import Screen
@@ -190,6 +192,29 @@ def test_without_a_result_there_is_no_choice(
 
     with pytest.raises(UnfinishedError, match=r"default-rates/\S+: seed 10000 no result"):
         train_all([*tiny, "optim.lr=auto"], quiet())
+
+
+def test_a_trial_that_fails_keeps_its_own_cell_from_being_trained_and_no_other(
+    nb: Command, tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trainings of layer norm raise; the others are trained, and the report is written."""
+    trains = seeds.Replicas.train
+
+    def fails(self: seeds.Replicas, *arguments: Any) -> None:
+        if self.config.norm.name == "layer":
+            raise FloatingPointError("not finite")
+        trains(self, *arguments)
+
+    monkeypatch.setattr(seeds.Replicas, "train", fails)
+    done = nb("sweep", *tiny, "norm=layer,group", "stack=1", "optim.lr=auto")
+
+    assert done.exit_code == 1
+    finished = [c.norm for c in collect(Path("runs/default")).cells if c.finished]
+    assert finished == ["group"]
+    bad = [line for line in done.output.splitlines() if line.startswith("not finished: ")]
+    assert len(bad) == 1
+    assert "runs/default-rates/layer-" in bad[0]
+    assert Path("runs/default/report/report.html").exists()
 
 
 def test_images_that_cannot_be_held_out_are_one_line(tiny: list[str]) -> None:

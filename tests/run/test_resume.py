@@ -449,6 +449,26 @@ def test_time_spent_before_counts(
     assert seconds[1] == pytest.approx(seconds[0], rel=0.5)
 
 
+def test_who_goes_on_elsewhere_is_told_and_both_machines_are_kept(
+    cell: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = cell("moved")
+    with monkeypatch.context() as patch:
+        patch.setattr(seeds, "train", cut_off_after(3))
+        with pytest.raises(CutOffError):
+            experiment.run(config, quiet())
+    (path,) = Path(config.runs).glob("moved/*/seed-0/environment.json")
+    here = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(here | {"processor": "Another"}), encoding="utf-8")
+    screen = quiet()
+    assert experiment.run(config, screen).finished
+
+    written = json.loads(path.read_text(encoding="utf-8"))
+    assert written == here | {"before": [here | {"processor": "Another"}]}
+    said = screen.console.file.getvalue()  # type: ignore[attr-defined]
+    assert "seed-0 goes on with other processor than it began with" in said
+
+
 def test_seeds_go_on_in_the_stacks_they_began_in(
     cell: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from normbench.report.compare.comparisons import Comparison
 from normbench.report.read.cells import CellRun
 from normbench.report.read.seeds import SeedRun
+from normbench.store.environment import rounding
 from normbench.store.results import FINISHED, Result
 
 _STEADY = 1.2
@@ -137,8 +138,9 @@ def untimed(comparison: Comparison) -> str:
 
 
 def _machine(environment: Mapping[str, Any]) -> str:
-    """What makes training faster or slower, as text."""
-    packages = environment.get("packages")
-    torch = packages.get("torch") if isinstance(packages, dict) else None
-    known = [environment.get(key) for key in ("processor", "gpu", "device", "threads")]
-    return str([*known, torch])
+    """What makes training faster or slower, as text; of one that changed machines, all of them."""
+    before = environment.get("before")
+    earlier = (
+        [each for each in before if isinstance(each, dict)] if isinstance(before, list) else []
+    )
+    return str(sorted({str(rounding(each)) for each in (environment, *earlier)}))
