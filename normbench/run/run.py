@@ -11,7 +11,7 @@ import yaml
 
 from normbench.config import Config
 from normbench.errors import UnreadableError, UsageError
-from normbench.files import write_json, write_text
+from normbench.files import remove_leftovers, write_json, write_text
 from normbench.run.cell import Cell, Replica, write_summary
 from normbench.run.machine import prepared
 from normbench.run.spent import Spent
@@ -118,6 +118,8 @@ def run_together(
                 screen.line(f"  note: {note}")
             if own:
                 _describe(cell, device)
+            for replica in own:
+                remove_leftovers(replica.folder)  # of a process that was killed
             pending += own
         if pending:
             spent.started()

@@ -270,8 +270,8 @@ def test_a_full_disk_is_one_line_and_no_result_that_is_half_there(
     assert done.returncode == 0, "a record that fails need not end training"
     assert done.stderr == ""
     assert done.stdout.count("recording stopped, training goes on: ") == 1
-    for path in tmp_path.rglob("result.json"):
-        json.loads(path.read_text())
+    (path,) = tmp_path.rglob("result.json")
+    assert json.loads(path.read_text())["status"] == "finished"
 
 
 def test_two_runs_of_one_cell_at_once_do_not_write_over_each_other(

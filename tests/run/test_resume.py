@@ -3,6 +3,7 @@
 import io
 import itertools
 import json
+import os
 import random
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -525,6 +526,20 @@ def test_checkpoints_are_gone_when_the_results_are_there(cell: Callable[..., Con
 
     assert list(Path(config.runs).rglob("step-*")) == []
     assert list(Path(config.runs).rglob(".step-*")) == []
+
+
+def test_what_a_killed_process_was_writing_is_put_away(cell: Callable[..., Config]) -> None:
+    config = cell("leftovers")
+    folder = Cell.of(config).seed_folder(0)
+    folder.mkdir(parents=True)
+    old, young = (folder / f".model.safetensors.{name}.tmp" for name in ("old", "young"))
+    for path in (old, young):
+        path.write_bytes(b"half written")
+    os.utime(old, (0, 0))
+    assert experiment.run(config, quiet()).finished
+
+    assert not old.exists()
+    assert young.exists(), "who writes it may be alive"
 
 
 def test_a_run_killed_between_its_results_and_its_end_does_not_train_again(
