@@ -70,8 +70,11 @@ def trained(cell: Path, seed: int, runs: Path) -> Path:
     if threads := result(cell / f"seed-{seed}").threads:
         own.append(f"threads={threads}")
     normbench = Path(sys.executable).with_name("normbench")
-    # A seed that diverges again is no less the same.
-    subprocess.run([normbench, "run", *settings, *own], check=False, capture_output=True)
+    done = subprocess.run(
+        [normbench, "run", *settings, *own], check=False, capture_output=True, text=True
+    )
+    if done.returncode not in (0, 1):  # 1: a seed that diverges again is no less the same
+        raise SystemExit(done.stderr)
     (folder,) = (runs / "again").glob(f"*/seed-{seed}")
     return folder
 

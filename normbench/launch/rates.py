@@ -189,7 +189,7 @@ def with_best_rates(
                 search.scores[factor] = _score(trial)
             except UnfinishedError as error:
                 search.failed, problem = trial, error
-    failed = [search.failed for search in searches if search.failed is not None]
+    failed = {s.failed.directory: s.failed for s in searches if s.failed is not None}
     ready = [search for search in searches if search.failed is None]
     if problem is not None and not ready:
         raise problem
@@ -197,7 +197,7 @@ def with_best_rates(
     for search, (config, _) in zip(ready, chosen, strict=True):
         if not dry_run:
             search.record(Cell.of(config).directory)
-    return chosen, failed
+    return chosen, list(failed.values())
 
 
 def _score(trained: Planned) -> float | None:

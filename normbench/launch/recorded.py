@@ -1,12 +1,13 @@
 """The configuration that weights were trained with, from the records beside them."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from normbench.config import PLACES, Config
 from normbench.errors import UnreadableError, UsageError
-from normbench.files import as_mapping, read_json
+from normbench.files import LARGE, as_mapping, read_json
 from normbench.launch.compose import load_config
 from normbench.registry import NAMED_BY, as_override
 from normbench.report.read.files import read_mapping
@@ -62,9 +63,10 @@ def _group(text: str) -> str:
 def _recorded(cell: Path) -> Iterator[str]:
     """The settings of a cell as a person would type them; none where there are no records."""
     settings = read_mapping(cell / CONFIG) or {}
+    images = _images(cell)
     for key, value in settings.items():
         if key in NAMED_BY:
-            yield from _of_group(key, as_mapping(value), _images(cell))
+            yield from _of_group(key, as_mapping(value), images)
         elif key not in PLACES:
             yield f"{key}={as_override(value)}"
 
@@ -83,8 +85,11 @@ def _of_group(key: str, own: Mapping[str, Any], images: str | None) -> Iterator[
 def _images(cell: Path) -> str | None:
     """The name of the images that a cell was trained on, where its summary or a seed says it."""
     data = (read_json(cell / SUMMARY) or {}).get("data")
-    names = [data.get("name") if isinstance(data, dict) else None]
-    for path in sorted(cell.glob(f"seed-*/{HPARAMS}")):  # it was killed before its summary
-        values = (read_json(path) or {}).get("values")
-        names.append(values.get("data") if isinstance(values, dict) else None)
-    return next((name for name in names if isinstance(name, str)), None)
+    name = data.get("name") if isinstance(data, dict) else None
+    for path in sorted(cell.glob(f"seed-*/{HPARAMS}")):
+        if isinstance(name, str):
+            break
+        with suppress(UnreadableError):  # the cell was killed before its summary was written
+            values = (read_json(path, LARGE) or {}).get("values")
+            name = values.get("data") if isinstance(values, dict) else None
+    return name if isinstance(name, str) else None

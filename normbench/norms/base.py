@@ -101,9 +101,16 @@ class Norm(Part, ABC):
         if x.shape[1] != self.channels:
             raise ValueError(f"expected {self.channels} channels, got an input of {list(x.shape)}")
         y = self.normalize(x)
-        if y.dtype != x.dtype and all(p.dtype == x.dtype for p in self.parameters(recurse=False)):
-            y = y.to(x.dtype)  # a network in half precision stays one; autocast's has wider tensors
+        if y.dtype != x.dtype and self._stays(x):
+            y = y.to(x.dtype)
         return self.activate(y) if self.act else y
+
+    def _stays(self, x: Tensor) -> bool:
+        """Whether the output has to be of the dtype of ``x``: in a network of half precision, not
+        under autocast or with tensors of its own that are wider."""
+        own = [*self.parameters(recurse=False), *self.buffers(recurse=False)]
+        same = all(t.dtype == x.dtype for t in own if t.is_floating_point())
+        return same and not torch.is_autocast_enabled(x.device.type)
 
     def single_value(self, shape: torch.Size, layer: str = "the layer") -> UsageError:
         """The error for an input of ``shape`` whose means would each run over a single value."""

@@ -94,7 +94,7 @@ class Saver:
         try:
             checkpoint.save(self._folder, progress.step, self._trained.state() | tensors, values)
             self._failing = False
-            if self._begins:  # replicas of cells beside now find it, and no stack of before
+            if self._begins:  # from now on replicas of cells beside are found by it
                 here = self._replicas[0].cell.digest
                 self._unmark([each for each in self._replicas if each.cell.digest != here])
         except OSError as error:

@@ -194,6 +194,10 @@ def _side_taken(model: nn.Module) -> int | None:
     return None
 
 
+FRESH = ".fresh-"
+"""How the files begin that mark seeds as begun afresh."""
+
+
 @dataclass(frozen=True, slots=True)
 class Replica:
     """One seed of a cell: what stacks are made of."""
@@ -210,7 +214,7 @@ class Replica:
     def afresh(self) -> Path:
         """A file that is there from ``run --fresh`` on until it is done, or has begun in the stack
         of a cell beside: other stacks of cells beside that have begun with it are of before."""
-        return self.cell.directory / f".fresh-{self.seed}"
+        return self.cell.directory / f"{FRESH}{self.seed}"
 
     def left(self, first: "Replica") -> bool:
         """Whether it has left the stack, begun before, in the folder of ``first``, which is trained

@@ -1,8 +1,9 @@
 """The curves of replicas that are trained together."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from normbench.data.batches import Splits
 from normbench.data.sheet import sample_sheet
@@ -33,11 +34,14 @@ class Trackers:
     def __init__(
         self,
         members: Sequence[Replica],
-        recorded: Iterable[int],
+        recorded: Sequence[int],
         splits: Splits,
         progress: Progress,
         screen: Screen,
     ) -> None:
+        folders = [members[number].folder for number in recorded]
+        if progress.step and (said := _moved(folders, splits)):
+            screen.line(said)
         self._by_replica = {
             number: _tracker(members[number], splits, progress, screen) for number in recorded
         }
@@ -67,7 +71,7 @@ class Trackers:
 def _tracker(member: Replica, splits: Splits, progress: Progress, screen: Screen) -> Tracker:
     folder, config = member.folder, member.cell.config
     folder.mkdir(parents=True, exist_ok=True)
-    _describe(folder, splits, progress, screen)
+    _describe(folder, splits, progress)
     hparams: dict[str, str | int | float | bool] = {
         "norm": config.norm.name,
         "batch": config.batch,
@@ -97,21 +101,27 @@ def _tracker(member: Replica, splits: Splits, progress: Progress, screen: Screen
         ) from None
 
 
-def _describe(folder: Path, splits: Splits, progress: Progress, screen: Screen) -> None:
+def _describe(folder: Path, splits: Splits, progress: Progress) -> None:
     """Writes on what it runs: in the seed's folder, as one added later may be trained elsewhere."""
     now = environment(splits.train.pixels.device)
-    before = None
-    if progress.step:
-        with suppress(UnreadableError):
-            before = read_json(folder / ENVIRONMENT)
-    write_json(folder / ENVIRONMENT, gone_on(before, now))
-    own = rounding(now)
-    changed = [key for key, value in rounding(before or now).items() if value != own[key]]
-    if changed:
-        screen.line(
-            f"  {folder.name} goes on with other {' and '.join(changed)} than it began with, so"
-            " sums are rounded in another way"
-        )
+    write_json(folder / ENVIRONMENT, gone_on(_before(folder) if progress.step else None, now))
+
+
+def _before(folder: Path) -> dict[str, Any] | None:
+    """On what a seed ran last."""
+    with suppress(UnreadableError):
+        return read_json(folder / ENVIRONMENT)
+    return None
+
+
+def _moved(folders: Sequence[Path], splits: Splits) -> str:
+    """What is said of trainings that go on elsewhere; "" where none does."""
+    own = rounding(environment(splits.train.pixels.device))
+    last = [rounding(before) for folder in folders if (before := _before(folder))]
+    changed = [key for key in own if any(each[key] != own[key] for each in last)]
+    if not changed:
+        return ""
+    return f"  goes on with other {' and '.join(changed)} than before: sums are rounded otherwise"
 
 
 def _log(tracker: Tracker, metrics: Metrics, replica: int) -> None:

@@ -19,7 +19,7 @@ from normbench.data.batches import Batches, Split, evaluation_batches
 from normbench.errors import UsageError
 from normbench.models.layout import settle_layout
 from normbench.norms.batch import BatchNorm
-from normbench.norms.foreign import foreign_norm
+from normbench.norms.foreign import computes_more, foreign_norm
 from normbench.run.remedies import Accuracy, Gain, advice
 from normbench.training.loop import dtype_of, evaluate
 from normbench.training.precise_bn import (
@@ -164,6 +164,12 @@ def _copied(network: nn.Module) -> nn.Module:
     made: dict[nn.Module, BatchNorm] = {}  # a layer used in several places stays one layer
     for name, old in list(network.named_modules(remove_duplicate=False)):
         if isinstance(old, nn.modules.batchnorm._BatchNorm) and old.running_mean is not None:
+            known = foreign_norm(old)
+            if known is not None and computes_more(old, known):
+                raise UsageError(
+                    f"{name or 'the network'} is a {type(old).__name__}, which computes more than a"
+                    " norm: put what follows the norm into a layer of its own"
+                )
             if old not in made:
                 made[old] = _Fused(old).to(old.running_mean)
             if not name:

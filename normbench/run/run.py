@@ -12,7 +12,7 @@ import yaml
 from normbench.config import Config
 from normbench.errors import UnreadableError, UsageError
 from normbench.files import remove_leftovers, write_json, write_text
-from normbench.run.cell import Cell, Replica, write_summary
+from normbench.run.cell import FRESH, Cell, Replica, write_summary
 from normbench.run.machine import prepared
 from normbench.run.spent import Spent
 from normbench.run.stacks import LOG, train_replicas
@@ -181,16 +181,14 @@ def reserved(cell: Cell) -> Iterator[None]:
 
 def _clear(cell: Cell) -> None:
     """Removes all records of a cell but the log, and first marks its seeds as begun afresh."""
-    there = {result.seed for result in read_results(cell.directory)}
-    there |= {int(path.name.removeprefix("seed-")) for path in cell.directory.glob("seed-[0-9]*")
-              if path.name.removeprefix("seed-").isdecimal()}  # fmt: skip
-    marks = [Replica(cell, seed).afresh for seed in sorted({*there, *cell.config.all_seeds})]
-    for mark in marks:
-        write_text(mark, "")
+    names = [path.name.removeprefix("seed-") for path in cell.directory.glob("seed-*")]
+    there = {int(name) for name in names if name.isdecimal()}
+    for seed in sorted({*there, *cell.config.all_seeds}):
+        write_text(Replica(cell, seed).afresh, "")
     for path in cell.directory.iterdir():
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
-        elif path.name not in (LOCK, HOLDER, LOG, RATE) and path not in marks:
+        elif path.name not in (LOCK, HOLDER, LOG, RATE) and not path.name.startswith(FRESH):
             path.unlink()
 
 

@@ -1,7 +1,7 @@
 """Which replicas are trained together, in how many lanes, and what becomes of those that fail."""
 
 import traceback
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +14,7 @@ from normbench.data.batches import Splits
 from normbench.errors import UsageError, first_line
 from normbench.run.arranging import arrange, most_lanes, prove_stack
 from normbench.run.cell import Cell, Replica, write_summary
-from normbench.run.placement import in_lanes
+from normbench.run.placement import Arrangement, in_lanes
 from normbench.run.seeds import Replicas, StoppedError
 from normbench.run.signals import asking
 from normbench.run.spent import Spent
@@ -26,6 +26,9 @@ from normbench.terminal.screen import Screen
 
 LOG = "log.txt"
 """The file in a cell's directory that holds all that was said of it."""
+
+Failed = Callable[[Exception], None]
+"""Says what a training has raised."""
 
 
 def train_replicas(
@@ -39,7 +42,7 @@ def train_replicas(
     """Trains ``pending``: first the stacks that have begun, as they began, then the others.
 
     A training that raises ends as ``failed`` seeds with the error in the log, and the others go on;
-    no exception leaves.
+    no exception leaves but those of mistakes, such as checkpoints that are all damaged.
 
     Args:
         pending: what is to be trained; the configurations differ in learning rate and weight decay
@@ -53,36 +56,53 @@ def train_replicas(
     begun = [] if fresh else _begun(pending, screen)
     taken = {_place(replica) for each in begun for replica in each.own}
     rest = [replica for replica in pending if _place(replica) not in taken]
+    failed = partial(_say_failed, screen, pending[0].cell.directory / LOG)
     try:
         with _others_held(pending, begun) as others:
-            _go_on(begun, splits, screen, spent)
+            _go_on(begun, splits, screen, spent, failed)
             for cell in others:
                 write_summary(cell, read_results(cell.directory))
         if rest:
-            with _noting_failure(rest), spent.on("arranging"):
-                arrangement = arrange(rest, splits, screen).arrangement
+            with spent.on("arranging"):
+                arrangement = _arranged(rest, splits, screen, failed)
             stacks = arrangement.divide(rest)
             lanes = min(arrangement.lanes, len(stacks))
-            _train_stacks(stacks, splits, lanes, arrangement.threads, screen, spent)
+            _train_stacks(stacks, splits, lanes, arrangement.threads, screen, spent, failed)
     except (UsageError, StoppedError):
         raise
     except Exception as error:
-        _say_failed(pending, error, screen)
+        failed(error)
 
 
-def _say_failed(replicas: Sequence[Replica], error: Exception, screen: Screen) -> None:
+def _say_failed(screen: Screen, log: Path, error: Exception) -> None:
     screen.log("".join(traceback.format_exception(error)))
-    screen.line(f"  failed: {first_line(error)} (see {replicas[0].cell.directory / LOG})")
+    screen.line(f"  failed: {first_line(error)} (see {log})")
 
 
-def _go_on(begun: Sequence["_Begun"], splits: Splits, screen: Screen, spent: Spent) -> None:
+def _arranged(
+    replicas: Sequence[Replica], splits: Splits, screen: Screen, failed: Failed
+) -> Arrangement:
+    """How they share the machine; one after another where timing them fails, for want of memory or
+    because one of them raises: training says which."""
+    try:
+        return arrange(replicas, splits, screen).arrangement
+    except (UsageError, StoppedError):
+        raise
+    except Exception as error:
+        failed(error)
+        return Arrangement()
+
+
+def _go_on(
+    begun: Sequence["_Begun"], splits: Splits, screen: Screen, spent: Spent, failed: Failed
+) -> None:
     """Trains the stacks that have begun, side by side those that computed with as many threads."""
     for threads in sorted({each.threads for each in begun}):
         stacks = [each.replicas for each in begun if each.threads == threads]
         lanes = min(len(stacks), most_lanes(splits) // threads) or 1
         with spent.on("arranging"):
             prove_stack(max(stacks, key=len))
-        _train_stacks(stacks, splits, lanes, threads, screen, spent)
+        _train_stacks(stacks, splits, lanes, threads, screen, spent, failed)
 
 
 @contextmanager
@@ -93,7 +113,7 @@ def _others_held(pending: Sequence[Replica], begun: Sequence["_Begun"]) -> Itera
         HeldError: another process trains one of them.
     """
     mine = {replica.cell.digest for replica in pending}
-    cells = {r.cell.digest: r.cell for each in begun for r in each.replicas}
+    cells = {r.cell.digest: r.cell for each in begun for r in each.own}
     others = [cell for digest, cell in sorted(cells.items()) if digest not in mine]
     with ExitStack() as locks:
         for cell in others:
@@ -133,6 +153,7 @@ def _train_stacks(
     threads: int,
     screen: Screen,
     spent: Spent,
+    failed: Failed,
 ) -> None:
     """Trains ``stacks`` in ``lanes``; a signal lets each save its state before it takes effect.
 
@@ -146,16 +167,18 @@ def _train_stacks(
     def job(number: int) -> None:
         members = stacks[number]
         running.add(number)
+        begun = bool(checkpoint.files(members[0].folder))
+        own = [each for each in members if not (begun and each.left(members[0]))]
         try:
-            with _noting_failure(members):
+            with _noting_failure(own):
                 Replicas.of(members, splits).train(screen, stop, lambda: len(running), spent)
         except (UsageError, StoppedError):
             raise
         except Exception as error:
-            _say_failed(members, error, screen)
-            begun = checkpoint.files(members[0].folder)
-            if len(members) > 1 and not begun and not isinstance(error, OSError):
-                again.extend(replica for replica in members if not replica.done)
+            failed(error)
+            begun = bool(checkpoint.files(members[0].folder))
+            if len(own) > 1 and not begun and not isinstance(error, OSError):
+                again.extend(replica for replica in own if not replica.done)
         finally:
             running.discard(number)
 
@@ -163,7 +186,8 @@ def _train_stacks(
         in_lanes([partial(job, number) for number in range(len(stacks))], lanes, threads, stop)
     if again:
         screen.line(f"  each of these {len(again)} is tried alone")
-        _train_stacks([[replica] for replica in again], splits, lanes, threads, screen, spent)
+        alone = [[replica] for replica in again]
+        _train_stacks(alone, splits, lanes, threads, screen, spent, failed)
 
 
 @dataclass(frozen=True, slots=True)

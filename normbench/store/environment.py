@@ -55,6 +55,15 @@ def gone_on(before: Mapping[str, Any] | None, now: dict[str, Any]) -> dict[str, 
     return {**now, "before": earlier} if earlier else now
 
 
+def each_machine(values: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """What an ``environment.json`` says of each machine that a training ran on, the last first."""
+    before = values.get("before")
+    earlier = (
+        [each for each in before if isinstance(each, dict)] if isinstance(before, list) else []
+    )
+    return [values, *earlier]
+
+
 def cores() -> int:
     """How many cores this process may use, where the system tells; else how many there are."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

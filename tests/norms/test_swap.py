@@ -232,6 +232,22 @@ def test_a_layer_of_a_class_of_one_s_own_that_is_a_norm_is_replaced(
     assert type(swap_norm(kind(), GroupNormConfig())) is GroupNorm
 
 
+def test_a_scale_of_0_hides_no_activation() -> None:
+    layer = BNReLU(8)
+    nn.init.zeros_(layer.weight)
+    with pytest.raises(UsageError, match="computes more than a norm"):
+        swap_norm(nn.Sequential(layer), GroupNormConfig())
+
+
+def test_autocast_and_wider_tensors_keep_their_precision() -> None:
+    x = torch.randn(4, 8, 5, 5)
+    plain = NORMS["rms"](name="rms", affine=False).build(8, act=False)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert plain(x.bfloat16()).dtype == torch.float32
+    assert plain(x.bfloat16()).dtype == torch.bfloat16
+    assert NORMS["rms"](name="rms").build(8, act=False)(x.bfloat16()).dtype == torch.float32
+
+
 @pytest.mark.parametrize("norm", NORMS)
 def test_a_network_in_half_precision_stays_one(norm: str) -> None:
     config = NORMS[norm](name=norm)

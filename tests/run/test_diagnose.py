@@ -98,6 +98,19 @@ def test_a_network_that_flattens_with_view_is_diagnosed() -> None:
     assert not by_view._forward_pre_hooks
 
 
+class BNReLU(nn.BatchNorm2d):
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input).relu()
+
+
+def test_a_layer_that_computes_more_than_batch_norm_is_refused() -> None:
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3), BNReLU(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, CLASSES)
+    )
+    with pytest.raises(UsageError, match=r"^1 is a BNReLU, which computes more than a norm"):
+        diagnose(network, SPLITS.train, SPLITS.test)
+
+
 class Auxiliary(nn.Module):
     """Has a head that training alone comes to."""
 

@@ -467,7 +467,7 @@ def test_who_goes_on_elsewhere_is_told_and_both_machines_are_kept(
     written = json.loads(path.read_text(encoding="utf-8"))
     assert written == here | {"before": [here | {"processor": "Another"}]}
     said = screen.console.file.getvalue()  # type: ignore[attr-defined]
-    assert "seed-0 goes on with other processor than it began with" in said
+    assert "goes on with other processor than before: sums are" in said
 
 
 def test_seeds_go_on_in_the_stacks_they_began_in(

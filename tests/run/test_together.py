@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ from normbench.launch.compose import load_config
 from normbench.launch.grid import train_all
 from normbench.launch.planned import Cells, Planned, planned_cells
 from normbench.run import run as experiment
-from normbench.run import seeds
+from normbench.run import seeds, stacks
 from normbench.run.cell import Cell
 from normbench.run.run import Outcome, run, run_together
 from normbench.store import checkpoint
@@ -196,6 +196,43 @@ def test_seeds_thrown_away_leave_the_stack_that_has_begun_with_them(
         assert steps == sorted(set(steps))
         assert len(steps) == len(read_metrics(Cell.of(cut[0]).seed_folder(0)))
         assert not [*folder.glob(".*fresh*"), *folder.glob("*/*.checkpoint")]
+
+
+def test_a_stack_that_fails_says_nothing_of_seeds_that_have_left_it(
+    tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut = configs(tiny, "name=cut", "stack=6")
+    with monkeypatch.context() as patch:
+        patch.setattr(seeds, "train", cut_off_after(3))
+        with pytest.raises(CutOffError):
+            run_together(cut, quiet())
+    shutil.rmtree(Cell.of(cut[1]).directory)
+
+    def raises(*_: object, **__: object) -> NoReturn:
+        raise FloatingPointError("not finite")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(seeds, "train", raises)
+        run(cut[0], quiet())
+
+    failed = [read_result(Cell.of(each).seed_folder(0)) for each in (cut[0], cut[2])]
+    assert [result and result.status for result in failed] == ["failed", "failed"]
+    assert not Cell.of(cut[1]).directory.exists()
+
+
+def test_where_timing_fails_trainings_go_one_after_another(
+    tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def raises(*_: object) -> NoReturn:
+        raise MemoryError("too much at once")
+
+    monkeypatch.setattr(stacks, "arrange", raises)
+    cells, screen = configs(tiny), quiet()
+    outcomes = run_together(cells, screen)
+
+    assert all(outcome.finished for outcome in outcomes)
+    assert [result.stacked for outcome in outcomes for result in outcome.results] == [1, 1, 1]
+    assert "failed: MemoryError: too much" in screen.console.file.getvalue()  # type: ignore[attr-defined]
 
 
 RAISES = """

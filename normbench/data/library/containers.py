@@ -170,6 +170,7 @@ def _folder_members(path: Path) -> tuple[int, Iterator[Member]]:
             what = f"{path}: {'/'.join(parts)}"
             if is_hidden(parts) and (entry.is_symlink() or not _is_plain(entry)):
                 found.append(Member(path, parts, 0, done, bytes))
+                _check_count(path, len(found))
                 continue
             if entry.is_symlink() and not _stays_inside(there, inside):
                 raise UsageError(f"{what} is a link that leads elsewhere: copy what it leads to")

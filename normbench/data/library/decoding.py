@@ -135,7 +135,7 @@ def decode(what: str, content: bytes, size: int, fit: Fit = "crop") -> tuple[Pix
             rgb = _to_rgb(upright)
             resized = rgb.size != (size, size)
             if resized:
-                if fit == "pad" and 2 * size * min(rgb.size) < max(rgb.size):
+                if fit == "pad" and 2 * size * min(rgb.size) <= max(rgb.size):
                     # ImageOps.pad rounds such a thin side to nothing, and leaves all black.
                     line = (size, 1) if rgb.width > rgb.height else (1, size)
                     rgb = rgb.resize(line, Image.Resampling.BICUBIC)

@@ -86,17 +86,19 @@ def _check_splits(images: Iterable[Parts], train: str | None, path: Path) -> Non
     classes."""
     below: dict[str, set[str]] = {}
     for parts in images:
-        inside = below.setdefault(parts[0], set())
-        if len(parts) > 2:
-            inside.add(parts[1])
-    for (one, inside), (other, there) in combinations(sorted(below.items()), 2):
-        named = all(_split_like(top) for top in (one, other))
-        if inside & there and (named or train in (one, other)):
+        if len(parts) > 1:
+            below.setdefault(parts[0], set()).update(parts[1:-1][:1])
+    named = {top for top in below if _split_like(top)}
+    suspects = list(combinations(sorted(named), 2))
+    if train is not None:
+        suspects += [(train, top) for top in sorted(below.keys() - named)]
+    for one, other in suspects:
+        if below[one] & below[other]:
             raise UsageError(
                 f"{path}: holds {one}/ and {other}/ with the same folders inside; if these are"
                 " training and test images, rename them to train/ and test/"
             )
-    if len(below) > 1 and not any(below.values()) and all(map(_split_like, below)):
+    if len(below) > 1 and not any(below.values()) and len(named) == len(below):
         tops = " and ".join(f"{top}/" for top in sorted(below))
         raise UsageError(
             f"{path}: {tops} look like training and test images, but hold no class folders:"

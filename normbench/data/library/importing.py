@@ -64,6 +64,7 @@ class _Found:
         cifar_files: files of the published CIFAR sets, by folder and name.
         num_ignored: how many other files there are.
         broken: why images could not be decoded, a line each.
+        named: whether the data set has a name, or the container's will do.
     """
 
     images: decoding.Decoded
@@ -72,6 +73,7 @@ class _Found:
     cifar_files: dict[str, dict[str, bytes]] = field(default_factory=dict)
     num_ignored: int = 0
     broken: list[str] = field(default_factory=list)
+    named: bool = True
 
 
 def silent(what: str, done: int, total: int | None) -> None:
@@ -116,9 +118,7 @@ def import_images(
         library.check_name(name)
     with containers.reading(path):
         path = _cifar_inside(path, name)
-        if name is None:  # what nothing can be called is said before anything is read
-            _check_stem(path)
-        found = _gather(path, decoding.Decoded(size, path, fit), progress)
+        found = _gather(path, decoding.Decoded(size, path, fit), progress, named=name is not None)
     if found.broken and not skip_broken:
         raise UsageError(_all_broken(found.broken, path))
     read = _cifar_set if found.cifar_files else _folder_set
@@ -174,8 +174,10 @@ def _store(images: ImageSet, source: str, replace: bool) -> bool:
 # ---- one pass over a container ----
 
 
-def _gather(path: Path, images: decoding.Decoded, progress: Notify) -> _Found:
-    found = _Found(images)
+def _gather(
+    path: Path, images: decoding.Decoded, progress: Notify, *, named: bool = True
+) -> _Found:
+    found = _Found(images, named=named)
     total, members = containers.members(path)
     what = f"reading {path.resolve().name}"
     for count, member in enumerate(members):
@@ -199,6 +201,9 @@ def _take(member: Member, found: _Found) -> None:
     if layout is not None and parts[-1] in layout.files:
         found.cifar_files.setdefault(folder, {})[parts[-1]] = member.read(MAX_CIFAR_BYTES)
     elif parts[-1].lower().endswith(decoding.SUFFIXES):
+        if not found.named:  # what nothing can be called is said before anything is decoded
+            _check_stem(member.source)
+            found.named = True
         try:
             if member.size > MAX_IMAGE_BYTES:
                 raise decoding.BrokenImageError(
@@ -250,7 +255,8 @@ def _check_stem(path: Path) -> None:
     try:
         library.check_name(_stem(path))
     except UsageError as error:
-        raise UsageError(f"{path}: {error}; give it a name with --name") from None
+        hint = "" if "--name" in str(error) else "; give it a name with --name"
+        raise UsageError(f"{path}: {error}{hint}") from None
 
 
 def _make(

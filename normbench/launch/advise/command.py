@@ -15,7 +15,7 @@ from time import perf_counter
 
 from normbench.config import LARGEST_SEED
 from normbench.errors import UnfinishedError, UnreadableError, UsageError, first_line
-from normbench.files import locked
+from normbench.files import is_locked, locked
 from normbench.launch.advise import page, wording
 from normbench.launch.advise.answer import Answer, OnTest, judge
 from normbench.launch.advise.book import Finish
@@ -174,6 +174,8 @@ def _planned(
     taken: dict[str, Took] = {}
     done: list[str] = []
     if plan is None:
+        if is_locked(folder / LOCK):
+            hold()  # which says so, before anything is measured
         plan = _measured(question, cells, since, within, screen)
         hold()
         if (folder / ADVICE).exists():

@@ -8,7 +8,7 @@ from typing import Any
 from normbench.report.compare.comparisons import Comparison
 from normbench.report.read.cells import CellRun
 from normbench.report.read.seeds import SeedRun
-from normbench.store.environment import rounding
+from normbench.store.environment import each_machine, rounding
 from normbench.store.results import FINISHED, Result
 
 _STEADY = 1.2
@@ -126,21 +126,17 @@ def untimed(comparison: Comparison) -> str:
             f"in {busy} of {len(cells)} cells the times of the seeds, or the speed along the"
             " training, differ by more than 20 %, so the machine was busy with other work"
         )
-    machines = {
-        _machine(environment)
+    machines = [
+        _machines(environment)
         for cell in cells
         for run in cell.seeds
         if (environment := run.environment or cell.environment)
-    }
-    if len(machines) < 2:
+    ]
+    if len(set().union(*machines)) < 2:
         return ""
     return "the cells were trained on different machines or with different versions of torch"
 
 
-def _machine(environment: Mapping[str, Any]) -> str:
-    """What makes training faster or slower, as text; of one that changed machines, all of them."""
-    before = environment.get("before")
-    earlier = (
-        [each for each in before if isinstance(each, dict)] if isinstance(before, list) else []
-    )
-    return str(sorted({str(rounding(each)) for each in (environment, *earlier)}))
+def _machines(environment: Mapping[str, Any]) -> set[str]:
+    """What makes training faster or slower, as text, of each machine that a seed ran on."""
+    return {str(rounding(each)) for each in each_machine(environment)}

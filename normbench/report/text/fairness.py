@@ -11,6 +11,7 @@ from normbench.report.compare.regimes import SIGNS
 from normbench.report.read.defaults import defaults, made
 from normbench.report.read.settings import groups_of
 from normbench.report.text.wording import join, number
+from normbench.store.environment import each_machine
 from normbench.store.results import short
 
 UNRECORDED = "not recorded: these cells have no config.yaml, so that it was equal is not known"
@@ -202,10 +203,11 @@ def _machine(comparison: Comparison) -> str:
     """On what it ran, as far as times go."""
     found = []
     begun = [
-        run.environment or cell.environment
+        each
         for cell in comparison.cells
         for run in cell.seeds
         if run.begun
+        for each in each_machine(run.environment or cell.environment)
     ]
     for values in begun:
         if values:

@@ -106,7 +106,7 @@ def _use(comparison: Comparison) -> list[str]:
     said: list[str] = []
     for (_, words), xs in sorted(places.items(), key=lambda one: one[0][0]):
         where = f"at {join(xs)}" if said else f"at {NAMES[comparison.axis]} {join(xs)}"
-        again = said and said[-1].startswith("at") and words.startswith(_USE)
+        again = said and words.startswith(_USE)  # the verb is there already
         said.append(f"{where} {words.removeprefix(_USE) if again else words}")
     epochs = comparison.epochs
     after = f"after {epochs:g} epoch{'' if epochs == 1 else 's'}, " if said and epochs else ""

@@ -253,18 +253,17 @@ def _cell_row(comparison: Comparison, line: Line, point: Point) -> list[object]:
 
 
 def differences_csv(comparisons: Sequence[Comparison]) -> str:
-    """A row for every two lines and place (on an axis of groups: for every two places of a line):
+    """A row for every two lines and place, and on an axis of groups for every two places of a line:
     the error of the first at x minus that of the second at other_x, with the ends of its own 95 %
-    interval and of Holm's for all rows of its comparison."""
+    interval and of Holm's for all such rows of its comparison."""
     rows: list[list[object]] = []
     for comparison in comparisons:
-        along = comparison.axis in SIGNS
-        for one in changes(comparison) if along else differences(comparison):
-            names = [comparison.title, one.first.label, one.second.label, comparison.axis]
-            ends = [*_ends(one.points), *_ends(one.together)[2:]]
-            rows.append([*names, one.x, one.other, *ends])
-    columns = ("comparison", "first", "second", "axis", "x", "other_x", "n", "mean", "low", "high")
-    return _csv((*columns, "low_holm", "high_holm"), rows)
+        along = changes(comparison) if comparison.axis in SIGNS else []
+        for one in [*along, *differences(comparison)]:
+            names = [comparison.title, one.first.label, one.second.label, comparison.axis, one.x]
+            rows.append([*names, *_ends(one.points), *_ends(one.together)[2:], one.other])
+    columns = ("comparison", "first", "second", "axis", "x", "n", "mean", "low", "high")
+    return _csv((*columns, "low_holm", "high_holm", "other_x"), rows)
 
 
 def rates_csv(trials: Sequence[RateTrial]) -> str:

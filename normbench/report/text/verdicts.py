@@ -132,7 +132,8 @@ def _together(
     """The intervals that have to exclude 0: of two norms at one place, and of two numbers of
     groups, those of the report's differences."""
     found: dict[Terms, Estimate | None] = {}
-    asked, along = differences(comparison), changes(comparison)
+    asked = differences(comparison)
+    along = changes(comparison) if comparison.axis in SIGNS else []
     for terms in alone:
         (_, norm, x), (_, _, other), *_ = terms
         if (pair := _pair(lines, terms)) is not None:

@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors import SafetensorError
 
 from normbench.data import library
-from normbench.data.library import importing
+from normbench.data.library import decoding
 from normbench.data.library.importing import import_images
 from normbench.errors import UsageError
 from tests.data_helpers import (
@@ -158,7 +158,7 @@ def test_an_image_of_another_shape_is_cropped_or_padded(tmp_path: Path) -> None:
     assert rows["pad"] == [0] * 8 + [255] * 16 + [0] * 8
 
 
-@pytest.mark.parametrize("size", [(2000, 20), (20, 2000)])
+@pytest.mark.parametrize("size", [(2000, 20), (20, 2000), (640, 10)])
 def test_a_line_of_an_image_is_padded_and_not_lost(size: tuple[int, int], tmp_path: Path) -> None:
     white = encode(Image.new("RGB", size, "white"))
     path = write_folder(tmp_path / "lines", split_files() | {"train/cat/line.png": white})
@@ -176,9 +176,15 @@ def test_a_name_that_nothing_can_have_is_said_before_anything_is_read(
 ) -> None:
     path = write_folder(tmp_path / "My Photos", split_files())
     with monkeypatch.context() as patch:
-        patch.setattr(importing, "_gather", lambda *_: pytest.fail("it is read"))
+        patch.setattr(decoding.Decoded, "add", lambda *_: pytest.fail("it is decoded"))
         assert "give it a name with --name" in refused(path, root, None)
     assert import_images(path, "photos").entry.num_train == 6
+
+
+def test_loose_images_are_told_at_once_however_many_they_are(tmp_path: Path, root: Path) -> None:
+    images = {f"test_{i}.png": picture(0) for i in range(2000)}
+    said = refused(write_folder(tmp_path / "mine", images), root)
+    assert "is in no class folder" in said
 
 
 def test_a_folder_whose_name_is_no_utf_8_can_be_imported(tmp_path: Path) -> None:
