@@ -121,7 +121,7 @@ class Config:
         if self.stack != "auto" and not (isinstance(self.stack, int) and self.stack >= 1):
             raise UsageError(f"stack={self.stack}: must be auto or a whole number from 1")
         if not 0 <= self.seed <= LARGEST_SEED:
-            raise UsageError(f"seed={self.seed}: must be from 0 to 2147483647")
+            raise UsageError(f"seed={self.seed}: must be from 0 to {LARGEST_SEED}")
         if self.norm_batch is not None and self.batch % self.norm_batch:
             raise UsageError(
                 f"norm_batch={self.norm_batch} does not divide batch={self.batch}; allowed:"

@@ -132,10 +132,10 @@ def one_line(interrupted: str = "") -> Iterator[None]:
 
 def _end_with(error: BaseException) -> NoReturn:
     """Says an error that has a cause outside of the program in one line; raises the others."""
-    # `normbench norms | head` closes a pipe: Typer ends it quietly.
     if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
         text = ascii(error.object[max(0, error.start - 30) : error.end + 30])
         error = UsageError(f"{text}: records hold UTF-8 alone, and a name here is none: rename it")
+    # `normbench norms | head` closes a pipe: Typer ends it quietly.
     if isinstance(error, BrokenPipeError) or not isinstance(error, _OUTSIDE):
         raise error
     if isinstance(error, UnfinishedError):

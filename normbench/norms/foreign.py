@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from normbench.errors import UsageError
 from normbench.norms.parts import CONVOLUTIONS
 
 _TORCH = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.modules.instancenorm._InstanceNorm)
@@ -94,6 +95,15 @@ def computes_more(layer: nn.Module, known: ForeignNorm) -> bool:
     except Exception:  # whatever a layer raises that somebody wrote
         return False
     return True not in agreed and False in agreed
+
+
+def refuse_more(name: str, layer: nn.Module, known: ForeignNorm) -> None:
+    """Raises UsageError where a layer :func:`computes_more`: its replacement would lose that."""
+    if computes_more(layer, known):
+        raise UsageError(
+            f"{name or 'the network'} is a {type(layer).__name__}, which computes more than a norm:"
+            " put what follows the norm, such as an activation, into a layer of its own"
+        )
 
 
 def _with_other_values(layer: nn.Module) -> nn.Module:

@@ -12,9 +12,9 @@ from normbench.norms.base import Norm, NormConfig
 from normbench.norms.foreign import (
     CARRIED,
     ForeignNorm,
-    computes_more,
     foreign_norm,
     is_unknown_norm,
+    refuse_more,
 )
 from normbench.norms.parts import CONVOLUTIONS, BranchEnd, NormConv, Slot
 
@@ -185,12 +185,8 @@ class _Swapper:
                 f" {type(old).__name__}, which computes in its own way; choose another norm"
             )
         foreign = foreign_norm(old)
-        if foreign is not None and computes_more(old, foreign):
-            raise UsageError(
-                f"{name or 'the network'} is a {type(old).__name__}, which computes more than a"
-                " norm: put what follows the norm, such as an activation, into a layer of its own"
-            )
         if foreign is not None:
+            refuse_more(name, old, foreign)
             return self._foreign_replaced(name, old, foreign)
         return _Replacement(old, old, _kept(name, old) if is_unknown_norm(old) else None)
 

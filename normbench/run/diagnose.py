@@ -19,7 +19,7 @@ from normbench.data.batches import Batches, Split, evaluation_batches
 from normbench.errors import UsageError
 from normbench.models.layout import settle_layout
 from normbench.norms.batch import BatchNorm
-from normbench.norms.foreign import computes_more, foreign_norm
+from normbench.norms.foreign import foreign_norm, refuse_more
 from normbench.run.remedies import Accuracy, Gain, advice
 from normbench.training.loop import dtype_of, evaluate
 from normbench.training.precise_bn import (
@@ -165,11 +165,8 @@ def _copied(network: nn.Module) -> nn.Module:
     for name, old in list(network.named_modules(remove_duplicate=False)):
         if isinstance(old, nn.modules.batchnorm._BatchNorm) and old.running_mean is not None:
             known = foreign_norm(old)
-            if known is not None and computes_more(old, known):
-                raise UsageError(
-                    f"{name or 'the network'} is a {type(old).__name__}, which computes more than a"
-                    " norm: put what follows the norm into a layer of its own"
-                )
+            if known is not None:
+                refuse_more(name, old, known)
             if old not in made:
                 made[old] = _Fused(old).to(old.running_mean)
             if not name:
