@@ -90,6 +90,7 @@ def _arranged(
         raise
     except Exception as error:
         failed(error)
+        screen.line("  timing failed, not training: it is done one after another")
         return Arrangement()
 
 

@@ -35,9 +35,9 @@ def environment(device: "torch.device") -> dict[str, Any]:
 def rounding(values: Mapping[str, Any]) -> dict[str, object]:
     """What decides how sums are rounded, by name."""
     packages = values.get("packages")
-    torch_s = packages.get("torch") if isinstance(packages, Mapping) else None
+    release = packages.get("torch") if isinstance(packages, Mapping) else None
     keys = ("processor", "threads", "device", "gpu")
-    return {"torch": torch_s, **{key: values.get(key) for key in keys}}
+    return {"torch": release, **{key: values.get(key) for key in keys}}
 
 
 def gone_on(before: Mapping[str, Any] | None, now: dict[str, Any]) -> dict[str, Any]:
