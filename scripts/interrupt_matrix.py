@@ -65,6 +65,9 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "completion": ("completion", "bash", "--line", "normbench run norm="),
 }
 
+READERS = ("diagnose", "report", "runs", "tensorboard")
+"""Commands that need something trained."""
+
 STARTED = "import sys; from normbench.cli import main; sys.stderr.write('\\0'); main()"
 """What the installed command does, and says as it begins."""
 
@@ -90,7 +93,7 @@ Found = dict[str, list[Outcome]]
 
 
 class Place:
-    """A folder with pictures, a library and trained runs, for the commands to work in."""
+    """A folder with pictures and a library, for the commands to work in."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -102,9 +105,13 @@ class Place:
         }
         _draw(folder / "pictures")
         self.seconds["import"] = self.finish("import")
-        self.run("run", *TINY, "norm=batch", "epochs=1", "runs=trained", "seeds=2")
-        (weights,) = folder.glob("trained/default/*/seed-0/model.safetensors")
-        shutil.copy(weights, folder / "weights.safetensors")
+
+    def train(self) -> None:
+        """Trains what some of the commands read, once."""
+        if not (self.folder / "trained").exists():
+            self.run("run", *TINY, "norm=batch", "epochs=1", "runs=trained", "seeds=2")
+            (weights,) = self.folder.glob("trained/default/*/seed-0/model.safetensors")
+            shutil.copy(weights, self.folder / "weights.safetensors")
 
     def run(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         """Runs a command to its end."""
@@ -186,6 +193,8 @@ def moment(whole: float, seed: int, command: str, number: int) -> float:
 
 def try_command(place: Place, command: str, numbers: range, seed: int) -> list[Outcome]:
     """Interrupts one command at some of its moments, and lets it end well afterwards."""
+    if command in READERS:
+        place.train()
     endless = command == "tensorboard"
     if not endless and command not in place.seconds:
         place.seconds[command] = place.finish(command)

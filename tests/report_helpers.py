@@ -120,7 +120,8 @@ def write_cell(
     wanted = len(accuracies) if seeds is None else seeds
     settings = settings_of(norm, batch, wanted, changes or {})
     folder = experiment / f"{norm}-b{batch}-{digest_of(settings)}"
-    write_text(folder / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # many cells are written
+    write_text(folder / "config.yaml", yaml.dump(settings, Dumper=dumper, sort_keys=False))
     write_json(folder / "environment.json", ENVIRONMENT)
     ended = []
     for seed, accuracy in enumerate(accuracies):

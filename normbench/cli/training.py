@@ -66,7 +66,7 @@ def sweep(
         list[str] | None,
         typer.Argument(
             metavar="[KEY=A,B,...]...",
-            help="Settings, several values where a cell each is wanted: norm=batch,group batch=2,8;"
+            help="Settings; each combination of values is a cell: norm=batch,group batch=2,8;"
             " or experiment=NAME. hydra/launcher=joblib trains several cells at a time.",
             show_default=False,
         ),
@@ -136,7 +136,11 @@ def advise(
 
         names = [name.strip() for name in norms.split(",") if name.strip()]
         budget = command.seconds(within)
-        command.advise(typed(overrides), Screen(), within=budget, norms=names, since=context.obj)
+        answer = command.advise(
+            typed(overrides), Screen(), within=budget, norms=names, since=context.obj
+        )
+    if answer.norm is None:
+        raise typer.Exit(1)
 
 
 def diagnose(

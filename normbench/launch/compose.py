@@ -15,6 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import (
     ConfigAttributeError,
@@ -23,7 +24,7 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
-from normbench.config import LIMITS, Config
+from normbench.config import LIMITS, PLACES, Config
 from normbench.errors import UsageError
 from normbench.launch import hints
 from normbench.launch.choices import CONFIGS, LAUNCHERS
@@ -85,6 +86,17 @@ def to_yaml(config: Config) -> str:
     return OmegaConf.to_yaml(OmegaConf.structured(config))
 
 
+@lru_cache(maxsize=100)
+def master(overrides: tuple[str, ...]) -> DictConfig:
+    """What Hydra composes for all jobs of a sweep, its own part included; nobody changes it.
+
+    Hydra is initialized.
+    """
+    hydra = GlobalHydra.instance().hydra
+    assert hydra is not None
+    return hydra.compose_config("config", list(overrides), RunMode.MULTIRUN)
+
+
 def register_schemas() -> None:
     """Tells Hydra what there is to choose from, and the types of what ``configs/`` holds.
 
@@ -103,6 +115,7 @@ def _register(group: str, name: str, node: type, package: str | None = None) -> 
     known = store.repo.get(group, {}).get(f"{name}.yaml")
     if known is None or OmegaConf.get_type(known.node) is not node:
         _tree.cache_clear()
+        master.cache_clear()
         store.store(group=group, name=name, node=node, package=package)
 
 
@@ -173,6 +186,8 @@ def check(typed: Typed) -> None:
     if override.is_sweep_override():
         if key in ("seed", "seeds"):
             raise hints.several_seeds(text, _listed(override))
+        if key in ("experiment", *PLACES):
+            raise UsageError(f"{text}: takes one value")
         raise UsageError(f"{text}: one run takes one value; for several: normbench sweep {text}")
     if key in group_names():
         if str(override.value()) not in group_names()[key]:

@@ -19,7 +19,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Glob
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
-from hydra.types import HydraContext, RunMode
+from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -33,6 +33,7 @@ from normbench.launch.compose import (
     composed,
     in_words,
     load_config,
+    master,
     parse,
     register_schemas,
     split_launcher,
@@ -158,14 +159,31 @@ def _opened(arguments: Sequence[str]) -> Iterator["_Grid"]:
         # An experiment's own axes may choose the norm that a typed setting is one of: each cell is
         # composed by itself, and only what they share here.
         shared = [each.readable for each in own if each.key == "experiment"]
-        overrides = [*_QUIET, *launcher, *shared]
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
         try:
-            master = hydra.compose_config("config", overrides, RunMode.MULTIRUN)
+            whole = master((*_QUIET, *_settled(launcher), *launcher, *shared))
         except (HydraException, OmegaConfBaseException) as error:
             raise UsageError(in_words(error, [*map(parse, launcher), *own])) from None
-        yield _Grid(master, HydraContext(hydra.config_loader, Callbacks(master)), own)
+        yield _Grid(whole, HydraContext(hydra.config_loader, Callbacks(whole)), own)
+
+
+def _settled(launcher: Sequence[str]) -> list[str]:
+    """What a launcher is told unless it was typed.
+
+    submitit hides the GPUs from its jobs unless they ask for some, and ends one that takes longer
+    than an hour: on this machine nothing is gained by either.
+    """
+    if "hydra/launcher=submitit_local" not in launcher:
+        return []
+    import torch  # takes a while
+
+    devices = torch.cuda.device_count()
+    gpus = [f"hydra.launcher.gpus_per_node={devices}"] if devices else []
+    return [f"hydra.launcher.timeout_min={_YEAR}", *gpus]
+
+
+_YEAR = 365 * 24 * 60
 
 
 def job(tree: DictConfig) -> None:
@@ -238,6 +256,7 @@ class _Grid:
         """
         config = copy.deepcopy(self._master)
         config.hydra.sweep.dir = str(cells[0].directory.parent)
+        config.hydra.runtime.cwd = str(Path.cwd())  # it may have been composed elsewhere
         launcher = Plugins.instance().instantiate_launcher(
             hydra_context=self._context, task_function=job, config=config
         )

@@ -100,8 +100,8 @@ def check_arguments(command: str, arguments: Sequence[str]) -> None:
             )
         if text.startswith("-"):
             raise UsageError(f"{text}: settings have no dashes; write {text.lstrip('-')}")
-        if command == "run" and text.partition("=")[0].strip() == "experiment":
-            _check_experiment(text, arguments)
+        if command in ("run", "advise") and text.partition("=")[0].strip() == "experiment":
+            _check_experiment(text, arguments, command)
 
 
 def _check_advise(text: str, following: Sequence[str]) -> None:
@@ -151,11 +151,19 @@ def _value_in(following: Sequence[str]) -> str:
     return "" if "=" in value else value
 
 
-def _check_experiment(text: str, arguments: Sequence[str]) -> None:
-    """Refuses an experiment in a run, unless what it varies is given, so that it is one cell."""
+def _check_experiment(text: str, arguments: Sequence[str], command: str) -> None:
+    """Refuses an experiment in a run, unless what it varies is given, so that it is one cell; in a
+    race, what it varies but for norms, rates and seeds."""
     given = {each.partition("=")[0] for each in arguments}
     varied = choices.varied(text.partition("=")[2].strip(" '\""))
-    if not varied <= given:
+    if command == "advise":
+        lacking = sorted(varied - given - {"norm", "optim.lr", "seeds"})
+        if lacking:
+            raise UsageError(
+                f"{text}: a race is about one batch size and recipe; say which:"
+                f" {' '.join(f'{key}=VALUE' for key in lacking)}"
+            )
+    elif not varied <= given:
         raise UsageError(
             f"{text}: an experiment has several cells; use sweep: normbench sweep"
             f" {' '.join(arguments)}"

@@ -181,7 +181,7 @@ def with_best_rates(
         trained = trainer.train(tried, screen, dry_run=dry_run)
         found = {each.directory: each for each in trained}
         if dry_run and any(each.left for each in found.values()):
-            screen.line("what follows is at the rates of the rule: none has been chosen", "bold")
+            screen.line("none has been chosen yet: what follows is at the default rates", "bold")
             return list(once.values()), []
         for (search, factor), (config, _) in zip(wanted, tried, strict=True):
             trial = found[Cell.of(config).directory]

@@ -41,7 +41,7 @@ def load_recorded(overrides: Sequence[str], weights: Path) -> Config:
     for text in first:
         if text.startswith("model.file=") and "model.file" not in chosen:
             raise UsageError(f"{weights}: its network is made by a Python file; say so: {text}")
-    return load_config([*first, *overrides])
+    return load_config([*first, *overrides], "diagnose")
 
 
 def _checked(cell: Path) -> list[str]:
@@ -84,7 +84,9 @@ def _of_group(key: str, own: Mapping[str, Any], images: str | None) -> Iterator[
 
 def _images(cell: Path) -> str | None:
     """The name of the images that a cell was trained on, where its summary or a seed says it."""
-    data = (read_json(cell / SUMMARY) or {}).get("data")
+    data = None
+    with suppress(UnreadableError):  # a seed says it as well
+        data = (read_json(cell / SUMMARY) or {}).get("data")
     name = data.get("name") if isinstance(data, dict) else None
     for path in sorted(cell.glob(f"seed-*/{HPARAMS}")):
         if isinstance(name, str):

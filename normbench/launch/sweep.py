@@ -48,13 +48,14 @@ def dry_run(cells: Cells, screen: Screen, *, timed: bool) -> None:
     """Prints the cells, what of them is done, and how long the rest will take if it is ``timed``:
     other machines may have another device."""
     seconds = _estimated(cells, screen) if timed else None
+    known = seconds or {}
     apart = settings_apart([each.cell.config.plain() for each in cells])
     rows = [
         (
             each.directory.name,
             own or "-",
             f"{len(each.cell.config.all_seeds) - len(each.left)}/{len(each.cell.config.all_seeds)}",
-            duration(seconds[each.directory]) if each.left and seconds is not None else "-",
+            duration(took) if each.left and (took := known.get(each.directory)) else "-",
         )
         for each, own in zip(cells, apart, strict=True)
     ]

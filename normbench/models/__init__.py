@@ -8,6 +8,7 @@ From the top down::
     wide_resnet.py      wide residual networks
     python.py           a network of one's own
     foreign.py          networks of torchvision and timm
+    hidden.py           norms that a network has not as layers
     layout.py           how a network wants its images stored
     inspection.py       a network layer by layer: shapes, averaged axes, parameters, FLOPs
     base.py             what all networks share: configuration, initialization, a file of weights

@@ -147,8 +147,11 @@ class ModelConfig(ABC):
         with drawing(generator.initial_seed()):
             model = self.network(classes)
             self.draw(model, generator)
-            if self.weights is None or self.weights_sha256 is None:
+            if self.weights is None:
                 return Start(model)
+            if self.weights_sha256 is None:
+                self.pin()
+            assert self.weights_sha256 is not None
             state = read_weights(self.weights, self.weights_sha256)
             slots = any(isinstance(module, Slot) for module in model.modules())
             if slots or trained_here(model, state):

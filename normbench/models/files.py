@@ -140,7 +140,7 @@ def without_counters(state: State) -> dict[str, Tensor]:
 def load_weights(model: nn.Module, state: State, file: str) -> str | None:
     """Gives ``model`` the tensors of ``state``, named as :func:`plain_name` says.
 
-    The last layer may have another number of classes; it then stays as it is.
+    One layer, as a rule the last, may have another number of outputs; it then stays as it is.
 
     Returns:
         A line about a last layer that was not loaded; None where all was.
@@ -151,13 +151,16 @@ def load_weights(model: nn.Module, state: State, file: str) -> str | None:
     tensors, theirs = without_counters(model.state_dict()), without_counters(state)
     mine = {plain_name(name): name for name in tensors}
     own = {plain: tensors[name] for plain, name in mine.items()}
-    layers = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
-    head = f"{plain_name(layers[-1][0])}." if layers else ""
+    heads = (nn.Linear, nn.Conv2d)
+    layers = {plain_name(n) for n, m in model.named_modules() if isinstance(m, heads)}
     other = [k for k in own if k in theirs and own[k].shape != theirs[k].shape]
+    places = {k.rpartition(".")[0] for k in other}
+    head = len(places) == 1 and places <= layers
+    head = head and all(own[k].shape[1:] == theirs[k].shape[1:] for k in other)
     for problem, names in (
         ("has no", [k for k in own if k not in theirs]),
         ("has a tensor that this network has not,", [k for k in theirs if k not in own]),
-        ("has another shape of", [k for k in other if not (head and k.startswith(head))]),
+        ("has another shape of", [] if head else other),
     ):
         if names:
             raise UsageError(

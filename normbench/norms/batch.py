@@ -141,8 +141,10 @@ def num_sub_batches(n: int, size: int | None) -> int:
     """Into how many sub-batches of ``size`` examples a batch of ``n`` falls.
 
     Raises:
-        UsageError: they do not divide it.
+        UsageError: they do not divide it, or are of no example.
     """
+    if size is not None and size < 1:
+        raise UsageError(f"norm_batch={size}: must be at least 1")
     if size is None or size >= n:
         return 1
     if n % size:

@@ -87,7 +87,8 @@ class BatchRenorm(BatchNorm):
         """r and d, each [parts, C]; moves the running statistics."""
         x = x.to(self.running_mean.dtype)
         # The first half of batch norm's kernel; torch.var_mean takes thirty times as long.
-        mean, var = torch.ops.aten.batch_norm_update_stats(x, None, None, self.momentum)
+        found = torch.ops.aten.batch_norm_update_stats(x, None, None, self.momentum)
+        mean, var = (each.to(x.dtype) for each in found)  # CUDA's are wider than half precision
         mean, std = mean.view(parts, -1), (var + self.eps).sqrt_().view(parts, -1)
         running = (self.running_var + self.eps).sqrt_()
         r = self._limited(std / running, 1 / self.r_limit, self.r_limit)

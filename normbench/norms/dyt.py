@@ -30,7 +30,9 @@ class DynamicTanh(Norm):
         return "-"
 
     def normalize(self, x: Tensor) -> Tensor:
-        # tanh(a) = 2·sigmoid(2a) - 1; on a CPU torch's sigmoid is ten times as fast as its tanh.
+        # tanh(a) = 2·sigmoid(2a) - 1; on a CPU torch's sigmoid is ten times as fast as its tanh. In
+        # half precision it would lose tanh's digits around 0.
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
         sigmoid = torch.sigmoid(x * spread(2 * self.alpha, x))
         if self.weight is None:
             return 2 * sigmoid - 1

@@ -121,7 +121,8 @@ class _Divided(torch.autograd.Function):
         batch = layer.batch_variance(mean, variance, x.numel() // (parts * x.shape[1]))
         own, shared = (variance + layer.eps).sqrt_(), (batch + layer.eps).sqrt_()
         own_x, shared_x = _at_examples(own, x), _at_examples(shared.expand_as(own), x)
-        denominator = (x * spread(v, x)).add_(own_x).clamp_min_(shared_x)
+        # No narrower than the deviations: rounded, it would be above what it was clamped to.
+        denominator = (x.to(own.dtype) * spread(v, x)).add_(own_x).clamp_min_(shared_x)
         ctx.save_for_backward(x, weight, v, mean, own, shared, denominator)
         y = x / denominator
         if weight is None:

@@ -137,8 +137,8 @@ class GroupedConfig(NormConfig):
         if best == 1:
             raise UsageError(
                 f"norm.groups=auto (max_groups={self.max_groups}) finds no way to split"
-                f" {channels} channels into two or more groups of two or more; say which you want:"
-                f" norm.groups=1 (layer norm) or norm.groups={channels} (instance norm)"
+                f" {channels} channels into two or more groups of two or more; for every layer"
+                " use norm=layer, norm=instance or another rule, norm.groups=gcd32"
             )
         return best
 

@@ -45,7 +45,8 @@ class ChannelLayerNorm(Norm):
             y = F.layer_norm(rows, (count,), self.weight, self.bias, self.eps)
             return y.movedim(-1, 1)
         y = F.layer_norm(rows.unflatten(-1, (-1, count)), (count,), eps=self.eps)
-        return scale_and_shift(y.flatten(-2).movedim(-1, 1), self.weight, self.bias)
+        # Under autocast, of the dtype that one network's has.
+        return scale_and_shift(y.flatten(-2).movedim(-1, 1), self.weight, self.bias).to(y.dtype)
 
 
 class Over(StrEnum):

@@ -87,7 +87,8 @@ class MovingBatchNorm(Norm):
         return min(self.norm_batch or shape[0], shape[0]) * spatial_size(shape)
 
     def normalize(self, x: Tensor) -> Tensor:
-        x = x.to(self.running_square.dtype)
+        # In float16 a sum of squares would be infinite.
+        x = x.to(torch.promote_types(self.running_square.dtype, torch.float32))
         if not self.training or len(x) == 0:
             factor = (self.running_square + self.eps).rsqrt()
             return scale_and_shift(x, self._times_gamma(factor), self.bias)

@@ -128,6 +128,11 @@ class NormConv(Part, nn.modules.conv._ConvNd):
         own = self.named_parameters(recurse=False)
         return [parameter for name, parameter in own if name not in ("weight", "bias")]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Its class is made while a program runs, so that pickle does not find it by name.
+        own, kind = type(self).__bases__
+        return _blank, (own, kind), self.__dict__
+
     def plain(self) -> nn.Module:
         """The convolution without the transformation, with the very same weights."""
         made = _copy(self)
@@ -140,6 +145,11 @@ class NormConv(Part, nn.modules.conv._ConvNd):
 @cache
 def _mixed(cls: Any, kind: Any) -> type[nn.Module]:
     return type(f"{cls.__name__}{kind.__name__.removeprefix('Conv')}", (cls, kind), {})
+
+
+def _blank(own: Any, kind: Any) -> nn.Module:
+    made = _mixed(own, kind)
+    return made.__new__(made)
 
 
 def _copy(module: nn.Module) -> nn.Module:

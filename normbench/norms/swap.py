@@ -93,7 +93,8 @@ def swap_norm(
         norm: the configuration of the new norm.
         norm_batch: see :meth:`NormConfig.build`.
         carry: whether γ, β and running statistics of the old norms are taken over where the new
-            norm has them too; otherwise it starts with γ = 1 and β = 0. With a running σ² goes the
+            norm has them too, and with γ and β whether they are trained; otherwise it starts with
+            γ = 1 and β = 0, which are trained. With a running σ² goes the
             old ε that is added to it, unless ``norm`` has another one than by default.
 
     Returns:
@@ -176,9 +177,7 @@ class _Swapper:
             same = type(end) is type(old) is BranchEnd
             return _Replacement(old, old if same else self._placed(end, old))
         if isinstance(old, NormConv) or type(old) in CONVOLUTIONS:
-            plain = old.plain() if isinstance(old, NormConv) else old
-            conv = self.norm.convolution(plain)  # type: ignore[arg-type]
-            return _Replacement(old, old if conv is old else self._placed(conv, old))
+            return self._convolution_replaced(name, old)
         if isinstance(old, CONVOLUTIONS) and self._changes_convolutions:
             raise UsageError(
                 f"norm={self.norm.name} changes convolutions, and {name} is a"
@@ -189,6 +188,19 @@ class _Swapper:
             refuse_more(name, old, foreign)
             return self._foreign_replaced(name, old, foreign)
         return _Replacement(old, old, _kept(name, old) if is_unknown_norm(old) else None)
+
+    def _convolution_replaced(self, name: str, old: nn.Module) -> _Replacement:
+        if self._changes_convolutions and "weight" not in dict(old.named_parameters(recurse=False)):
+            raise UsageError(
+                f"norm={self.norm.name} changes convolutions, and the weight of {name} is computed"
+                " from others, as by weight_norm or spectral_norm; choose another norm"
+            )
+        plain = old.plain() if isinstance(old, NormConv) else old
+        try:
+            conv = self.norm.convolution(plain)  # type: ignore[arg-type]
+        except UsageError as error:
+            raise UsageError(f"norm={self.norm.name}, {name}: {error}") from None
+        return _Replacement(old, old if conv is old else self._placed(conv, old))
 
     @property
     def _changes_convolutions(self) -> bool:
@@ -202,7 +214,11 @@ class _Swapper:
         new.keeps_activation = True
         own = f"{name}.0".removeprefix(".") if foreign.after else name
         swap = self._swap(own, old, new, foreign.tensors)
-        return _Replacement(old, nn.Sequential(new, *foreign.after) if foreign.after else new, swap)
+        if not foreign.after:
+            return _Replacement(old, new, swap)
+        both = nn.Sequential(new, *foreign.after)
+        both.training = old.training
+        return _Replacement(old, both, swap)
 
     def _placed(self, new: M, old: nn.Module) -> M:
         """``new`` in the mode of ``old``, and like its tensors or, without any, the network's."""
@@ -219,6 +235,8 @@ class _Swapper:
         with torch.no_grad():
             for key in carried:
                 own[key].copy_(tensors[key])
+                if isinstance(tensors[key], nn.Parameter):  # a frozen one stays frozen
+                    own[key].requires_grad_(tensors[key].requires_grad)
         if "running_var" in carried and self.norm.eps == _default(self.norm, "eps"):
             new.eps = getattr(old, "eps", new.eps)
         return Swap(

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_pre_hook
 
 from normbench.config import PER_REPLICA, Config
 from normbench.data.batches import Splits, split
@@ -16,10 +15,10 @@ from normbench.data.library import Description
 from normbench.errors import UsageError
 from normbench.files import write_json
 from normbench.models.base import Start
+from normbench.models.hidden import HiddenNorms
 from normbench.models.inspection import LayerInfo, check_statistics, layers
 from normbench.models.layout import settle_layout
 from normbench.norms import Swap, describe_swap
-from normbench.norms.foreign import foreign_norm
 from normbench.store.results import METRICS, MOST_SEED, SUMMARY, Result, is_done, summarize
 
 _SPLITS: dict[tuple[str, str, torch.device], Splits] = {}
@@ -154,19 +153,18 @@ class Cell:
     @contextmanager
     def _refusing_hidden_norms(self, model: nn.Module) -> Iterator[None]:
         """Raises UsageError if a norm computes that ``model`` does not know as its layer."""
-        known, hidden = {*model.modules()}, list[str]()
-
-        def note(module: nn.Module, _: Any) -> None:
-            if module not in known and foreign_norm(module) is not None:
-                hidden.append(type(module).__name__)
-
-        with register_module_forward_pre_hook(note):
+        with HiddenNorms(model) as hidden:
             yield
-        if hidden:
+        called = f"model={self.config.model.name} ({self.config.model.title}): it computes with"
+        if hidden.layers:
             raise UsageError(
-                f"model={self.config.model.name} ({self.config.model.title}): it computes with"
-                f" a {hidden[0]} that is none of its layers, and that norm= cannot replace; keep"
-                " it in an nn.ModuleList, not in a list"
+                f"{called} a {hidden.layers[0]} that is none of its layers, and that norm= cannot"
+                " replace; keep it in an nn.ModuleList, not in a list"
+            )
+        if hidden.functions:
+            raise UsageError(
+                f"{called} {hidden.functions[0]}, which is a norm and no layer, and which norm="
+                " cannot replace; make it a layer, such as nn.BatchNorm2d(channels)"
             )
 
     def _check_output(self, model: nn.Module) -> None:

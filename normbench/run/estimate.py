@@ -1,6 +1,7 @@
 """How long cells will take: as finished seeds took, as was measured before, or as is timed now."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from math import ceil
 from statistics import fmean, median
 from time import perf_counter
@@ -13,6 +14,7 @@ from normbench.run.cell import Cell, Replica
 from normbench.run.machine import computed_by, prepared
 from normbench.run.placement import TURN
 from normbench.run.seeds import Replicas
+from normbench.store import checkpoint
 from normbench.store.advice import Timing
 from normbench.store.results import read_results
 from normbench.terminal.screen import Screen
@@ -55,7 +57,8 @@ class Estimates:
         evaluations = ceil(config.epochs / config.evaluate_every)
         images = evaluations * len(splits.validation or splits.test)
         seed = steps * self._step(replicas, splits) + images * self._image(replicas, splits)
-        return START + len(replicas) * seed
+        left = sum(max(0.0, 1 - done / steps) for done in _trained(replicas))
+        return START + left * seed
 
     def _step(self, replicas: Sequence[Replica], splits: Splits) -> float:
         """Seconds of a training step of one of ``replicas``."""
@@ -72,6 +75,18 @@ class Estimates:
         if kind not in self._images:
             self._images[kind] = _evaluation(Replicas.of(replicas[:1], splits), splits.test)
         return self._images[kind]
+
+
+def _trained(replicas: Sequence[Replica]) -> list[int]:
+    """How many steps of each replica a checkpoint holds."""
+    done: dict[tuple[object, object], int] = {}
+    for replica in replicas:
+        for head in checkpoint.heads(replica.folder):
+            with suppress(KeyError, TypeError, AttributeError):
+                step = int(head["progress"]["step"])
+                done |= {(key["cell"], key["seed"]): step for key in head["replicas"]}
+                break
+    return [done.get((each.cell.directory.name, each.seed), 0) for each in replicas]
 
 
 def _kind(cell: Cell) -> str:

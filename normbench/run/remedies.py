@@ -129,15 +129,18 @@ def advice(
     if (gain := Gain(anew, running)).clear:
         said.append(f"re-estimate the running statistics: {gain}")
         said += _about_averages(running, anew, slow, batch, step or batch, momentum)
+    # Against larger batches of the same images: re-estimated statistics are of training images,
+    # which are padded and cropped, and that alone may be worth more than noise is.
     trained = next((each for each in batches if each.size == batch), None)
-    if not frozen and trained is not None and (loss := Gain(anew, trained)).clear:
+    wide = max(batches, key=lambda each: each.size or 0, default=None)
+    if not frozen and trained and wide and (loss := Gain(wide, trained)).clear:
         said.append(
-            f"it was trained on the statistics of {batch} images, which are noisy: re-estimated"
-            f" ones gain {loss}; freeze the statistics for the last epochs, or swap the norm for"
-            " one that does not look at the batch, such as norm=group"
+            f"it was trained on the statistics of {batch} images, which are noisy: those of"
+            f" {wide.size} gain {loss}; freeze the statistics for the last epochs, or swap the norm"
+            " for one that does not look at the batch, such as norm=group"
         )
     best = max(batches, key=lambda each: each.accuracy, default=None)
-    if best is not None and (gain := Gain(best, anew)).clear:
+    if best and Gain(best, running).clear and (gain := Gain(best, anew)).clear:
         said.append(
             f"batches of {best.size} test images do better with their own statistics than with"
             f" those of training images: {gain}; check that both are prepared in the same way, then"
@@ -159,11 +162,11 @@ def _about_averages(
         return [_about_momentum(step, momentum)]
     said = []
     if (gain := Gain(slow, running)).clear:
-        said.append(f"{_about_momentum(step, momentum)}; averages without end gain {gain}")
+        said.append(f"{_about_momentum(step, momentum)}; the slowest average gains {gain}")
     if (gain := Gain(anew, slow)).clear:
         said.append(
-            f"no momentum gives back {gain}: however many are averaged, statistics of {batch}"
-            " images at a time are not those of all; re-estimate after each training"
+            f"no momentum recovers {gain}: averages of statistics of {batch} images at a time are"
+            " not those of all, however slow; re-estimate after each training"
         )
     return said
 
@@ -176,8 +179,8 @@ def _about_momentum(step: int | None, momentum: float) -> str:
     if 2 * over >= ENOUGH:  # near enough that a lower one would change little
         return (
             f"they ran over about {over:,.0f} images (momentum {momentum:g}, {step} images a"
-            " batch), so noise is not what is wrong with them: check that they belong to these"
-            " weights and to images that are prepared in this way"
+            " batch), so noise is not the cause: check that they belong to these weights, and that"
+            " images are prepared as they were in training"
         )
     lower = 2 * step / (ENOUGH + step)
     return (

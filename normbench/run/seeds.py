@@ -16,6 +16,7 @@ from normbench.run.cell import Replica
 from normbench.run.curves import Trackers
 from normbench.run.ending import Ending
 from normbench.run.spent import Spent
+from normbench.store.results import RESULT
 from normbench.terminal.screen import Screen
 from normbench.training.cuda_graph import WARM_UP, CapturedStep
 from normbench.training.dropout import seed_dropout
@@ -137,6 +138,8 @@ class Replicas:
         saver = Saver(self.members, self, warn=screen.line)
         progress = self._resume(saver, screen)
         recorded = self._recorded(progress)
+        for number in recorded:  # of a training that failed: reports would still tell of it
+            (self.members[number].folder / RESULT).unlink(missing_ok=True)
         trackers = Trackers(self.members, recorded, self.splits, progress, screen)
         try:
             with closing(self._steps(progress, screen, check)) as steps:

@@ -90,7 +90,7 @@ def _arranged(
         raise
     except Exception as error:
         failed(error)
-        screen.line("  timing failed, not training: it is done one after another")
+        screen.line("  timing failed; seeds are trained one after another")
         return Arrangement()
 
 
@@ -99,10 +99,17 @@ def _go_on(
 ) -> None:
     """Trains the stacks that have begun, side by side those that computed with as many threads."""
     for threads in sorted({each.threads for each in begun}):
-        stacks = [each.replicas for each in begun if each.threads == threads]
+        alike = [each for each in begun if each.threads == threads]
+        stacks = [each.replicas for each in alike]
         lanes = min(len(stacks), most_lanes(splits) // threads) or 1
-        with spent.on("arranging"):
-            prove_stack(max(stacks, key=len))
+        try:
+            with spent.on("arranging"), _noting_failure(r for each in alike for r in each.own):
+                prove_stack(max(stacks, key=len))
+        except (UsageError, StoppedError):
+            raise
+        except Exception as error:  # nothing to those that are trained otherwise
+            failed(error)
+            continue
         _train_stacks(stacks, splits, lanes, threads, screen, spent, failed)
 
 

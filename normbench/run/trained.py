@@ -16,8 +16,10 @@ from normbench.norms.parts import Slot
 from normbench.run.cell import Cell
 from normbench.run.diagnose import Findings, diagnose
 from normbench.run.machine import prepared
+from normbench.run.remedies import Gain
 from normbench.store.weights import ENDINGS, WEIGHTS, write_weights
 from normbench.terminal.screen import Screen
+from normbench.terminal.words import count
 
 
 def diagnose_file(
@@ -67,12 +69,26 @@ def diagnose_file(
                 told=bar.update,
             )
     _show(screen, f"{path}: {config.model.title} on {cell.images.name}", found)
+    if prepared_so := _preparation(config):
+        screen.line(
+            f"re-estimated from training images {prepared_so}; if training did otherwise, say so"
+            " (data.pad=0 data.flip=false)"
+        )
     if fix is not None:
         write_weights(fix, _fixed(tensors, found.statistics))
         screen.line(f"written with re-estimated statistics: {fix}")
+        if (loss := Gain(*found.accuracies[:2])).clear:
+            screen.line(f"the running averages were better: {loss.points}")
     elif found.change.clear:
-        screen.line("--fix OUT writes the weights with re-estimated statistics")
+        screen.line("--fix FILE writes the weights with re-estimated statistics")
     return found
+
+
+def _preparation(config: Config) -> str:
+    """What is done to training images, in words; "" for nothing."""
+    pad = config.data.pad
+    done = [f"padded by {count(pad, 'pixel')} and cropped"] if pad else []
+    return " and ".join([*done, *(["mirrored at random"] if config.data.flip else [])])
 
 
 def _frozen(norm: NormConfig) -> bool:

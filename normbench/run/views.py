@@ -1,5 +1,6 @@
 """What a person reads about a cell: its network, what will run, how it ended."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -69,7 +70,7 @@ def one_position(cell: Cell, infos: Sequence[LayerInfo]) -> str | None:
     stem = getattr(cell.config.model, "stem", None) is Stem.original
     return (
         f"{len(small)} of {len(norms)} norms, from {small[0].name} on, see one value a channel and"
-        f" image: the network leaves one place of {height}×{width} pixels, and may learn badly; try"
+        f" image: the network shrinks {height}×{width} pixels to one, and may learn badly; try"
         f"{' model.stem=cifar or' if stem else ''} larger images"
     )
 
@@ -194,7 +195,13 @@ def check_curves(screen: Screen, directory: Path, *, rebuild: bool) -> None:
     Those that differ, for example because a disk was full, are named, or made anew. A seed that
     has failed is left alone: it may be training again.
     """
-    folders = sorted(path.parent for path in directory.rglob(RESULT) if is_done(path.parent))
+    found = sorted(path.parent for path in directory.rglob(RESULT) if is_done(path.parent))
+    folders = [folder for folder in found if curves.can_be_shown(folder)]
+    if len(folders) < len(found):
+        screen.line(
+            f"{directory}: {count(len(found) - len(folders), 'seed')} without {curves.HPARAMS}, as"
+            " in records that were kept without curves for TensorBoard: not shown"
+        )
     bad: list[Path] = []
     with screen.working("checking the curves") as bar:
         for done, folder in enumerate(folders):
@@ -211,7 +218,8 @@ def check_curves(screen: Screen, directory: Path, *, rebuild: bool) -> None:
     for folder in bad:
         screen.line(f"{folder}: TensorBoard's file does not say what {METRICS} says")
     if bad:
-        screen.line(f"normbench tensorboard --rebuild {directory} makes them anew")
+        command = shlex.join(["normbench", "tensorboard", "--rebuild", str(directory)])
+        screen.line(f"{command} makes them anew")
 
 
 def show_results(
@@ -259,5 +267,5 @@ def show_results(
         parts = (f"{part} {duration(value)}" for part, value in seconds.items() if value >= 0.05)
         screen.line(f"time: {duration(sum(seconds.values()))} ({', '.join(parts)})")
     screen.line(f"files: {cell.directory}")
-    arguments = "" if config.runs == "runs" else f" {config.runs}"
+    arguments = "" if config.runs == "runs" else f" {shlex.quote(config.runs)}"
     screen.line(f"curves: normbench tensorboard{arguments}")

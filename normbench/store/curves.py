@@ -171,6 +171,11 @@ def parse(line: str) -> dict[str, Any] | None:
     return values if sound and {"epoch", "time"} <= values.keys() else None
 
 
+def can_be_shown(folder: Path) -> bool:
+    """Whether a run has an event file, or what one is made from; committed records have neither."""
+    return (folder / HPARAMS).exists() or any(folder.glob(f"{EVENTS}*"))
+
+
 def is_sound(folder: Path) -> bool:
     """Whether the event file of a run is, byte by byte, what its JSON files say.
 

@@ -146,17 +146,23 @@ def serve(directory: Path, port: int) -> None:
     from tensorboard import default, program
     from tensorboard.data import server_ingester
 
-    fast = "true"  # by default it decides so as well, and says so in four lines
+    fast = ["true", "false"]  # by default it decides so as well, and says so in four lines
     try:
         server_ingester.get_server_binary()
     except server_ingester.NoDataServerError:
-        fast = "false"
-    board = program.TensorBoard(plugins=default.get_plugins())
-    board.configure(logdir=str(directory), port=port, load_fast=fast)
-    try:
-        url = board.launch()
-    except program.TensorBoardServerException as error:
-        reason = " ".join(str(error).split())
-        raise UsageError(f"--port {port}: {reason}; --port 0 takes any that is free") from None
+        fast = ["false"]
+    url = ""
+    for each in fast:
+        board = program.TensorBoard(plugins=default.get_plugins())
+        board.configure(logdir=str(directory), port=port, load_fast=each)
+        try:
+            url = board.launch()
+            break
+        except program.TensorBoardServerException as error:
+            reason = " ".join(str(error).split())
+            raise UsageError(f"--port {port}: {reason}; --port 0 takes any that is free") from None
+        except SystemExit:  # the fast server did not start, and it says so
+            if each == fast[-1]:
+                raise
     print(f"TensorBoard at {url} (Ctrl-C ends it)", flush=True)
     Waiting().wait()

@@ -15,7 +15,8 @@ class AdamW(Optimizer):
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019, arXiv 1711.05101, algorithm 2).
 
     In step t: m ← β₁·m + (1-β₁)·g; s ← β₂·s + (1-β₂)·g²;
-    w ← w - lr·decay·w - lr·(m / (1-β₁ᵗ)) / (√(s / (1-β₂ᵗ)) + ε), as in torch.optim.AdamW.
+    w ← w - lr·decay·w - lr·(m / (1-β₁ᵗ)) / (√(s / (1-β₂ᵗ)) + ε), as in torch.optim.AdamW; but t
+    counts all steps, also those in which a weight has no gradient, which torch counts one by one.
 
     Args:
         parameters, decays, more: see :class:`Optimizer`.

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from normbench.norms.batch import BatchNorm
 from normbench.norms.moments import Moments
+from normbench.training.stacking import Stack
 
 DIGITS = 5
 """Significant digits that are kept."""
@@ -45,9 +46,10 @@ class Diagnosis:
     @contextmanager
     def watching(self) -> Iterator[Callable[[], None]]:
         """Within it, forward passes are watched; what it gives is to be called after backward."""
+        network = self._model.network if isinstance(self._model, Stack) else self._model
         hooks = [
-            module.register_forward_pre_hook(self._hook(name.removeprefix("network.")))
-            for name, module in self._model.named_modules()
+            module.register_forward_pre_hook(self._hook(name))
+            for name, module in network.named_modules()
             if isinstance(module, BatchNorm)
         ]
         try:

@@ -27,7 +27,7 @@ class StackedLinear(nn.Linear):
         bias: Tensor | None = self.bias
         y = torch.bmm(x, weight.transpose(1, 2))
         if bias is not None:
-            y = y + bias.view(replicas, 1, -1)
+            y = y + bias.view(replicas, 1, -1).to(y.dtype)  # under autocast narrower than the bias
         return y.transpose(0, 1).reshape(*lead, len(self.weight))
 
 

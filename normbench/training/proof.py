@@ -150,10 +150,12 @@ class _Trial:
         try:
             y = model(x * 1.0)  # no leaf, so that it may be changed in place
         except Exception as error:
-            raise StackError(
-                f"{self.name} cannot be stacked: alone it does not take one input of"
-                f" {list(x.shape)} ({_line(error)}); give an example of what it takes"
-            ) from None
+            why = f"alone it does not take one input of {list(x.shape)} ({_line(error)})"
+            if _takes_float32(model, x):
+                why += ": it computes in a type of its own, and stacks are proven in float64"
+            else:
+                why += "; give an example of what it takes"
+            raise StackError(f"{self.name} cannot be stacked: {why}") from None
         if not isinstance(y, Tensor):
             raise StackError(
                 f"{self.name} cannot be stacked: it returns a {type(y).__name__}, not one tensor"
@@ -292,6 +294,15 @@ def _split(tensor: Tensor | None, replicas: int, dim: int) -> Sequence[Tensor | 
     if tensor is None or tensor.dim() == 0:
         return [tensor] * replicas
     return tensor.chunk(replicas, dim)
+
+
+def _takes_float32(model: nn.Module, x: Tensor) -> bool:
+    """Whether a network that fails in float64 would not in float32, as where it casts itself."""
+    try:
+        copy.deepcopy(model).float()(x.float())
+    except Exception:
+        return False
+    return True
 
 
 def _line(error: Exception) -> str:

@@ -81,7 +81,10 @@ BAD_NETWORKS = [
     ("model=python", ["model=python", "model.file=FILE.py"]),
     ("model=python model.file=no.py", ["model.file=no.py", "no such file"]),
     ("model=torchvision model.arch=resnet19", ["model.arch=resnet19", "did you mean resnet18"]),
-    ("model=torchvision model.arch=alexnet", ["model.arch=alexnet", "no norm", "norm=none"]),
+    (
+        "model=torchvision model.arch=squeezenet1_1",
+        ["model.arch=squeezenet1_1", "no norm", "norm=none"],
+    ),
     ("model=torchvision model.arch=convnext_tiny", ["convnext_tiny", "LayerNorm", "not known"]),
     (
         "model=torchvision model.arch=mobilenet_v2 model.stem=cifar",

@@ -294,6 +294,11 @@ def test_several_values_are_refused(override: str) -> None:
     assert refusal(override).startswith(f"{override}: one run takes one value")
 
 
+@pytest.mark.parametrize("override", ["name=a,b", "stack=1,2", "experiment=quick,long"])
+def test_several_values_of_what_a_sweep_takes_one_of_name_no_sweep(override: str) -> None:
+    assert refusal(override) == f"{override}: takes one value"
+
+
 @pytest.mark.parametrize(
     "override",
     ["seed=interval(1,5)", "seeds=glob(*)", "seed=range(1,5,0)", "seed=range(0,100000000000)"],

@@ -19,6 +19,7 @@ from normbench.run import run as experiment
 from normbench.run.cell import Cell, Replica
 from normbench.run.estimate import Estimates
 from normbench.run.placement import Arrangement, Pace
+from normbench.store import checkpoint
 from normbench.store.results import write_result
 from normbench.terminal.bars import Overall
 from normbench.terminal.screen import Screen
@@ -99,6 +100,19 @@ def test_what_finished_seeds_took_is_what_the_others_will_take(tiny: list[str]) 
     per_seed = [Estimates([cell], device).seconds(job) for job in jobs]
 
     assert per_seed[1] - per_seed[0] == pytest.approx(1200.0, rel=0.05)
+
+
+def test_what_a_checkpoint_holds_is_not_trained_again(tiny: list[str]) -> None:
+    cell = Cell.of(load_config([*tiny, "epochs=100"]))
+    both = [Replica(cell, seed) for seed in (0, 1)]
+    steps = 100 * 6  # 24 images in batches of four
+    head = {"replicas": [each.key() for each in both], "progress": {"step": steps // 2}}
+    estimates = Estimates([cell], torch.device("cpu"))
+    whole = estimates.seconds(both)
+    checkpoint.save(both[0].folder, steps // 2, {"x": torch.zeros(1)}, head)
+
+    assert cell.config.batch == 4
+    assert estimates.seconds(both) - estimate.START == pytest.approx((whole - estimate.START) / 2)
 
 
 def test_seeds_that_are_trained_together_are_timed_together(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from rich.console import Console
@@ -489,3 +490,17 @@ def test_cells_are_divided_into_jobs_as_is_foretold(
 
     told = grid.workers_of([f"hydra/launcher={launcher}"])
     assert len(recorder.jobs) == (min(told.jobs, 3) if told.divided else 1)
+
+
+@pytest.mark.parametrize("devices", [0, 2])
+def test_jobs_on_this_machine_have_its_gpus_and_no_end(
+    monkeypatch: pytest.MonkeyPatch, devices: int
+) -> None:
+    """submitit hides GPUs that are not asked for, and ends a job after an hour."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: devices)
+    gpus = [f"hydra.launcher.gpus_per_node={devices}"] if devices else []
+
+    assert grid._settled(["hydra/launcher=submitit_local"]) == [
+        "hydra.launcher.timeout_min=525600", *gpus
+    ]  # fmt: skip
+    assert grid._settled(["hydra/launcher=joblib"]) == []

@@ -2,8 +2,6 @@
 
 import io
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -152,16 +150,11 @@ def test_a_name_is_one_name_whatever_is_in_it(own: list[str]) -> None:
         assert Path(found.rows[0].folder).parts[:2] == ("runs", name)
 
 
-def test_the_example_of_compare_prints_a_line_a_norm(own: list[str]) -> None:
-    script = str(SCRIPTS / "example_compare.py")
-    done = subprocess.run(
-        [sys.executable, script, *own, "epochs=1"],
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=True,
-    )
-    first, second = done.stdout.splitlines()[-2:]
+def test_the_example_of_compare_prints_a_line_a_norm(
+    own: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_script("example_compare.py", *own, "epochs=1")
+    first, second = capsys.readouterr().out.splitlines()[-2:]
 
     assert first.startswith("   batch norm, batch 2: ")
     assert second.startswith("   group norm, batch 2: ")

@@ -105,7 +105,7 @@ def test_a_dry_run_says_what_comes_first_and_writes_nothing(
     train_all([*tiny, "norm=batch,group", "optim.lr=auto"], screen, dry_run=True)
 
     assert "6 cells: runs/default-rates" in said(screen)
-    assert "at the rates of the rule: none has been chosen" in said(screen)
+    assert "none has been chosen yet" in said(screen)
     assert "2 cells: runs/default" in said(screen)
     assert files_below(tmp_path) == {}
 

@@ -298,6 +298,60 @@ def build(classes):
     assert len(cell(own(tmp_path, text.replace("s[0]", "")), GroupNormConfig()).layers()) == 3
 
 
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        ("F.group_norm(y, 2)", "F.group_norm"),
+        ("F.layer_norm(y, y.shape[1:])", "F.layer_norm"),
+        ("F.batch_norm(y, None, None, training=True)", "F.batch_norm"),
+        ("torch.instance_norm(y, *[None] * 4, True, 0.1, 1e-5, False)", "F.instance_norm"),
+    ],
+)
+def test_a_norm_that_is_a_function_is_refused(tmp_path: Path, function: str, said: str) -> None:
+    text = f"""
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+class Net(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+        self.head = nn.Linear(8, classes)
+
+    def forward(self, x):
+        y = self.norm(self.conv(x))
+        y = {function}
+        return self.head(y.mean((2, 3)))
+
+def build(classes):
+    return Net(classes)
+"""
+    with pytest.raises(UsageError, match=rf"it computes with {said}, which is a norm and no layer"):
+        cell(own(tmp_path, text), GroupNormConfig()).layers()
+    assert cell(own(tmp_path, text.replace(function, "F.normalize(y)")), GroupNormConfig()).layers()
+
+
+def test_convolutions_that_standardize_their_weights_by_a_norm_are_no_hidden_norm(
+    tmp_path: Path,
+) -> None:
+    text = """
+from torch import nn
+from torch.nn import functional as F
+
+class Standardized(nn.Conv2d):
+    def forward(self, x):
+        rows = self.weight.reshape(1, self.out_channels, -1)
+        weight = F.batch_norm(rows, None, None, training=True, momentum=0.0)
+        return F.conv2d(x, weight.reshape_as(self.weight), self.bias)
+
+def build(classes):
+    body = [Standardized(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()]
+    return nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, classes))
+"""
+    assert cell(own(tmp_path, text), GroupNormConfig()).layers()
+
+
 def test_a_network_that_flattens_with_view_gets_its_images_channel_by_channel(
     tmp_path: Path,
 ) -> None:
@@ -389,7 +443,7 @@ def test_without_a_norm_there_is_still_norm_none(tmp_path: Path) -> None:
 
 def test_another_image_size_is_one_line_with_the_size_that_is_taken() -> None:
     with pytest.raises(UsageError, match=r"does not take images of 8×8 pixels: .*; it takes 32×32"):
-        cell(TorchvisionConfig(arch="vgg11_bn"), size=8).layers()
+        cell(TorchvisionConfig(arch="densenet121"), size=8).layers()
 
 
 def test_what_became_of_each_norm_is_told(tmp_path: Path) -> None:

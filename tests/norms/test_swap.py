@@ -1,6 +1,8 @@
 """Changing the norm of networks that exist already, this package's and torchvision's."""
 
+import pickle
 from collections.abc import Callable
+from copy import deepcopy
 
 import pytest
 import torch
@@ -23,6 +25,10 @@ from normbench.norms.layer import LayerNormConfig
 
 def images(n: int = 2, size: int = 32, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.randn(n, 3, size, size, generator=torch.Generator().manual_seed(3), dtype=dtype)
+
+
+def named(norm: str) -> NormConfig:
+    return NORMS[norm](name=norm)
 
 
 def generator() -> torch.Generator:
@@ -258,6 +264,74 @@ def test_a_network_in_half_precision_stays_one(norm: str) -> None:
 
     assert layer(x).dtype == torch.bfloat16
     assert layer.eval()(x).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    "norm", ["evonorm_b0", "dyt", "moving_batch", "batch_renorm", "switchable"]
+)
+def test_in_half_precision_values_and_gradients_are_those_of_float32_but_for_rounding(
+    norm: str,
+) -> None:
+    found = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        torch.manual_seed(0)
+        layer = named(norm).build(8, act=False).to(dtype)
+        x = torch.randn(8, 8, 6, 6).bfloat16().to(dtype).requires_grad_()
+        above = torch.randn(8, 8, 6, 6).bfloat16().to(dtype)
+        y = layer(x)
+        (y * above).sum().backward()
+        assert x.grad is not None
+        found[dtype] = (y.detach().float(), x.grad.float())
+
+    for wide, narrow in zip(*found.values(), strict=True):
+        assert (wide - narrow).norm() < 0.02 * wide.norm()
+
+
+def test_dynamic_tanh_keeps_its_digits_around_0_in_half_precision() -> None:
+    layer = named("dyt").build(1, act=False).bfloat16()
+    x = torch.full((1, 1, 1, 1), 2e-3, dtype=torch.bfloat16)
+
+    assert float(layer(x).detach()) == pytest.approx(1e-3, rel=0.01)
+
+
+def test_sums_of_squares_fit_into_half_precision() -> None:
+    layer = named("moving_batch").build(1, act=False).half().train()
+    y = layer(torch.randn(64, 1, 40, 40).half())
+
+    assert float(y.detach().float().std()) == pytest.approx(1, abs=0.05)
+    assert dict(layer.named_buffers())["running_square"].isfinite().all()
+
+
+def test_a_frozen_norm_stays_frozen_where_it_is_carried() -> None:
+    for frozen in (True, False):
+        model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8)).requires_grad_(not frozen)
+        carried = swap_norm(deepcopy(model), GroupNormConfig(), carry=True)
+        anew = swap_norm(model, GroupNormConfig())
+
+        assert {p.requires_grad for p in carried[1].parameters()} == {not frozen}  # type: ignore[index]
+        assert {p.requires_grad for p in anew[1].parameters()} == {True}  # type: ignore[index]
+
+
+def test_a_network_of_transformed_convolutions_is_pickled_and_copied() -> None:
+    model = swap_norm(
+        nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)), named("ws_group")
+    ).eval()
+    x = torch.randn(2, 3, 5, 5)
+    for again in (pickle.loads(pickle.dumps(model)), deepcopy(model)):
+        assert torch.equal(again(x), model(x))
+        assert type(again[0]) is type(model[0])  # type: ignore[index]
+
+
+def test_a_convolution_whose_weight_is_computed_is_refused_where_it_would_be_changed() -> None:
+    model = nn.Sequential(nn.utils.spectral_norm(nn.Conv2d(3, 8, 3)), nn.BatchNorm2d(8))
+    with pytest.raises(UsageError, match="norm=ws_group changes convolutions, and the weight of 0"):
+        swap_norm(model, named("ws_group"))
+
+
+def test_a_convolution_that_cannot_be_standardized_is_named() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 3, 1, groups=3), nn.BatchNorm2d(3))
+    with pytest.raises(UsageError, match="norm=ws_batch, 0: a convolution of 3 outputs"):
+        swap_norm(model, named("ws_batch"))
 
 
 def test_running_statistics_bring_their_eps_along_unless_another_is_asked_for() -> None:

@@ -132,7 +132,7 @@ def test_a_lower_momentum_is_advised_for_what_it_gives_back() -> None:
     found.insert(2, Accuracy("slow", 2, outcomes(0.7, 10_000)))
     _, second = advice(found, 2, 0.1)
 
-    assert "norm.momentum=0.004 makes it about 1,000; averages without end gain +10.0" in second
+    assert "norm.momentum=0.004 makes it about 1,000; the slowest average gains +10.0" in second
 
 
 def test_no_momentum_is_advised_where_it_would_give_nothing_back() -> None:
@@ -140,12 +140,12 @@ def test_no_momentum_is_advised_where_it_would_give_nothing_back() -> None:
     found.insert(2, Accuracy("slow", 2, outcomes(0.6, 10_000)))
     _, second = advice(found, 2, 0.1)
 
-    assert second.startswith("no momentum gives back +10.0 points (95 %:")
+    assert second.startswith("no momentum recovers +10.0 points (95 %:")
     assert "statistics of 2 images at a time" in second
     found[2] = Accuracy("slow", 2, outcomes(0.65, 10_000))
     _, lower, rest = advice(found, 2, 0.1)
-    assert "gain +5.0" in lower
-    assert "gives back +5.0" in rest
+    assert "gains +5.0" in lower
+    assert "recovers +5.0" in rest
 
 
 def test_averages_over_many_images_are_not_wrong_for_noise() -> None:
@@ -162,11 +162,11 @@ def test_averages_run_over_all_images_of_a_step_however_they_share_statistics() 
     assert "16 images a batch the running averages are over about 304 images" in few
     assert "norm.momentum=0.031 makes it about 1,000" in few
     assert "about 1,216 images" in many
-    assert "noise is not what is wrong" in many
+    assert "noise is not the cause" in many
 
 
 def test_what_ended_with_frozen_statistics_is_not_told_to_freeze_them() -> None:
-    found = accuracies(0.7, 0.7, {2: 0.5}, images=2_000)
+    found = accuracies(0.7, 0.7, {2: 0.5, 32: 0.7}, images=2_000)
 
     assert "freeze the statistics" in advice(found, 2, 0.1)[0]
     assert advice(found, 2, 0.1, frozen=True) == []
@@ -183,9 +183,15 @@ def test_training_on_noisy_statistics_is_told_of_the_size_it_was_trained_with() 
     (only,) = advice(found, 2, 0.1)
 
     assert "statistics of 2 images" in only
-    assert "re-estimated ones gain +20.0 points (95 %:" in only
+    assert "those of 8 gain +20.0 points (95 %:" in only
     assert "norm=group" in only
     assert advice(found, 8, 0.1) == []
+
+
+def test_padded_training_images_alone_are_no_noise() -> None:
+    found = accuracies(0.8, 0.8, {2: 0.75, 32: 0.75, 128: 0.75}, images=2_000)
+
+    assert [advice(found, batch, 0.1) for batch in (2, 32, 128)] == [[], [], []]
 
 
 def test_test_images_that_need_statistics_of_their_own_are_told() -> None:

@@ -24,15 +24,18 @@ from normbench.models.inspection import memory_of_step
 from normbench.run import arranging, ending, seeds
 from normbench.run import run as experiment
 from normbench.run.cell import Cell
+from normbench.run.curves import Trackers
 from normbench.run.machine import choose_device
 from normbench.run.placement import Arrangement
 from normbench.run.spent import Spent
 from normbench.store import results
 from normbench.store.curves import read_metrics
 from normbench.store.outcomes import read_outcomes
+from normbench.store.results import RESULT, failure, write_result
 from normbench.terminal.screen import Screen
 from normbench.training import loop as training
 from normbench.training.loop import train
+from normbench.training.progress import Metrics
 
 Run = Callable[..., dict[str, Any]]
 
@@ -520,3 +523,24 @@ def test_a_cell_whose_batch_does_not_fit_the_cpu_s_memory_still_has_its_result(
 
     assert outcome.finished
     assert [result.memory_bytes for result in outcome.results] == [None]
+
+
+def test_a_failure_is_forgotten_once_its_seed_is_trained_again(
+    tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A report that is made meanwhile would still call it failed."""
+    config = load_config(tiny)
+    folder = Cell.of(config).seed_folder(0)
+    folder.mkdir(parents=True)
+    write_result(folder, failure(0, ValueError("no luck")))
+    log, seen = Trackers.log, list[bool]()
+
+    def looking(self: Trackers, metrics: Metrics) -> None:
+        seen.append((folder / RESULT).exists())
+        log(self, metrics)
+
+    monkeypatch.setattr(Trackers, "log", looking)
+    outcome = experiment.run(config, quiet())
+
+    assert outcome.finished
+    assert set(seen) == {False}

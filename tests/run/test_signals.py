@@ -19,7 +19,7 @@ from rich.console import Console
 from normbench.launch.compose import load_config
 from normbench.run import run as experiment
 from normbench.run import seeds
-from normbench.run.signals import SIGNALS, asking
+from normbench.run.signals import PATIENCE, SIGNALS, TOGETHER, asking
 from normbench.store import checkpoint
 from normbench.store.curves import read_metrics
 from normbench.terminal.screen import Screen
@@ -38,6 +38,13 @@ print("after", flush=True)
 COMES_TO_REST = "asked.wait(); print('at rest', flush=True)"
 NEVER_ENDS = "asked.wait(); print('asked', flush=True); threading.Event().wait()"
 COMPUTES_FOREVER = "while True: pass"
+
+
+# So that a test need not wait for as long as a person may.
+QUICK = """
+import normbench.run.signals
+normbench.run.signals.PATIENCE, normbench.run.signals.TOGETHER = 1.0, 0.2
+"""
 
 
 @contextmanager
@@ -73,11 +80,11 @@ def test_the_first_lets_the_body_come_to_rest_and_then_takes_effect(number: sign
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_the_second_leaves_at_once(number: signal.Signals) -> None:
-    with running(NEVER_ENDS) as process:
+    with running(NEVER_ENDS, QUICK) as process:
         process.send_signal(number)
         assert process.stdout is not None
         assert process.stdout.readline() == "asked\n"
-        time.sleep(1.2)  # a person who presses twice
+        time.sleep(0.4)  # a person who presses twice
         start = time.monotonic()
         process.send_signal(number)
         _, errors = process.communicate(timeout=30)
@@ -88,14 +95,15 @@ def test_the_second_leaves_at_once(number: signal.Signals) -> None:
 
 
 def test_who_does_not_come_to_rest_is_left_within_five_seconds() -> None:
-    with running(COMPUTES_FOREVER) as process:
+    assert (PATIENCE, TOGETHER) == (4.5, 1.0)
+    with running(COMPUTES_FOREVER, QUICK) as process:
         start = time.monotonic()
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=30)
         elapsed = time.monotonic() - start
 
     assert process.returncode == 143
-    assert 3 < elapsed < 5.5, "time to save, and no more"
+    assert 0.8 < elapsed < 3, "time to save, and no more"
     assert errors == ""
 
 
@@ -116,7 +124,7 @@ def test_two_at_the_same_moment_are_one(second: signal.Signals) -> None:
 def test_a_signal_that_is_ignored_stays_ignored() -> None:
     """A shell without job control starts what is in the background so, and nohup does likewise."""
     before = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
-    with running("print(asked.wait(1), flush=True)", before) as process:
+    with running("print(asked.wait(0.4), flush=True)", before) as process:
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate(timeout=30)
 

@@ -72,6 +72,9 @@ def test_accuracies_layers_and_what_follows_are_printed(
         assert name in said
     assert "batches of 32" not in said, "there are 12 images"
     assert "blocks.1 " in said
+    assert ("re-estimated from training images" in said) == bool(
+        config.data.pad or config.data.flip
+    )
     assert "nothing to do about the statistics" in said
 
 

@@ -168,6 +168,16 @@ def test_the_curves_of_a_failed_seed_which_may_be_training_again_are_left_alone(
     assert "seed-2" not in file.getvalue()
 
 
+def test_records_that_were_kept_without_curves_are_counted_in_a_line(tmp_path: Path) -> None:
+    write_cell(tmp_path, "group", 2, [0.5, 0.6])
+    shown, file = screen()
+    check_curves(shown, tmp_path, rebuild=False)
+
+    said = " ".join(file.getvalue().split())
+    assert "2 seeds without hparams.json, as in records that were kept without curves" in said
+    assert "--rebuild" not in said
+
+
 # ---- normbench norms ----
 
 

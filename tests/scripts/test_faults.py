@@ -29,10 +29,10 @@ IN_PLACE = "has damaged a checkpoint|no checkpoint loads"
 VELOCITIES = "differs"
 UNHELD = "not one has trained"
 SHARES: dict[str, tuple[Callable[[World, int], Iterator[str | None]], int]] = {
-    "kill": (kills.killed, 2),
-    "save": (kills.killed_in_save, 16),
+    "kill": (kills.killed, 1),
+    "save": (kills.killed_in_save, 8),
     "damage": (files.damaged, 8),
-    "signal": (kills.interrupted, 2),
+    "signal": (kills.interrupted, 1),
     "full": (files.full, 2),
     "two": (cells.two, 1),
     "events": (files.events, 6),

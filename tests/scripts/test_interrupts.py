@@ -41,15 +41,15 @@ def test_commands_leave_in_a_line_whenever_they_are_interrupted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(interrupt_matrix, "LIMIT", 20.0)  # other tests run beside this one
-    commands = ["run", "report"]
+    commands = ["run"]
     line = ["--moments", "2", "--only", *commands, "--out", str(tmp_path)]
     assert interrupt_matrix.main(line) == 0
 
     found = interrupt_matrix._read(tmp_path / "interrupts-0.json")
     assert {name: len(outcomes) for name, outcomes in found.items()} == dict.fromkeys(commands, 2)
-    assert sum(each.kind == "interrupted" for x in found.values() for each in x) >= 2
+    assert sum(each.kind == "interrupted" for each in found["run"]) >= 1
     before = (tmp_path / "interrupts.md").read_text()
-    assert "| `report` | 2 |" in before
+    assert "| `run` | 2 |" in before
 
     assert interrupt_matrix.main(line) == 0, "all has been tried"
     assert interrupt_matrix.main([*line, "--moments", "3", "--within", "0"]) == 0

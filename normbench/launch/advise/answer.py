@@ -93,6 +93,7 @@ class Answer:
         decided: whether held-out images have decided plainly, so that the race trains no more.
         within: the budget of the race, in seconds.
         peak: the learning rate that ``optim.lr`` of the best norm is at its peak; None: not known.
+        edges: the norms whose best rate has a neighbour that was not tried.
     """
 
     verdict: str
@@ -110,6 +111,7 @@ class Answer:
     decided: bool = False
     within: float = 0.0
     peak: float | None = None
+    edges: tuple[str, ...] = ()
 
     def to_records(self) -> list[dict[str, Any]]:
         """The rows as plain dictionaries, as pandas takes them."""
@@ -170,6 +172,7 @@ def judge(plan: Plan, finish: Finish, tests: Mapping[Entrant, OnTest]) -> Answer
         seeds=seeds,
         decided=finish.decided,
         within=plan.within,
+        edges=finish.edges,
     )
 
 
@@ -249,7 +252,7 @@ def _longer(plan: Plan, finish: Finish) -> float | None:
     """
     lengths = [shortest(plan.epochs)]
     needed = price(plan.timings, plan.steps, plan.epochs, lengths, plan.workers, plan.divided)
-    return float(max(0.0, max(1.0, finish.pace) * needed - max(0.0, finish.remaining))) or None
+    return float(max(0.0, max(1.0, finish.pace) * needed - finish.remaining)) or None
 
 
 def _needed(

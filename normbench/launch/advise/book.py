@@ -77,6 +77,7 @@ class Finish:
         remaining: seconds that are left of the budget.
         leads: the leader's lead over each other finalist on held-out images, by length.
         decided: whether held-out images have decided plainly, so that more time brings no seeds.
+        edges: the finalists whose best rate has a neighbour that was not tried.
     """
 
     standings: list[Standing]
@@ -86,6 +87,7 @@ class Finish:
     remaining: float
     leads: dict[str, dict[int, float]]
     decided: bool
+    edges: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)

@@ -126,14 +126,14 @@ def _unwritable(folder: Path, error: OSError) -> UsageError:
 
 def _race(question: Question, plan: Plan, folder: Path, screen: Screen) -> Answer:
     """Runs the race of a plan that is written down, and answers."""
-    for line in forecast(plan):
+    taken = read_taken(folder)
+    for line in forecast(plan, sum(took.seconds for took in taken.values())):
         screen.line(line)
     finish = follow(
-        plan,
-        partial(train, question, plan, screen),
-        trained_before(question, plan, read_taken(folder)),
+        plan, partial(train, question, plan, screen), trained_before(question, plan, taken)
     )
-    answer = judge(plan, finish, _tests(question, plan, finish))
+    tests = _tests(question, plan, finish)
+    answer = judge(plan, finish, tests)
     if answer.norm is not None:
         final = load_config(question.cell(plan, finish.finals[0]))
         cell = Cell.of(final)
@@ -142,7 +142,9 @@ def _race(question: Question, plan: Plan, folder: Path, screen: Screen) -> Answe
             command=_command(question, plan, finish),
             code=wording.code(final),
             elsewhere=elsewhere(question, finish, cell),
-            chance=wording.at_chance(answer, len(cell.images.classes)),
+            chance=wording.at_chance(
+                answer, len(cell.images.classes), min(each.images for each in tests.values())
+            ),
             peak=final.optim.peak(final.batch),
         )
     _show(answer, folder, screen)
@@ -171,6 +173,9 @@ def _planned(
             f"{folder} holds another race: {' '.join(plan.settings)} --norms"
             f" {','.join(plan.norms)}; choose another name=NAME"
         )
+    if plan is not None:  # it may go on with another launcher
+        workers, divided = _workers(question)
+        plan = replace(plan, workers=workers, divided=divided)
     taken: dict[str, Took] = {}
     done: list[str] = []
     if plan is None:
@@ -238,7 +243,7 @@ def _measured(
 ) -> Plan:
     """A new plan."""
     config, beside = cells[0].config, workers_of(question.launcher)
-    workers = min(beside.jobs, MOST_WORKERS)  # more have nothing to do
+    workers, divided = _workers(question)
     images, held_out = config.data.num_training(cells[0].images.num_train)
     steps = images // config.batch
     timings = []
@@ -261,9 +266,7 @@ def _measured(
                 f" seed where {SEEDS} train together"
             )
     used = perf_counter() - since
-    raced, lengths = lengths_within(
-        timings, steps, config.epochs, within, used, workers, beside.divided
-    )
+    raced, lengths = lengths_within(timings, steps, config.epochs, within, used, workers, divided)
     return Plan(
         question=question.digest(cells),
         settings=[_printable(text) for text in question.said],
@@ -278,8 +281,14 @@ def _measured(
         used=used,
         timings=timings,
         workers=workers,
-        divided=beside.divided,
+        divided=divided,
     )
+
+
+def _workers(question: Question) -> tuple[int, bool]:
+    """How many trainings a plan reckons with at a time, and whether one round's are divided."""
+    beside = workers_of(question.launcher)
+    return min(beside.jobs, MOST_WORKERS), beside.divided  # more have nothing to do
 
 
 def _printable(text: str) -> str:
@@ -287,17 +296,24 @@ def _printable(text: str) -> str:
     return "".join(each if each.isprintable() else "?" for each in text)[:MOST_TEXT]
 
 
-def forecast(plan: Plan) -> list[str]:
-    """What will be trained, and what that can and cannot tell."""
+def forecast(plan: Plan, taken: float = 0.0) -> list[str]:
+    """What will be trained, and what that can and cannot tell.
+
+    Args:
+        plan: of the race.
+        taken: the seconds that its trainings took so far.
+    """
     looks = len(plan.lengths) + LAST_LOOKS
     clear = detectable(SEEDS, TYPICAL_SD, looks)
     short = " and ".join(count(length, "epoch") for length in plan.lengths)
     raced = count(plan.raced, "epoch")
     workers = plan.workers, plan.divided
     expected = price(plan.timings, plan.steps, plan.raced, plan.lengths, *workers)
+    used = duration(plan.used + taken)
+    ahead = f"; the race takes about {duration(expected)}, and more seeds if they are needed"
     said = [
-        f"budget {duration(plan.within)}, of which {duration(plan.used)} are used already; the"
-        f" race takes about {duration(expected)}, and more seeds if they are needed",
+        f"budget {duration(plan.within)}, of which {used} are used already"
+        + ("; the race goes on" if taken else ahead),
         f"{', '.join(plan.norms)}: trainings of {short} with one seed, then of {raced}"
         f" with {SEEDS} seeds or more",
         f"with {SEEDS} seeds a difference of {100 * clear:.1f} points between two norms would be"

@@ -57,12 +57,11 @@ def sweep(question: Question, norms: list[str], batch: int, most: int, *, smalle
     if len(sizes) < 2:
         return ""
     name = "smaller" if smaller else "larger"
-    chosen = ("batch", "name", "data.val_fraction", "seed", "optim.lr", "norm_batch")
-    settings = [
-        text
-        for key, text in question.settings.items()
-        if key not in chosen and all(has(norm, key) for norm in norms)
-    ]
+    chosen = ("batch", "name", "data.val_fraction", "seed", "optim.lr")
+    asked = {key: text for key, text in question.settings.items() if key not in chosen}
+    if "norm_batch" in asked or not all(has(norm, key) for norm in norms for key in asked):
+        return ""  # a sweep of these norms would be of others, or of another kind of batch
+    settings = list(asked.values())
     words = [f"norm={','.join(norms)}", f"batch={','.join(map(str, sizes))}", *settings]
     command = shlex.join(["normbench", "sweep", *words, AUTO, "seeds=3", f"name={name}"])
     return f"at a {name} batch size another norm may win; this sweep tells: {command}"

@@ -328,7 +328,14 @@ class _State:
             leads={heat.candidate.norm: self.lead(finals[0], heat) for heat in finals[1:]},
             # Where more seeds were trained, the first ones had not decided.
             decided=bool(finals) and self.last[0].seeds == SEEDS and not self.undecided(),
+            edges=tuple(norm for heat in finals if self.at_edge(norm := heat.candidate.norm)),
         )
+
+    def at_edge(self, norm: str) -> bool:
+        """Whether a norm's best rate has a neighbour that was not tried, for want of time or as the
+        range had been extended often enough."""
+        lengths = [n for n in self.plan.lengths if self.book.short(norm, n) is not None]
+        return bool(lengths and self.missing(norm, lengths[-1]))
 
     def lead(self, first: Heat, second: Heat) -> dict[int, float]:
         """By how much the first of two norms led, by length."""

@@ -10,7 +10,7 @@ from normbench.launch.advise.book import ASIDE, DROPPED, Standing
 from normbench.launch.advise.budget import minutes
 from normbench.launch.advise.odds import CHOICE_SD, SEED_SD, SEEDS_RACED, said_p
 from normbench.registry import NAMED_BY
-from normbench.report.compare.choice import CHANCE
+from normbench.report.compare.choice import guessing
 from normbench.report.text.wording import join
 from normbench.terminal.bars import duration
 from normbench.terminal.words import count, plus_minus
@@ -63,7 +63,7 @@ def headline(answer: Answer) -> list[str]:
     else:
         said = [
             f"cannot tell for {answer.epochs} epochs: the budget pays for {best.epochs}; after"
-            f" these {_choice(best, answer.peak)} is ahead: {_error(best)} test error"
+            f" {best.epochs}, {_choice(best, answer.peak)} is ahead: {_error(best)} test error"
         ]
     said += [f"{row.norm} norm {_error(row)}{_apart(row, best)}{_price(row)}" for row in others]
     said += [
@@ -72,13 +72,19 @@ def headline(answer: Answer) -> list[str]:
         for row in (best, *others)
         if row.diverged
     ]
+    said += [
+        f"{norm} norm's optim.lr is the highest or lowest that was tried: another may do better"
+        for norm in answer.edges
+    ]
     return [*said, *_outlook(answer)]
 
 
-def at_chance(answer: Answer, classes: int) -> str:
-    """What to say where no finalist is better than guessing among so many classes; else ""."""
+def at_chance(answer: Answer, classes: int, images: int) -> str:
+    """What to say where no finalist is better than guessing among so many classes, on so many test
+    images; else ""."""
     finalists = [row for row in answer.rows if row.final]
-    if any(row.error is not None and 1 - row.error > CHANCE / classes for row in finalists):
+    known = guessing(classes, images)
+    if any(row.error is not None and 1 - row.error > known for row in finalists):
         return ""
     length = count(finalists[0].epochs, "epoch")
     return (
@@ -165,7 +171,7 @@ def _missing(answer: Answer) -> list[str]:
     if answer.verdict != CLOSE:
         return [f"trainings of {length} take about {duration(answer.seconds)} more: {again}"]
     if answer.decided or answer.seconds == 0:
-        why = ", as held-out images had decided with fewer" if answer.decided else ""
+        why = ": held-out images have decided" if answer.decided else ""
         return [
             f"about {count(answer.seeds or 0, 'seed')} each would tell them apart on the test"
             f" images; the race trains no more{why}"

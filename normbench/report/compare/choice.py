@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import inf
+from math import inf, sqrt
 
 from normbench.report.compare.comparisons import Comparison, Line, Point
 from normbench.report.compare.costs import cost, untimed
@@ -23,7 +23,7 @@ from normbench.report.compare.statistics import (
 from normbench.report.read.cells import CellRun
 
 CHANCE = 1.25
-"""How many times as good as guessing still is no better, about."""
+"""How many times as good as guessing still is no better, about, with many classes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +98,7 @@ def _choice(comparison: Comparison, asked: Sequence[Difference], x: int) -> Choi
     time, memory = _against_batch_norm(comparison, best, x)
     leads = [(other, between(asked, other, best, x)) for other, _, _ in ranked[1:]]
     ahead = leads[0][1] if leads else None
-    beaten = tuple(other for other, lead in leads if lead is not None and lead.clear)
+    beaten = tuple(other for other, lead in leads if lead and lead.together.above(0))
     unclear = tuple(other for other, _ in leads if other not in beaten)
     asks = [(other, _needed(asked, other, best, x), _have(other, best, x)) for other in unclear]
     doubt, needed, have = max(asks, key=_more, default=(None, None, 0))
@@ -174,9 +174,22 @@ def _against_batch_norm(
 
 def at_chance(cell: CellRun) -> bool:
     """Whether no seed of a cell is better than guessing; False where the classes are not known."""
-    accuracies = [r.test_accuracy for r in cell.finished if r.test_accuracy is not None]
+    tested = [r for r in cell.finished if r.test_accuracy is not None]
     classes = cell.classes
-    return classes is not None and bool(accuracies) and max(accuracies) <= CHANCE / classes
+    if classes is None or not tested:
+        return False
+    return all((r.test_accuracy or 0) <= guessing(classes, r.test_images) for r in tested)
+
+
+def guessing(classes: int, images: int | None) -> float:
+    """The accuracy (0..1) that is no better than guessing on so many test images.
+
+    A quarter above 1 / classes, which is much where they are few: then four standard errors of
+    guessing.
+    """
+    share = 1 / classes
+    spread = 4 * sqrt(share * (1 - share) / images) if images else inf
+    return share + min((CHANCE - 1) * share, spread)
 
 
 def all_at_chance(cells: Sequence[CellRun]) -> bool:

@@ -30,7 +30,8 @@ class Cost:
         memory: bytes that one training step of one seed holds.
         busy: whether the times of the seeds, or the speed of one along its training, differ so much
             that the machine did other work too: ``seconds`` and ``images`` are then None.
-        stacks: how many seeds were trained together, a number a seed; none where not recorded.
+        ways: how many seeds were trained together and with how many threads, a pair a seed; none
+            where not recorded.
     """
 
     rate: float | None
@@ -38,11 +39,12 @@ class Cost:
     images: float | None
     memory: int | None
     busy: bool
-    stacks: tuple[int, ...]
+    ways: tuple[tuple[int, int | None], ...]
 
     def over(self, other: "Cost") -> float | None:
-        """The time over another cell's; None where not known, or where stacks differed in size."""
-        alike = set(self.stacks) == set(other.stacks) or not self.stacks or not other.stacks
+        """The time over another cell's; None where not known, or where stacks or threads were
+        others."""
+        alike = set(self.ways) == set(other.ways) or not self.ways or not other.ways
         return self.seconds / other.seconds if alike and self.seconds and other.seconds else None
 
 
@@ -66,7 +68,7 @@ def cost(cell: CellRun) -> Cost:
         images=images / seconds if seconds and images else None,
         memory=max(sizes, default=None),
         busy=busy,
-        stacks=tuple(sorted(r.stacked for r in timed if r.stacked is not None)),
+        ways=tuple((r.stacked, r.threads) for r in timed if r.stacked is not None),
     )
 
 
@@ -75,13 +77,13 @@ def _differ(times: Sequence[float]) -> bool:
 
 
 def _uneven(runs: Sequence[tuple[SeedRun, Result]]) -> bool:
-    """Whether some seeds took longer than others that were trained in stacks of the same size.
+    """Whether some seeds took longer than others that were trained in the same way.
 
     Where the last of several lanes is left alone, a seed in it is charged with the whole machine:
     it takes longer at the same speed.
     """
-    for stacked in {result.stacked for _, result in runs}:
-        alike = [(run, result) for run, result in runs if result.stacked == stacked]
+    for way in {(result.stacked, result.threads) for _, result in runs}:
+        alike = [(run, result) for run, result in runs if (result.stacked, result.threads) == way]
         # The mean of what an image takes: short breaks are in it, as in the seconds.
         paces = [fmean([1 / speed for speed in _speeds(run)] or [0.0]) for run, _ in alike]
         slower = not all(paces) or _differ(paces)
@@ -138,5 +140,8 @@ def untimed(comparison: Comparison) -> str:
 
 
 def _machines(environment: Mapping[str, Any]) -> set[str]:
-    """What makes training faster or slower, as text, of each machine that a seed ran on."""
-    return {str(rounding(each)) for each in each_machine(environment)}
+    """What makes training faster or slower, as text, of each machine that a seed ran on.
+
+    Its threads are no machine's: they stand with each time, see :class:`Cost`.
+    """
+    return {str({**rounding(each), "threads": None}) for each in each_machine(environment)}

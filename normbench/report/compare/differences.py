@@ -19,6 +19,7 @@ from normbench.report.compare.statistics import (
     correlation,
     estimate,
     holm,
+    of_rounding,
     paired,
     quantile,
     welch,
@@ -29,7 +30,13 @@ from normbench.report.read.defaults import defaults
 
 def error(point: Point) -> Estimate | None:
     """The test error in %, over the seeds that finished; None where none has."""
-    return estimate(point.errors.values())
+    return estimate(point.errors.values(), least=_least(point))
+
+
+def _least(*points: Point) -> float:
+    """The variance that errors have at least: a few test images make few different errors."""
+    images = [r.test_images for point in points for r in point.cell.finished if r.test_images]
+    return of_rounding(min(images, default=None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,23 +98,24 @@ def _difference(first: Line, second: Line, x: int) -> Estimate | None:
     if not (a and b and a.whole and b.whole):
         return None
     compared = paired if same_weights(a.cell, b.cell) else welch
-    return compared(a.errors, b.errors)
+    return compared(a.errors, b.errors, least=_least(a, b))
 
 
 def same_weights(first: CellRun, second: CellRun) -> bool:
-    """Whether the seeds that two cells of one norm share ended with the same weights.
+    """Whether two cells of one norm have the same seeds, which ended with the same weights.
 
     So it is where a setting changes nothing in training, such as the momentum of batch norm's
     running averages: then losses are equal to the last bit, and so is what the same re-estimated
-    statistics give. One seed is too few to tell.
+    statistics give. One seed is too few to tell. With seeds that one of them lacks, the mean of the
+    pairs would be another than the difference of the means.
     """
-    ends, others = _ends(first), _ends(second)
-    shared = ends.keys() & others.keys()
+    ends = _ends(first)
     return (
         first.folder != second.folder
         and first.norm == second.norm
-        and len(shared) > 1
-        and all(ends[seed] == others[seed] for seed in shared)
+        and len(ends) > 1
+        and first.errors.keys() == second.errors.keys() == ends.keys()
+        and ends == _ends(second)
     )
 
 
@@ -164,7 +172,9 @@ def changed(found: Iterable[Difference], line: Line, x: int, other: int) -> Diff
 def change(line: Line, x: int, reference: int) -> Estimate | None:
     """How much higher a line's test error is at ``x`` than at ``reference``."""
     here, there = line.at(x), line.at(reference)
-    return welch(here.errors, there.errors) if here and there else None
+    if here is None or there is None:
+        return None
+    return welch(here.errors, there.errors, least=_least(here, there))
 
 
 def meeting(first: Line, second: Line) -> list[Crossing]:

@@ -66,17 +66,18 @@ def regimes(cells: Sequence[CellRun]) -> list[Regime]:
 
 def _naive(cells: Sequence[CellRun]) -> list[Regime]:
     name = "every norm sees the whole batch, and the optimizer steps on it"
-    if len({cell.batch for cell in cells}) == 1:
-        swept = [axis for axis in SIGNS if len(_values(cells, axis)) > 1]
-        if swept:
-            fixed = f"batch {cells[0].batch}; {name}"
-            return [
-                Regime(
-                    fixed, axis, tuple((c, axis_setting(c, axis)) for c in _of_axis(cells, axis))
-                )
-                for axis in swept
-            ]
-    return [Regime(name, "batch", tuple((cell, cell.batch) for cell in cells))]
+    norms = {cell.norm for cell in cells}
+    whole = [Regime(name, "batch", tuple((cell, cell.batch) for cell in cells))]
+    if len({cell.batch for cell in cells}) > 1:
+        return whole
+    swept = [axis for axis in SIGNS if any(len(_values(cells, norm, axis)) > 1 for norm in norms)]
+    fixed = f"batch {cells[0].batch}; {name}"
+    along = [
+        Regime(fixed, axis, tuple((c, axis_setting(c, axis)) for c in _of_axis(cells, axis)))
+        for axis in swept
+    ]
+    # Which norm is better is another question than which number of groups.
+    return along if along and len(norms) == 1 else [*whole, *along]
 
 
 def axis_setting(cell: CellRun, axis: str) -> int | None:
@@ -85,8 +86,9 @@ def axis_setting(cell: CellRun, axis: str) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-def _values(cells: Sequence[CellRun], axis: str) -> set[int]:
-    return {value for cell in cells if (value := axis_setting(cell, axis)) is not None}
+def _values(cells: Sequence[CellRun], norm: str, axis: str) -> set[int]:
+    own = [cell for cell in cells if cell.norm == norm]
+    return {value for cell in own if (value := axis_setting(cell, axis)) is not None}
 
 
 def _of_axis(cells: Sequence[CellRun], axis: str) -> list[CellRun]:

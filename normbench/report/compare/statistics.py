@@ -138,22 +138,35 @@ def spread(
     return sqrt(total), _ENDLESS if known else float(sum(one for _, one in parts))
 
 
-def estimate(values: Iterable[float]) -> Estimate | None:
-    """The mean of ``values``, one a seed, with Student's interval; None where there are none."""
-    return combine([(1, values)])
+def estimate(values: Iterable[float], *, least: float = 0.0) -> Estimate | None:
+    """The mean of ``values``, one a seed, with Student's interval; None where there are none.
+
+    ``least`` is the variance that they have at least, see :func:`combine`.
+    """
+    return combine([(1, values)], least=least)
 
 
-def welch(first: Mapping[int, float], second: Mapping[int, float]) -> Estimate | None:
+def welch(
+    first: Mapping[int, float], second: Mapping[int, float], *, least: float = 0.0
+) -> Estimate | None:
     """The mean of ``first`` minus that of ``second``, two cells' values by seed (Welch 1947)."""
-    return combine([(1, first.values()), (-1, second.values())])
+    return combine([(1, first.values()), (-1, second.values())], least=least)
 
 
-def paired(first: Mapping[int, float], second: Mapping[int, float]) -> Estimate | None:
+def paired(
+    first: Mapping[int, float], second: Mapping[int, float], *, least: float = 0.0
+) -> Estimate | None:
     """The mean of ``first`` minus ``second`` over the seeds that both have.
 
     Only for two evaluations of the same weights; :func:`correlation` says what pairing gains.
     """
-    return estimate(first[seed] - second[seed] for seed in sorted(first.keys() & second.keys()))
+    both = sorted(first.keys() & second.keys())
+    return estimate((first[seed] - second[seed] for seed in both), least=least)
+
+
+def of_rounding(images: int | None) -> float:
+    """The variance, in points², of errors in % that are known in steps of one of so many images."""
+    return (100 / images) ** 2 / 12 if images else 0.0
 
 
 def correlation(first: Mapping[int, float], second: Mapping[int, float]) -> float | None:

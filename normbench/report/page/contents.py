@@ -174,11 +174,14 @@ def _grid_note(comparison: Comparison) -> str:
         said += " New images: the interval if another test set were drawn as well."
     if why:
         return f"{said} Memory is a training step's, over batch norm's; no times, because {why}."
+    found = choices(comparison)
+    if all(choice.memory is None for choice in found):  # there is no batch norm to compare with
+        return said
     said += " Time and memory: of an epoch and of a training step, over batch norm's"
-    sizes = {size for cell in comparison.cells for size in cost(cell).stacks}
-    open_times = any(choice.time is None for choice in choices(comparison))
-    other = "; no time where batch norm's seeds were stacked otherwise"
-    return f"{said}{other if open_times and len(sizes) > 1 else ''}."
+    ways = {way for cell in comparison.cells for way in cost(cell).ways}
+    open_times = any(choice.time is None for choice in found)
+    other = "; no time where batch norm's seeds were stacked otherwise or had other threads"
+    return f"{said}{other if open_times and len(ways) > 1 else ''}."
 
 
 def _differences(comparison: Comparison) -> list[Block]:
@@ -273,7 +276,8 @@ def _trial(trial: RateTrial, name: str) -> list[Block]:
     drawing = rates_drawing(trial, name)
     note = (
         "The best rate has the lowest mean error on held-out training images, among the rates with"
-        " the most seeds; the test images play no part."
+        " the most seeds; the test images play no part. Beside the next best stands whether the two"
+        " differ clearly (Welch, 95 %, each pair by itself)."
     )
     table = Table(RATE_COLUMNS, rate_rows(trial))
     first: Block = table if drawing is None else First(table, drawing)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from normbench.report.compare.comparisons import AXES, Comparison
 from normbench.report.page.document import Block, Heading, Pictures, Table, Text
 from normbench.report.plots.figures import error_drawing
-from normbench.report.text.beside import beside, only_in
+from normbench.report.text.beside import beside, diverged_in, only_in
 from normbench.report.text.wording import join
 
 
@@ -37,6 +37,8 @@ def side_by_side(names: Sequence[str], comparisons: Sequence[Comparison]) -> lis
     for name, own, other in (("first", first, second), ("second", second, first)):
         if alone := only_in(own, other):
             note += f" Only in the {name}: {join(alone)}."
+        if lost := diverged_in(own, other):
+            note += f" No row where seeds diverged in the {name}: {join(lost)}."
     if len(pairs) > 1:
         note += " Both have more in common, which stands below by itself."
     blocks: list[Block] = [head, Pictures(pictures), Text(note, muted=True)]

@@ -30,6 +30,7 @@ from normbench.report.plots.style import (
     Lost,
     Series,
     draw_series,
+    limit,
     log2_axis,
     look,
     mark_lost,
@@ -77,22 +78,17 @@ def error_drawing(
         axes.set_ylabel("test error, %")
         axes.set_title(fill(_heading(comparison), 60), loc="left", fontsize=11)
         draw_series(axes, series, xs)
-        if heights := _heights(beside):
-            margin = 0.05 * (max(heights) - min(heights)) or 1.0
-            axes.set_ylim(min(heights) - margin, max(heights) + margin)
+        limit(axes, *_heights(beside))
         mark_lost(axes, lost)
         name_lines([axes], [series], xs)
         return save(figure, name, alt, not_drawn(comparison, _IN_TABLE))
 
 
-def _heights(comparisons: Sequence[Comparison]) -> list[float]:
-    """The errors of all seeds, and the ends of their intervals."""
-    found: list[float] = []
-    for point in (p for c in comparisons for line in c.lines for p in line.points):
-        found += point.errors.values()
-        value = error(point)
-        found += [end for end in (value.low, value.high) if end is not None] if value else []
-    return found
+def _heights(comparisons: Sequence[Comparison]) -> tuple[list[Estimate], list[float]]:
+    """The means and the errors of all seeds in all of them."""
+    points = [point for each in comparisons for line in each.lines for point in line.points]
+    values = [value for point in points if (value := error(point)) is not None]
+    return values, [value for point in points for value in point.errors.values()]
 
 
 def _reestimated(lines: Sequence[Line], free: int) -> list[Series]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from normbench.report.compare.comparisons import NAMES, Comparison
+from normbench.report.compare.comparisons import NAMES, Comparison, Line
 from normbench.report.compare.differences import error
 from normbench.report.compare.recipes import norm_settings, told_apart
 from normbench.report.compare.statistics import holm, welch
@@ -42,11 +42,23 @@ def only_in(own: Comparison, other: Comparison) -> list[str]:
     for line in own.lines:
         theirs = next((o for o in other.lines if o.label == line.label), None)
         lacking = [p.x for p in line.measured if theirs is None or theirs.at(p.x) is None]
-        if lacking:
-            found.append(
-                f"{line.label} at {join(['any' if line.level else str(x) for x in lacking])}"
-            )
+        found += _at(line, lacking)
     return found
+
+
+def diverged_in(own: Comparison, other: Comparison) -> list[str]:
+    """What has no row because seeds diverged in ``own``: each line with its places."""
+    found = []
+    for line in own.lines:
+        theirs = next((o for o in other.lines if o.label == line.label), None)
+        lost = [p.x for p in line.own if p.diverged and theirs is not None and theirs.at(p.x)]
+        found += _at(line, lost)
+    return found
+
+
+def _at(line: Line, places: Sequence[int]) -> list[str]:
+    said = join(["any" if line.level else str(x) for x in places])
+    return [f"{line.label} at {said}"] if places else []
 
 
 def _unlike(first: CellRun, second: CellRun) -> str:

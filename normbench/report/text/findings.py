@@ -128,7 +128,7 @@ def _choice(choice: Choice) -> tuple[int, str]:
         beaten = join([line.named for line in choice.beaten])
         return 1, f"{best} is clearly better than {beaten}, but not than {others}"
     if choice.ahead is not None and choice.ahead.clear:
-        return 2, f"{best} leads, but not clearly beside the other comparisons"
+        return 2, f"{best} is ahead, but not clearly once all differences are counted together"
     if choice.ahead is not None and choice.ahead.mean == 0:
         return 3, "no norm is clearly better"
     return 3, f"no norm is clearly better ({best} has the lowest mean)"
@@ -205,7 +205,7 @@ def _stability(line: Line, low: int, high: int, number: int) -> str:
     if beyond:
         said = _largest(beyond)
         return f"different, by more than {BOUND:g} point (95 %, one-sided; {said})"
-    undecided = f"undecided whether within ± {BOUND:g} point ({_largest(moves)})"
+    undecided = f"not known whether within ± {BOUND:g} point ({_largest(moves)})"
     fewest = min(value.n for _, _, value in moves)
     if fewest < 2:
         return f"{undecided}; one seed, which cannot tell"
@@ -222,8 +222,8 @@ def _stability(line: Line, low: int, high: int, number: int) -> str:
         else f"more than {SEEDS_ASKED}"
     )
     return (
-        f"{undecided}; if it is as measured, {many} seeds a cell would show that it is"
-        f"{'' if within else ' not'}"
+        f"{undecided}; if the change is as large as measured, {many} seeds a cell would show that"
+        f" it is{'' if within else ' not'}"
     )
 
 
@@ -256,12 +256,12 @@ def _crossing(comparison: Comparison) -> list[str]:
         lower = second if moved.mean > 0 else first
         measured = f"from {axis_value(comparison.axis, shared[0])} to {shared[-1]:g}"
         return [f"{named} do not cross: {lower.named}'s mean error is lower {measured}."]
-    said = f"{named} cross {place(found)}" if found[0].located or len(found) > 1 else (
+    if len(found) > 1:
+        return [f"the means of {named} cross {place(found)}."]
+    said = f"{named} cross {place(found)}" if found[0].located else (
         f"the means of {named} cross at {found[0].at:.1f}, but these seeds do not locate the"
         " crossing"
     )  # fmt: skip
-    if len(found) > 1:
-        return [f"{said}."]
     low, high = found[0].between
     return [f"{said}, on a straight line between {low:g} and {high:g}."]
 
@@ -278,9 +278,10 @@ def _parts(comparison: Comparison) -> list[str]:
 
 def _parted(comparison: Comparison, row: Parts) -> str:
     where = axis_value(comparison.axis, row.x)
+    moves = "lower" if row.gap.mean >= 0 else "raise"
     said = (
-        f"re-estimated statistics (PreciseBN) lower {row.line.named}'s error at {where} by"
-        f" {plus_minus(row.gap)} points"
+        f"re-estimated statistics (PreciseBN) {moves} {row.line.named}'s error at {where} by"
+        f" {size(row.gap)} points"
     )
     if row.lost is not None and row.lost.above(0):
         said += f" of the {plus_minus(row.lost)} that it loses"

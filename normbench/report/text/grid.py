@@ -41,7 +41,7 @@ def sureness(choice: Choice) -> str:
         return "nothing to compare"
     if choice.doubt is None:
         return "clear"
-    over = "" if choice.doubt is choice.second else f" beside {choice.doubt.label}"
+    over = "" if choice.doubt is choice.second else f" against {choice.doubt.label}"
     return f"unclear{over}: {choice.more}"
 
 

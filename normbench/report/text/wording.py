@@ -53,7 +53,8 @@ def place(crossings: Sequence[Crossing]) -> str:
     if not crossings:
         return "no crossing among the measured places"
     if len(crossings) > 1:
-        return f"several times ({join([f'{c.at:.1f}' for c in crossings])})"
+        places = join([f"{c.at:.1f}" for c in crossings])
+        return f"several times ({places}), and these seeds locate none of the crossings"
     (one,) = crossings
     if not one.located:
         return "these seeds do not locate the crossing"

@@ -79,17 +79,25 @@ def test_seeds_that_diverged_are_said_where_they_count() -> None:
     assert [row[3] for row in wording.table(found)] == ["5", "5, 1 diverged"]
 
 
+def test_a_rate_at_the_edge_of_those_tried_is_said_to_be() -> None:
+    end = replace(finish("group", "batch"), edges=("batch",))
+    found = judge(plan(["group", "batch"]), end, on_test(end, group=0.77, batch=0.70))  # type: ignore[arg-type]
+
+    said = "batch norm's optim.lr is the highest or lowest that was tried: another may do better"
+    assert said in wording.headline(found)
+
+
 def test_where_nothing_was_learned_the_answer_says_so() -> None:
     guessed = answer(finish("group", "batch"), group=0.11, batch=0.10)
     learned = answer(finish("group", "batch"), group=0.16, batch=0.10)
 
-    said = wording.at_chance(guessed, classes=10)
+    said = wording.at_chance(guessed, classes=10, images=1_000)
     assert said.startswith("these are errors of guessing among 10 classes: nothing was learned in")
     first, *others = wording.headline(replace(guessed, chance=said))
     assert first == said
     assert others[:2] == ["group norm 89.0 ± 1.0 %", "batch norm 90.0 ± 1.0 %"]
-    assert wording.at_chance(learned, classes=10) == ""
-    assert wording.at_chance(guessed, classes=100) == ""
+    assert wording.at_chance(learned, classes=10, images=1_000) == ""
+    assert wording.at_chance(guessed, classes=100, images=1_000) == ""
 
 
 def test_a_small_lead_is_too_close_to_call_and_it_is_said_how_long_it_would_take() -> None:
@@ -125,7 +133,7 @@ def test_trainings_shorter_than_planned_are_no_answer_however_clear() -> None:
     assert found.verdict == "cannot tell at this length"
     assert found.seconds is None, "plan() has an hour, in which these could be trained"
     assert wording.headline(found)[0].startswith(
-        "cannot tell for 20 epochs: the budget pays for 10; after these group norm"
+        "cannot tell for 20 epochs: the budget pays for 10; after 10, group norm"
     )
 
 

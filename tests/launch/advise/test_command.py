@@ -244,6 +244,10 @@ def test_a_training_that_fails_ends_the_race_with_one_line(
         (["data.val_fraction=0"], "data.val_fraction=0.0: advise chooses on held-out images"),
         (["bach=2"], "bach"),
         (["batch=2,4"], "batch=2,4: one run takes one value"),
+        (
+            ["experiment=paper", "batch=16"],
+            "experiment=paper: a race is about one batch size and recipe; say which: norm_batch=",
+        ),
         (["hydra/launcher=nope"], "hydra/launcher=nope: unknown launcher"),
         (
             ["hydra/launcher=joblib", "hydra.launcher.n_job=2"],

@@ -216,13 +216,15 @@ def test_a_best_rate_at_the_edge_is_looked_for_beyond_it(best: float) -> None:
     finish = run(everything, plan(TWO))
 
     assert {heat.candidate.factor for heat in finish.finals} == {best}
+    assert finish.edges == ()
 
 
 def test_rates_are_extended_twice_at_most() -> None:
     everything = world(best=64.0, curve=0.005, sd=0.001)
-    run(everything, plan(TWO))
+    finish = run(everything, plan(TWO))
 
     assert max(t.candidate.factor for s in everything.rounds for t in s.heats) == 8.0
+    assert set(finish.edges) == set(TWO), "and it is said that they lie at the edge"
 
 
 def test_where_all_rates_diverge_smaller_ones_are_tried_and_what_still_diverges_is_dropped() -> (

@@ -181,6 +181,25 @@ def test_times_of_stacks_of_different_sizes_are_not_compared(
     assert untimed(only(tmp_path)) == ""
 
 
+def test_threads_are_no_machines(tmp_path: Path) -> None:
+    """A run arranges each cell as is fastest: norms with as many threads are still compared."""
+    for norm, batch, threads in (
+        ("batch", 2, 1),
+        ("group", 2, 1),
+        ("batch", 8, 2),
+        ("group", 8, 1),
+    ):
+        cell = write_cell(tmp_path, norm, batch, around(0.7 if norm == "group" else 0.6))
+        for seed in range(3):
+            edit_result(cell, seed, stacked=1, threads=threads)
+        path = cell / "environment.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"threads": threads}))
+    two, eight = choices(only(tmp_path))
+
+    assert untimed(only(tmp_path)) == ""
+    assert (two.time is None, eight.time is None) == (False, True)
+
+
 @pytest.mark.parametrize(
     ("data", "accuracy", "chance"),
     [
@@ -201,3 +220,16 @@ def test_chance_is_one_over_the_classes(
     write_cell(tmp_path, "group", 2, [accuracy], data=data, classes=4)
     assert at_chance(collect(tmp_path).cells[0]), "a summary knows better than a name"
     assert all_at_chance([cell]) == chance
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "images", "chance"),
+    [(0.60, None, True), (0.60, 1_000, False), (0.55, 1_000, True), (0.60, 100, True)],
+)
+def test_two_classes_are_guessed_as_well_as_the_number_of_images_allows(
+    tmp_path: Path, accuracy: float, images: int | None, chance: bool
+) -> None:
+    cell = write_cell(tmp_path, "group", 2, [accuracy], data="mine", classes=2)
+    edit_result(cell, test_images=images)
+
+    assert at_chance(collect(tmp_path).cells[0]) == chance

@@ -249,11 +249,22 @@ def test_groups_at_one_batch_are_an_axis(tmp_path: Path, key: str, axis: str) ->
         write(tmp_path, "group", 32, **{f"norm__{key}": value})
     write(tmp_path, "batch", 32)
 
-    comparison = only(tmp_path)
+    norms, comparison = found(tmp_path)
 
     assert comparison.axis == axis
     assert shape(comparison) == {"group": [1, 2, 8], "batch": [1, 2, 8]}
     assert [line.level for line in comparison.lines] == [True, False]
+    assert (norms.axis, norms.xs) == ("batch", [32]), "which norm is another question"
+    assert len(norms.lines) == 4
+
+
+def test_norms_with_a_number_of_groups_each_are_compared_as_norms(tmp_path: Path) -> None:
+    write(tmp_path, "rms", 2, norm__groups=1)
+    write(tmp_path, "group", 2, norm__groups=8)
+    write(tmp_path, "batch", 2)
+
+    comparison = only(tmp_path)
+    assert (comparison.axis, comparison.xs, len(comparison.lines)) == ("batch", [2], 3)
 
 
 def test_groups_and_channels_per_group_are_two_pictures(tmp_path: Path) -> None:

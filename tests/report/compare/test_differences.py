@@ -119,6 +119,40 @@ def test_what_may_be_other_weights_is_not_paired(
     assert found.points == welch(found.first.points[0].errors, found.second.points[0].errors)
 
 
+def test_cells_with_other_seeds_are_not_paired(tmp_path: Path) -> None:
+    """The pairs' mean may have another sign than the difference of the means."""
+    first, second = [0.72, 0.71, 0.70, 0.76, 0.76], [0.73, 0.72, 0.71]
+    for momentum, values in ((0.1, first), (0.01, second)):
+        anew = [0.78, 0.775, 0.77, 0.79, 0.791][: len(values)]
+        changes = {"norm.momentum": momentum}
+        write_cell(tmp_path, "batch", 2, values, reestimated=anew, changes=changes)
+    (found,) = differences(only(tmp_path))
+
+    assert not found.paired
+    assert found.points.mean == pytest.approx(1.0), "of momentum=0.01 less that of 0.1"
+
+
+def test_a_few_test_images_tell_no_more_than_they_can(tmp_path: Path) -> None:
+    """Seeds that agree to the image still are known in steps of an image."""
+    cells = [
+        write_cell(tmp_path, norm, 2, [accuracy] * 2)
+        for norm, accuracy in (("batch", 0.41), ("group", 0.44))
+    ]
+    (found,) = differences(only(tmp_path))
+    assert (found.points.half, found.clear) == (0.0, True), "how many is not recorded"
+    for cell in cells:
+        for seed in (0, 1):
+            edit_result(cell, seed, test_images=100)
+    (found,) = differences(only(tmp_path))
+
+    # By hand: t of two degrees of freedom times the root of (1/12)/2 + (1/12)/2.
+    assert found.points.half == pytest.approx(4.3027 * (1 / 12) ** 0.5, rel=1e-3)
+    for cell in cells:
+        for seed in (0, 1):
+            edit_result(cell, seed, test_images=20)
+    assert not differences(only(tmp_path))[0].clear
+
+
 def test_cells_of_two_norms_are_never_paired(tmp_path: Path) -> None:
     write_cell(tmp_path, "batch", 2, RUNNING[2], reestimated=ANEW[2])
     write_cell(tmp_path, "batch_renorm", 2, RUNNING[2], reestimated=ANEW[2])

@@ -72,6 +72,14 @@ def test_other_images_and_networks_are_not_set_side_by_side(
     assert "Second: b: ResNet-8 on cifar10-jpeg" in titles
 
 
+def test_a_place_where_seeds_diverged_is_said_to_have_no_row(tmp_path: Path) -> None:
+    for folder, accuracies in (("a", [0.6, 0.61, 0.62]), ("b", [0.6, 0.61, None])):
+        write(tmp_path / folder)
+        write_cell(tmp_path / folder, "group", 2, accuracies)
+
+    assert "No row where seeds diverged in the second: group at 2." in said(blocks(tmp_path))
+
+
 def test_a_norm_with_other_settings_says_which(tmp_path: Path) -> None:
     write(tmp_path / "a")
     write(tmp_path / "b", changes={"norm.momentum": 0.01})

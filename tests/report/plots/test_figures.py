@@ -65,49 +65,53 @@ def all_drawings(comparison: Comparison) -> list[Drawing]:
     return drawings
 
 
+@pytest.fixture(scope="module")
+def drawings(sweep: Comparison) -> list[Drawing]:
+    return all_drawings(sweep)
+
+
 def words(drawing: Drawing) -> list[str]:
     root = ElementTree.fromstring(drawing.svg)
     return ["".join(e.itertext()).strip() for e in root.iter("{http://www.w3.org/2000/svg}text")]
 
 
-def test_equal_runs_give_equal_bytes(sweep: Comparison, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = all_drawings(sweep)
+def test_equal_runs_give_equal_bytes(
+    sweep: Comparison, drawings: list[Drawing], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(mpl.rcParams, "font.size", 30)  # a person's own settings
     monkeypatch.setitem(mpl.rcParams, "axes.facecolor", "pink")
     second = all_drawings(sweep)
 
-    assert [(d.svg, d.png) for d in first] == [(d.svg, d.png) for d in second]
+    assert [(d.svg, d.png) for d in drawings] == [(d.svg, d.png) for d in second]
     assert mpl.rcParams["font.size"] == 30
 
 
-def test_a_picture_is_a_whole_svg_and_a_png(sweep: Comparison) -> None:
-    for drawing in all_drawings(sweep):
+def test_a_picture_is_a_whole_svg_and_a_png(drawings: list[Drawing]) -> None:
+    for drawing in drawings:
         assert ElementTree.fromstring(drawing.svg).tag.endswith("svg")
         image = Image.open(io.BytesIO(drawing.png))
         assert image.width == 992
         assert len(np.unique(np.asarray(image.convert("L")))) > 10
 
 
-def test_error_is_drawn_over_batch_sizes_with_a_name_a_line(sweep: Comparison) -> None:
-    drawing = error_drawing(sweep, "error")
-
-    said = words(drawing)
+def test_error_is_drawn_over_batch_sizes_with_a_name_a_line(drawings: list[Drawing]) -> None:
+    said = words(drawings[0])
     assert said[:4] == ["2", "8", "32", "128"]
     assert {"batch size", "test error, %", "batch", "group"} <= set(said)
 
 
-def test_a_picture_says_network_images_epochs_and_seeds(sweep: Comparison) -> None:
-    said = words(error_drawing(sweep, "error"))
+def test_a_picture_says_network_images_epochs_and_seeds(drawings: list[Drawing]) -> None:
+    said = words(drawings[0])
 
     assert "ResNet-8 on cifar10-jpeg, 6 epochs, 3 seeds" in said
 
 
 def test_batch_norm_with_re_estimated_statistics_is_a_line(
-    sweep: Comparison, tmp_path: Path
+    drawings: list[Drawing], tmp_path: Path
 ) -> None:
     write_cell(tmp_path, "batch", 2, around(0.5))
 
-    assert "batch, re-est." in words(error_drawing(sweep, "error"))
+    assert "batch, re-est." in words(drawings[0])
     assert "batch, re-est." not in words(error_drawing(only(tmp_path), "error"))
 
 
@@ -170,8 +174,8 @@ def test_times_of_a_busy_machine_are_not_drawn(tmp_path: Path) -> None:
     assert "MB a step" in words(after)
 
 
-def test_the_axis_is_logarithmic(sweep: Comparison) -> None:
-    root = ElementTree.fromstring(error_drawing(sweep, "error").svg)
+def test_the_axis_is_logarithmic(drawings: list[Drawing]) -> None:
+    root = ElementTree.fromstring(drawings[0].svg)
     ticks = [
         float(use.attrib["x"])
         for group in root.iter()

@@ -172,7 +172,7 @@ def test_a_change_that_may_be_chance_is_said_to_be(tmp_path: Path) -> None:
     [
         (around(0.661), "equivalent"),
         (around(0.60), "different"),
-        ([0.64, 0.66, 0.68], "undecided"),
+        ([0.64, 0.66, 0.68], "not known"),
     ],
 )
 def test_stable_is_an_equivalence_test(tmp_path: Path, small: list[float], word: str) -> None:
@@ -182,7 +182,7 @@ def test_stable_is_an_equivalence_test(tmp_path: Path, small: list[float], word:
     sentence = one(tmp_path, "Group norm from batch size 2 to 32")
 
     assert word in sentence
-    assert ("seeds a cell would show that it is" in sentence) == (word == "undecided")
+    assert ("seeds a cell would show that it is" in sentence) == (word == "not known")
 
 
 def test_every_place_of_the_range_has_to_be_stable(tmp_path: Path) -> None:
@@ -224,7 +224,7 @@ def test_what_few_seeds_would_show_is_not_invented(tmp_path: Path, seeds: int, w
     write_cell(tmp_path, "group", 32, [0.699, 0.696][:seeds])
     write_cell(tmp_path, "batch", 2, [0.5, 0.5][:seeds])
 
-    assert word in one(tmp_path, "Group norm from batch size 2 to 32", "undecided")
+    assert word in one(tmp_path, "Group norm from batch size 2 to 32", "not known")
 
 
 def test_lines_that_are_equal_everywhere_are_said_to_be(tmp_path: Path) -> None:
@@ -259,6 +259,18 @@ def test_seeds_that_do_not_locate_a_crossing_are_said_not_to(tmp_path: Path) -> 
     assert "these seeds do not locate the crossing" in one(tmp_path, "cross")
 
 
+def test_lines_that_cross_several_times_are_not_said_to_do_so_for_sure(tmp_path: Path) -> None:
+    for batch, batch_norm, group_norm in ((2, 0.70, 0.69), (4, 0.69, 0.70), (8, 0.70, 0.69)):
+        write_cell(tmp_path, "batch", batch, [batch_norm])
+        write_cell(tmp_path, "group", batch, [group_norm])
+
+    said = one(tmp_path, "cross")
+    assert said.lower() == (
+        "the means of batch norm and group norm cross several times (2.8 and 5.7), and these"
+        " seeds locate none of the crossings."
+    )
+
+
 def test_no_crossing_is_said(tmp_path: Path) -> None:
     for batch in (2, 32):
         write_cell(tmp_path, "batch", batch, around(0.5))
@@ -273,6 +285,15 @@ def test_what_re_estimated_statistics_give_back_is_paired(tmp_path: Path) -> Non
     assert "by 2.00 ± 0.00 points of the 11.00 ± 0.4" in sentence
     assert "with them its error is 4.50 ± 0.4" in sentence
     assert "points higher than group norm's" in sentence
+
+
+def test_re_estimated_statistics_that_do_harm_are_said_to(tmp_path: Path) -> None:
+    write_cell(tmp_path, "batch", 32, [0.60, 0.61, 0.62], reestimated=[0.58, 0.59, 0.60])
+    write_cell(tmp_path, "group", 32, around(0.6))
+
+    assert "(PreciseBN) raise batch norm's error at batch size 32 by 2.00" in one(
+        tmp_path, "PreciseBN"
+    )
 
 
 def test_diverged_seeds_come_first_and_leave_their_cells_out(tmp_path: Path) -> None:
