@@ -44,7 +44,7 @@ for name in "$@"; do
     continue
   fi
   stack=()
-  [ "$name" != momentum ] || stack=(stack=3) # as the committed ones: other stacks round otherwise
+  [ "$name" != momentum ] || stack=(stack=3) # so that its cells have the same weights
   step normbench sweep "experiment=$name" data=images data.name=cifar10-jpeg \
     "threads=${THREADS:-1}" ${stack[@]+"${stack[@]}"}
   step python scripts/keep.py "runs/$name" "results/$name"

@@ -8,6 +8,7 @@ trained, no cell is trained twice, and a launcher gets only those that are not f
 import copy
 import itertools
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -172,13 +173,14 @@ def _settled(launcher: Sequence[str]) -> list[str]:
     """What a launcher is told unless it was typed.
 
     submitit hides the GPUs from its jobs unless they ask for some, and ends one that takes longer
-    than an hour: on this machine nothing is gained by either.
+    than an hour: on this machine nothing is gained by either. Where only some GPUs are to be used
+    it would take others, so that none is asked for.
     """
     if "hydra/launcher=submitit_local" not in launcher:
         return []
     import torch  # takes a while
 
-    devices = torch.cuda.device_count()
+    devices = 0 if "CUDA_VISIBLE_DEVICES" in os.environ else torch.cuda.device_count()
     gpus = [f"hydra.launcher.gpus_per_node={devices}"] if devices else []
     return [f"hydra.launcher.timeout_min={_YEAR}", *gpus]
 

@@ -157,10 +157,11 @@ def _check_experiment(text: str, arguments: Sequence[str], command: str) -> None
     given = {each.partition("=")[0] for each in arguments}
     varied = choices.varied(text.partition("=")[2].strip(" '\""))
     if command == "advise":
-        lacking = sorted(varied - given - {"norm", "optim.lr", "seeds"})
+        chosen = {"norm", "optim.lr", "seeds"}
+        lacking = sorted(k for k in varied - given - chosen if not k.startswith("norm."))
         if lacking:
             raise UsageError(
-                f"{text}: a race is about one batch size and recipe; say which:"
+                f"{text}: a race is about one batch size; say which:"
                 f" {' '.join(f'{key}=VALUE' for key in lacking)}"
             )
     elif not varied <= given:

@@ -147,7 +147,7 @@ class ModelConfig(ABC):
         with drawing(generator.initial_seed()):
             model = self.network(classes)
             self.draw(model, generator)
-            if self.weights is None:
+            if not self.weights:
                 return Start(model)
             if self.weights_sha256 is None:
                 self.pin()

@@ -140,10 +140,11 @@ def without_counters(state: State) -> dict[str, Tensor]:
 def load_weights(model: nn.Module, state: State, file: str) -> str | None:
     """Gives ``model`` the tensors of ``state``, named as :func:`plain_name` says.
 
-    One layer, as a rule the last, may have another number of outputs; it then stays as it is.
+    The last layer may be another, and any one layer may have another number of outputs; it then
+    stays as it is.
 
     Returns:
-        A line about a last layer that was not loaded; None where all was.
+        A line about a layer that was not loaded; None where all was.
 
     Raises:
         UsageError: the tensors are those of another network.
@@ -151,12 +152,12 @@ def load_weights(model: nn.Module, state: State, file: str) -> str | None:
     tensors, theirs = without_counters(model.state_dict()), without_counters(state)
     mine = {plain_name(name): name for name in tensors}
     own = {plain: tensors[name] for plain, name in mine.items()}
-    heads = (nn.Linear, nn.Conv2d)
-    layers = {plain_name(n) for n, m in model.named_modules() if isinstance(m, heads)}
+    kinds = (nn.Linear, nn.Conv2d)
+    layers = [plain_name(n) for n, m in model.named_modules() if isinstance(m, kinds)]
     other = [k for k in own if k in theirs and own[k].shape != theirs[k].shape]
     places = {k.rpartition(".")[0] for k in other}
-    head = len(places) == 1 and places <= layers
-    head = head and all(own[k].shape[1:] == theirs[k].shape[1:] for k in other)
+    outputs = all(own[k].shape[1:] == theirs[k].shape[1:] for k in other)
+    head = len(places) == 1 and places <= {*(layers if outputs else layers[-1:])}
     for problem, names in (
         ("has no", [k for k in own if k not in theirs]),
         ("has a tensor that this network has not,", [k for k in theirs if k not in own]),
@@ -170,5 +171,9 @@ def load_weights(model: nn.Module, state: State, file: str) -> str | None:
     model.load_state_dict({mine[k]: v for k, v in theirs.items() if k not in other}, strict=False)
     if not other:
         return None
+    if not outputs:
+        return (
+            f"model.weights: {other[0]} has another shape in the file: {places.pop()} starts anew"
+        )
     a, b = len(theirs[other[0]]), len(own[other[0]])
-    return f"model.weights: the last layer has {a} classes in the file and {b} here: it starts anew"
+    return f"model.weights: {places.pop()} has {a} outputs in the file and {b} here: it starts anew"

@@ -108,8 +108,11 @@ class PythonConfig(ForeignConfig):
 
     def _module(self) -> ModuleType:
         """The file as a module, run once in a process."""
-        if not self.file or self.file_sha256 is None:
+        if not self.file:
             raise UsageError("model=python: say which file makes the network, model.file=FILE.py")
+        if self.file_sha256 is None:
+            self.pin()
+        assert self.file_sha256 is not None
         content = content_of("model.file", self.file, self.file_sha256)
         name = self._name
         if name not in sys.modules:

@@ -93,8 +93,8 @@ def swap_norm(
         norm: the configuration of the new norm.
         norm_batch: see :meth:`NormConfig.build`.
         carry: whether γ, β and running statistics of the old norms are taken over where the new
-            norm has them too, and with γ and β whether they are trained; otherwise it starts with
-            γ = 1 and β = 0, which are trained. With a running σ² goes the
+            norm has them too, and with those γ and β that are parameters whether they are trained;
+            otherwise it starts with γ = 1 and β = 0, which are trained. With a running σ² goes the
             old ε that is added to it, unless ``norm`` has another one than by default.
 
     Returns:
@@ -192,14 +192,15 @@ class _Swapper:
     def _convolution_replaced(self, name: str, old: nn.Module) -> _Replacement:
         if self._changes_convolutions and "weight" not in dict(old.named_parameters(recurse=False)):
             raise UsageError(
-                f"norm={self.norm.name} changes convolutions, and the weight of {name} is computed"
-                " from others, as by weight_norm or spectral_norm; choose another norm"
+                f"norm={self.norm.name} changes convolutions, and the weight of {name or 'it'} is"
+                " computed from others, as by weight_norm or spectral_norm; choose another norm"
             )
         plain = old.plain() if isinstance(old, NormConv) else old
         try:
             conv = self.norm.convolution(plain)  # type: ignore[arg-type]
         except UsageError as error:
-            raise UsageError(f"norm={self.norm.name}, {name}: {error}") from None
+            where = f"norm={self.norm.name}" + (f", {name}" if name else "")
+            raise UsageError(f"{where}: {error}") from None
         return _Replacement(old, old if conv is old else self._placed(conv, old))
 
     @property

@@ -100,16 +100,17 @@ def _go_on(
     """Trains the stacks that have begun, side by side those that computed with as many threads."""
     for threads in sorted({each.threads for each in begun}):
         alike = [each for each in begun if each.threads == threads]
-        stacks = [each.replicas for each in alike]
-        lanes = min(len(stacks), most_lanes(splits) // threads) or 1
+        together = [each for each in alike if len(each.replicas) > 1]
         try:
-            with spent.on("arranging"), _noting_failure(r for each in alike for r in each.own):
-                prove_stack(max(stacks, key=len))
+            with spent.on("arranging"), _noting_failure(r for each in together for r in each.own):
+                prove_stack(max((each.replicas for each in together), key=len, default=[]))
         except (UsageError, StoppedError):
             raise
-        except Exception as error:  # nothing to those that are trained otherwise
+        except Exception as error:  # nothing to those that are trained alone
             failed(error)
-            continue
+            alike = [each for each in alike if each not in together]
+        stacks = [each.replicas for each in alike]
+        lanes = min(len(stacks), most_lanes(splits) // threads) or 1
         _train_stacks(stacks, splits, lanes, threads, screen, spent, failed)
 
 

@@ -86,9 +86,11 @@ def diagnose_file(
 
 def _preparation(config: Config) -> str:
     """What is done to training images, in words; "" for nothing."""
-    pad = config.data.pad
-    done = [f"padded by {count(pad, 'pixel')} and cropped"] if pad else []
-    return " and ".join([*done, *(["mirrored at random"] if config.data.flip else [])])
+    pad, flip = config.data.pad, config.data.flip
+    if not pad:
+        return "mirrored at random" if flip else ""
+    end = ", cropped and mirrored at random" if flip else " and cropped at random"
+    return f"padded by {count(pad, 'pixel')}{end}"
 
 
 def _frozen(norm: NormConfig) -> bool:

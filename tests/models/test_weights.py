@@ -13,6 +13,7 @@ from torch import nn
 from normbench.errors import UsageError
 from normbench.models import ModelConfig
 from normbench.models.foreign import LibraryConfig, TimmConfig, TorchvisionConfig
+from normbench.models.python import PythonConfig
 from normbench.models.resnet import ResNetConfig
 from normbench.norms import Norm, NormConfig
 from normbench.norms.batch import BatchNormConfig
@@ -179,11 +180,31 @@ def test_another_number_of_classes_starts_the_last_layer_anew_and_is_told(file: 
     config = narrow(weights=file)
     start = config.start(BatchNormConfig(), 5, torch.Generator())
     assert start.note == (
-        "model.weights: the last layer has 3 classes in the file and 5 here: it starts anew"
+        "model.weights: head has 3 outputs in the file and 5 here: it starts anew"
     )
     assert start.network.get_parameter("head.weight").shape[0] == 5
     stem = trained(narrow()).get_parameter("stem.weight")
     assert torch.equal(start.network.get_parameter("stem.weight"), stem)
+
+
+def test_a_last_layer_with_other_inputs_starts_anew_and_another_layer_does_not(
+    tmp_path: Path,
+) -> None:
+    text = "from torch import nn\ndef build(classes):\n    return nn.Sequential({})\n"
+    layers = "nn.Conv2d(3, {}, 3), nn.BatchNorm2d({}), nn.Flatten(), nn.Linear({}, classes)"
+    for name, channels, inputs in (("a", 4, 64), ("b", 4, 16), ("c", 8, 32)):
+        (tmp_path / f"{name}.py").write_text(
+            text.format(layers.format(channels, channels, inputs)), encoding="utf-8"
+        )
+    torch.save(built(PythonConfig(file=str(tmp_path / "a.py"))).state_dict(), tmp_path / "w.pt")
+    file = str(tmp_path / "w.pt")
+
+    same = PythonConfig(file=str(tmp_path / "b.py"), weights=file)
+    start = same.start(BatchNormConfig(), 3, torch.Generator())
+    assert start.note == "model.weights: 3.weight has another shape in the file: 3 starts anew"
+    other = PythonConfig(file=str(tmp_path / "c.py"), weights=file)
+    with pytest.raises(UsageError, match="another shape of"):
+        other.start(BatchNormConfig(), 3, torch.Generator())
 
 
 def test_the_content_of_the_weights_is_part_of_the_cell_and_not_their_place(

@@ -41,10 +41,8 @@ COMPUTES_FOREVER = "while True: pass"
 
 
 # So that a test need not wait for as long as a person may.
-QUICK = """
-import normbench.run.signals
-normbench.run.signals.PATIENCE, normbench.run.signals.TOGETHER = 1.0, 0.2
-"""
+IMPATIENT = "import normbench.run.signals\nnormbench.run.signals.PATIENCE = 1.0\n"
+SOON_TWO = "import normbench.run.signals\nnormbench.run.signals.TOGETHER = 0.2\n"
 
 
 @contextmanager
@@ -80,7 +78,7 @@ def test_the_first_lets_the_body_come_to_rest_and_then_takes_effect(number: sign
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_the_second_leaves_at_once(number: signal.Signals) -> None:
-    with running(NEVER_ENDS, QUICK) as process:
+    with running(NEVER_ENDS, SOON_TWO) as process:
         process.send_signal(number)
         assert process.stdout is not None
         assert process.stdout.readline() == "asked\n"
@@ -96,7 +94,7 @@ def test_the_second_leaves_at_once(number: signal.Signals) -> None:
 
 def test_who_does_not_come_to_rest_is_left_within_five_seconds() -> None:
     assert (PATIENCE, TOGETHER) == (4.5, 1.0)
-    with running(COMPUTES_FOREVER, QUICK) as process:
+    with running(COMPUTES_FOREVER, IMPATIENT) as process:
         start = time.monotonic()
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=30)

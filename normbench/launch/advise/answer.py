@@ -273,7 +273,7 @@ def _more_seeds(
         Heat(Candidate(norm, 1.0), plan.epochs, 0, max(2, seeds - len(errors[norm])))
         for norm in norms
     ]
-    return max(finish.pace * expected(plan, more) - max(finish.remaining, 0.0), 0.0)
+    return max(finish.pace * expected(plan, more) - finish.remaining, 0.0)
 
 
 def _placing(plan: Plan, finish: Finish, row: Row) -> float:

@@ -173,9 +173,6 @@ def _planned(
             f"{folder} holds another race: {' '.join(plan.settings)} --norms"
             f" {','.join(plan.norms)}; choose another name=NAME"
         )
-    if plan is not None:  # it may go on with another launcher
-        workers, divided = _workers(question)
-        plan = replace(plan, workers=workers, divided=divided)
     taken: dict[str, Took] = {}
     done: list[str] = []
     if plan is None:
@@ -187,10 +184,17 @@ def _planned(
             raise UsageError(f"{folder}: another process has begun a race here: run this again")
     elif plan.within == within:
         hold()
+        if _workers(question) != (plan.workers, plan.divided):
+            screen.line(
+                f"this race was planned for {count(plan.workers, 'training')} at a time, as another"
+                " launcher trains: it may take another time than was foreseen"
+            )
         return plan
     else:
         hold()
         taken = read_taken(folder)
+        workers, divided = _workers(question)
+        plan = replace(plan, workers=workers, divided=divided)
         plan = extended(plan, within, sum(took.seconds for took in taken.values()))
         done = [training for training in taken if is_done(folder / training)]
     try:

@@ -73,7 +73,7 @@ def headline(answer: Answer) -> list[str]:
         if row.diverged
     ]
     said += [
-        f"{norm} norm's optim.lr is the highest or lowest that was tried: another may do better"
+        f"a rate beside {norm} norm's optim.lr was not tried: it may do better"
         for norm in answer.edges
     ]
     return [*said, *_outlook(answer)]

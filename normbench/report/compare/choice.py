@@ -11,6 +11,7 @@ from normbench.report.compare.differences import (
     between,
     differences,
     error,
+    least,
     typical,
     with_new_images,
 )
@@ -140,9 +141,10 @@ def _needed(asked: Sequence[Difference], doubt: Line, best: Line, x: int) -> int
     if lead is None or points[0] is None or points[1] is None:
         return None
     first, second = points[0].errors, points[1].errors
+    known = least(points[0], points[1])
     if lead.paired:
-        return seeds_to_tell_paired(first, second, lead.level)
-    return seeds_to_tell(first.values(), second.values(), lead.level)
+        return seeds_to_tell_paired(first, second, lead.level, least=known)
+    return seeds_to_tell(first.values(), second.values(), lead.level, least=known)
 
 
 def _ranked(comparison: Comparison, x: int) -> list[tuple[Line, Point, Estimate]]:
@@ -184,8 +186,8 @@ def at_chance(cell: CellRun) -> bool:
 def guessing(classes: int, images: int | None) -> float:
     """The accuracy (0..1) that is no better than guessing on so many test images.
 
-    A quarter above 1 / classes, which is much where they are few: then four standard errors of
-    guessing.
+    1 / classes and a quarter of it, or four standard errors of guessing where these are less, as
+    with two classes.
     """
     share = 1 / classes
     spread = 4 * sqrt(share * (1 - share) / images) if images else inf

@@ -129,7 +129,7 @@ def untimed(comparison: Comparison) -> str:
             " training, differ by more than 20 %, so the machine was busy with other work"
         )
     machines = [
-        _machines(environment)
+        _machines(environment, run.result)
         for cell in cells
         for run in cell.seeds
         if (environment := run.environment or cell.environment)
@@ -139,9 +139,19 @@ def untimed(comparison: Comparison) -> str:
     return "the cells were trained on different machines or with different versions of torch"
 
 
-def _machines(environment: Mapping[str, Any]) -> set[str]:
+def otherwise(comparison: Comparison) -> str:
+    """What is to be said beside times of cells whose seeds were stacked otherwise, or had other
+    threads; "" where all were trained alike."""
+    ways = {way for cell in comparison.cells for way in cost(cell).ways}
+    if len(ways) < 2:
+        return ""
+    return "seeds of some cells were stacked otherwise or had other threads (seeds.csv)"
+
+
+def _machines(environment: Mapping[str, Any], result: Result | None) -> set[str]:
     """What makes training faster or slower, as text, of each machine that a seed ran on.
 
-    Its threads are no machine's: they stand with each time, see :class:`Cost`.
+    Where the result says how a seed was trained its threads stand with its time, see :class:`Cost`.
     """
-    return {str({**rounding(each), "threads": None}) for each in each_machine(environment)}
+    known = {"threads": None} if result is not None and result.stacked is not None else {}
+    return {str({**rounding(each), **known}) for each in each_machine(environment)}

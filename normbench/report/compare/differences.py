@@ -30,10 +30,10 @@ from normbench.report.read.defaults import defaults
 
 def error(point: Point) -> Estimate | None:
     """The test error in %, over the seeds that finished; None where none has."""
-    return estimate(point.errors.values(), least=_least(point))
+    return estimate(point.errors.values(), least=least(point))
 
 
-def _least(*points: Point) -> float:
+def least(*points: Point) -> float:
     """The variance that errors have at least: a few test images make few different errors."""
     images = [r.test_images for point in points for r in point.cell.finished if r.test_images]
     return of_rounding(min(images, default=None))
@@ -98,7 +98,7 @@ def _difference(first: Line, second: Line, x: int) -> Estimate | None:
     if not (a and b and a.whole and b.whole):
         return None
     compared = paired if same_weights(a.cell, b.cell) else welch
-    return compared(a.errors, b.errors, least=_least(a, b))
+    return compared(a.errors, b.errors, least=least(a, b))
 
 
 def same_weights(first: CellRun, second: CellRun) -> bool:
@@ -174,7 +174,7 @@ def change(line: Line, x: int, reference: int) -> Estimate | None:
     here, there = line.at(x), line.at(reference)
     if here is None or there is None:
         return None
-    return welch(here.errors, there.errors, least=_least(here, there))
+    return welch(here.errors, there.errors, least=least(here, there))
 
 
 def meeting(first: Line, second: Line) -> list[Crossing]:
@@ -280,7 +280,9 @@ def _accuracies(cell: CellRun, key: str) -> dict[int, float]:
 def _parts(line: Line, point: Point, against: Point) -> Parts:
     anew, running = _both(point)
     best_anew, best = _both(against)
-    wrong, wrong_anew, gap = _error(running), _error(anew), paired(anew, running)
+    known = least(point, against)
+    wrong, wrong_anew = _error(running, known), _error(anew, known)
+    gap = paired(anew, running, least=known)
     assert wrong is not None
     assert wrong_anew is not None
     assert gap is not None
@@ -292,13 +294,13 @@ def _parts(line: Line, point: Point, against: Point) -> Parts:
         x=point.x,
         running=wrong,
         reestimated=wrong_anew,
-        batch=_error(_accuracies(point.cell, "test_accuracy_batch")),
+        batch=_error(_accuracies(point.cell, "test_accuracy_batch"), known),
         reference=same,
         gap=gap,
         correlation=correlation(anew, running),
-        lost=None if same else welch(best, running),
-        averages=None if same else combine([(1, gaps), (-1, best_gaps)]),
-        rest=None if same else welch(best_anew, anew),
+        lost=None if same else welch(best, running, least=known),
+        averages=None if same else combine([(1, gaps), (-1, best_gaps)], least=known),
+        rest=None if same else welch(best_anew, anew, least=known),
     )
 
 
@@ -309,8 +311,8 @@ def _both(point: Point) -> tuple[dict[int, float], dict[int, float]]:
     return anew, {seed: running[seed] for seed in anew}
 
 
-def _error(accuracies: Mapping[int, float]) -> Estimate | None:
-    return estimate(100 - value for value in accuracies.values())
+def _error(accuracies: Mapping[int, float], known: float) -> Estimate | None:
+    return estimate((100 - value for value in accuracies.values()), least=known)
 
 
 # --- What a new test set would add ----------------------------------------------------------------

@@ -234,7 +234,7 @@ def equivalence(value: Estimate | None, bound: float, number: int = 1) -> str:
 
 
 def seeds_to_tell(
-    first: Iterable[float], second: Iterable[float], level: float = LEVEL
+    first: Iterable[float], second: Iterable[float], level: float = LEVEL, *, least: float = 0.0
 ) -> int | None:
     """Seeds in each cell that would tell the difference from 0, were it and the spread as measured.
 
@@ -247,21 +247,32 @@ def seeds_to_tell(
     apart = abs(fmean(one) - fmean(other))
     if apart == 0:
         return None
-    return _enough([variance(one), variance(other)], apart, (1 + level) / 2, POWER)
+    variances = [max(variance(one), least), max(variance(other), least)]
+    return _enough(variances, apart, (1 + level) / 2, POWER)
 
 
 def seeds_to_tell_paired(
-    first: Mapping[int, float], second: Mapping[int, float], level: float = LEVEL
+    first: Mapping[int, float],
+    second: Mapping[int, float],
+    level: float = LEVEL,
+    *,
+    least: float = 0.0,
 ) -> int | None:
     """The same of what is :func:`paired`."""
     apart = [first[seed] - second[seed] for seed in first.keys() & second.keys()]
     if len(apart) < 2 or fmean(apart) == 0:
         return None
-    return _enough([variance(apart)], abs(fmean(apart)), (1 + level) / 2, POWER)
+    spread_over = max(variance(apart), least)
+    return _enough([spread_over], abs(fmean(apart)), (1 + level) / 2, POWER)
 
 
 def seeds_to_settle(
-    first: Iterable[float], second: Iterable[float], bound: float, number: int = 1
+    first: Iterable[float],
+    second: Iterable[float],
+    bound: float,
+    number: int = 1,
+    *,
+    least: float = 0.0,
 ) -> int | None:
     """Seeds in each cell that would show a change to be within ±``bound``, or beyond it.
 
@@ -272,7 +283,7 @@ def seeds_to_settle(
     if min(len(one), len(other)) < 2:
         return None
     room = bound - abs(fmean(one) - fmean(other))
-    variances = [variance(one), variance(other)]
+    variances = [max(variance(one), least), max(variance(other), least)]
     if room > 0:
         return _enough(variances, room, LEVEL, (1 + POWER) / 2)
     return _enough(variances, -room, 1 - (1 - LEVEL) / number, POWER)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from normbench.report.compare.choice import all_at_chance, choices
 from normbench.report.compare.comparisons import NAMES, Comparison
-from normbench.report.compare.costs import cost, untimed
+from normbench.report.compare.costs import otherwise, untimed
 from normbench.report.compare.published import PUBLICATIONS
 from normbench.report.compare.rates import RateTrial
 from normbench.report.compare.regimes import SIGNS
@@ -175,13 +175,12 @@ def _grid_note(comparison: Comparison) -> str:
     if why:
         return f"{said} Memory is a training step's, over batch norm's; no times, because {why}."
     found = choices(comparison)
-    if all(choice.memory is None for choice in found):  # there is no batch norm to compare with
-        return said
+    if all(choice.memory is None and choice.time is None for choice in found):
+        return said  # there is no batch norm to compare with
     said += " Time and memory: of an epoch and of a training step, over batch norm's"
-    ways = {way for cell in comparison.cells for way in cost(cell).ways}
     open_times = any(choice.time is None for choice in found)
     other = "; no time where batch norm's seeds were stacked otherwise or had other threads"
-    return f"{said}{other if open_times and len(ways) > 1 else ''}."
+    return f"{said}{other if open_times and otherwise(comparison) else ''}."
 
 
 def _differences(comparison: Comparison) -> list[Block]:
@@ -233,6 +232,8 @@ def _costs(comparison: Comparison, suffix: str) -> list[Block]:
         "Training time of the median seed, without evaluation; seeds trained as one network share"
         " it evenly. Memory is what one training step of one seed takes."
     )
+    if other := otherwise(comparison):
+        note += f" Times are not all comparable: {other}."
     if why := untimed(comparison):
         note = f"Memory is what one training step of one seed takes. No times: {why}."
     return [Folded("What it costs", [Pictures([drawing]), Text(note, muted=True)])]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from normbench.report.compare.comparisons import NAMES, Comparison, Line
-from normbench.report.compare.differences import error
+from normbench.report.compare.differences import error, least
 from normbench.report.compare.recipes import norm_settings, told_apart
 from normbench.report.compare.statistics import holm, welch
 from normbench.report.read.cells import CellRun
@@ -23,7 +23,8 @@ def beside(comparisons: Sequence[Comparison]) -> tuple[list[str], list[list[str]
         for point in () if other is None else line.whole:
             there = other.at(point.x) if other is not None else None
             if there is not None and there.whole:
-                found.append(welch(there.errors, point.errors))
+                apart = welch(there.errors, point.errors, least=least(there, point))
+                found.append(apart)
                 x = "any" if line.level else str(point.x)
                 label = line.label + _unlike(point.cell, there.cell)
                 rows.append([label, x, plus_minus(error(point)), plus_minus(error(there))])

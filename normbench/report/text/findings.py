@@ -12,6 +12,7 @@ from normbench.report.compare.differences import (
     changes,
     decomposition,
     error,
+    least,
     meeting,
     reestimated,
     reference,
@@ -182,7 +183,7 @@ Move = tuple[Point, Point, Estimate]
 def _moves(line: Line, low: int, high: int) -> list[Move]:
     """Every two places of a range."""
     points = [p for p in line.whole if low <= p.x <= high]
-    moves = [(a, b, welch(a.errors, b.errors)) for a, b in combinations(points, 2)]
+    moves = [(a, b, change(line, a.x, b.x)) for a, b in combinations(points, 2)]
     return [(a, b, value) for a, b, value in moves if value is not None]
 
 
@@ -212,7 +213,7 @@ def _stability(line: Line, low: int, high: int, number: int) -> str:
     worst = max(moves, key=lambda move: abs(move[2].mean))
     within = abs(worst[2].mean) < BOUND
     needed = [
-        seeds_to_settle(a.errors.values(), b.errors.values(), BOUND, number)
+        seeds_to_settle(a.errors.values(), b.errors.values(), BOUND, number, least=least(a, b))
         for a, b, _ in (moves if within else [worst])
     ]
     known = [each for each in needed if each is not None]
@@ -283,7 +284,7 @@ def _parted(comparison: Comparison, row: Parts) -> str:
         f"re-estimated statistics (PreciseBN) {moves} {row.line.named}'s error at {where} by"
         f" {size(row.gap)} points"
     )
-    if row.lost is not None and row.lost.above(0):
+    if row.gap.mean >= 0 and row.lost is not None and row.lost.above(0):
         said += f" of the {plus_minus(row.lost)} that it loses"
     return f"{said}{not_clear(row.gap)}{_with_them(comparison, row)}."
 
@@ -294,7 +295,7 @@ def _with_them(comparison: Comparison, row: Parts) -> str:
     here, there = row.line.at(row.x), None if both is None else both[1].at(row.x)
     if both is None or here is None or there is None or not there.whole:
         return ""
-    ahead = welch(reestimated(here), there.errors)
+    ahead = welch(reestimated(here), there.errors, least=least(here, there))
     if ahead is None:
         return ""
     word = "higher" if ahead.mean > 0 else "lower"

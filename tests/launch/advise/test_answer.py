@@ -83,7 +83,7 @@ def test_a_rate_at_the_edge_of_those_tried_is_said_to_be() -> None:
     end = replace(finish("group", "batch"), edges=("batch",))
     found = judge(plan(["group", "batch"]), end, on_test(end, group=0.77, batch=0.70))  # type: ignore[arg-type]
 
-    said = "batch norm's optim.lr is the highest or lowest that was tried: another may do better"
+    said = "a rate beside batch norm's optim.lr was not tried: it may do better"
     assert said in wording.headline(found)
 
 

@@ -246,7 +246,7 @@ def test_a_training_that_fails_ends_the_race_with_one_line(
         (["batch=2,4"], "batch=2,4: one run takes one value"),
         (
             ["experiment=paper", "batch=16"],
-            "experiment=paper: a race is about one batch size and recipe; say which: norm_batch=",
+            "experiment=paper: a race is about one batch size; say which: norm_batch=",
         ),
         (["hydra/launcher=nope"], "hydra/launcher=nope: unknown launcher"),
         (

@@ -7,6 +7,7 @@ import numpy.typing as npt
 import pytest
 from scipy import stats
 
+from normbench.report.compare.choice import choices
 from normbench.report.compare.comparisons import Comparison, compare
 from normbench.report.compare.costs import cost, peak_rate
 from normbench.report.compare.differences import (
@@ -151,6 +152,8 @@ def test_a_few_test_images_tell_no_more_than_they_can(tmp_path: Path) -> None:
         for seed in (0, 1):
             edit_result(cell, seed, test_images=20)
     assert not differences(only(tmp_path))[0].clear
+    (choice,) = choices(only(tmp_path))
+    assert choice.more == "about 3 more seeds would tell"
 
 
 def test_cells_of_two_norms_are_never_paired(tmp_path: Path) -> None:

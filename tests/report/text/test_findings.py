@@ -288,10 +288,12 @@ def test_what_re_estimated_statistics_give_back_is_paired(tmp_path: Path) -> Non
 
 
 def test_re_estimated_statistics_that_do_harm_are_said_to(tmp_path: Path) -> None:
-    write_cell(tmp_path, "batch", 32, [0.60, 0.61, 0.62], reestimated=[0.58, 0.59, 0.60])
-    write_cell(tmp_path, "group", 32, around(0.6))
+    write_cell(tmp_path, "batch", 2, [0.60, 0.61, 0.62], reestimated=[0.58, 0.59, 0.60])
+    write_cell(tmp_path, "batch", 32, [0.70, 0.71, 0.72], reestimated=[0.70, 0.71, 0.72])
+    write_cell(tmp_path, "group", 2, around(0.6))
 
-    assert "(PreciseBN) raise batch norm's error at batch size 32 by 2.00" in one(
+    assert "that it loses" not in one(tmp_path, "PreciseBN")
+    assert "(PreciseBN) raise batch norm's error at batch size 2 by 2.00" in one(
         tmp_path, "PreciseBN"
     )
 
