@@ -196,7 +196,8 @@ def test_a_last_layer_with_other_inputs_starts_anew_and_another_layer_does_not(
         (tmp_path / f"{name}.py").write_text(
             text.format(layers.format(channels, channels, inputs)), encoding="utf-8"
         )
-    torch.save(built(PythonConfig(file=str(tmp_path / "a.py"))).state_dict(), tmp_path / "w.pt")
+    first = built(PythonConfig(file=str(tmp_path / "a.py")), BatchNormConfig())
+    torch.save(first.state_dict(), tmp_path / "w.pt")
     file = str(tmp_path / "w.pt")
 
     same = PythonConfig(file=str(tmp_path / "b.py"), weights=file)
