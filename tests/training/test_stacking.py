@@ -284,3 +284,32 @@ def test_dropout_does_not_spoil_the_proof_and_is_kept() -> None:
     stacked = stack(models)
     dropouts = [module for module in stacked.modules() if isinstance(module, nn.Dropout)]
     assert [module.p for module in dropouts] == [0.5]
+
+
+class Casting(nn.Module):
+    """A network that computes in float32 whatever it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.head(self.conv(x).mean((2, 3)).float())
+        return y
+
+
+def test_a_network_that_casts_is_not_asked_for_another_example() -> None:
+    with pytest.raises(StackError, match="it computes in a type of its own") as caught:
+        stack([Casting() for _ in range(2)])
+    assert "give an example" not in str(caught.value)
+
+
+def test_under_autocast_a_stack_gives_the_type_that_a_network_alone_gives() -> None:
+    models = [nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten(), nn.Linear(64, 2)) for _ in range(2)]
+    x = torch.randn(2, 3, 4, 4)
+    together = stack(models, x)
+    with torch.autocast("cpu", torch.bfloat16):
+        alone, both = models[0](x), together(torch.cat([x, x], 1))
+
+    assert both.dtype == alone.dtype == torch.bfloat16
+    torch.testing.assert_close(both[:, :2], alone, rtol=0.05, atol=0.02)
